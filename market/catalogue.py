@@ -34,7 +34,7 @@ class ModelCard:
     enabled: bool = True
 
 
-def _card(  # noqa: PLR0913
+def _card(
     model_id: str,
     name: str,
     publisher: str,
