@@ -189,6 +189,10 @@ class Fleet:
             self._cache.pop(facts.model, None)
         self.version += 1
 
+    def models_of(self, machine: MachineId) -> tuple[ModelFacts, ...]:
+        """What this Mac has loaded, or had before it went to load it again."""
+        return self._facts.get(machine, ())
+
     def observe(self, machine: MachineId, hardware: Hardware, stats: EngineStats | None) -> None:
         """Take a beat's measurements in. A rate of zero is unknown and keeps the last one."""
         self.set(machine, bandwidth_gbs=hardware.bandwidth_gbs)
