@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
+from market.catalogue import Catalogue
 from market.messages import (
     AccountantOp,
     AccountantReply,
@@ -22,7 +23,7 @@ from market.messages import (
     Outcome,
     RouteRequest,
 )
-from market.types import AccountId, Event, Job, KeyId, ModelId, RequestId
+from market.types import AccountId, Event, GatewayId, Job, KeyId, ModelId, RequestId
 
 
 class BalanceView(Protocol):
@@ -154,13 +155,6 @@ class ProvidersPort(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedPrompt:
-    """A prompt ready for an engine."""
-
-    token_ids: tuple[int, ...]
-
-
 class ServedModelPort(Protocol):
     """The text side of one model at the gateway: template and tokenizer, no weights.
 
@@ -174,12 +168,12 @@ class ServedModelPort(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> RenderedPrompt:
-        """Render the chat template and tokenise; InvalidRequest if the template refuses."""
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """Token ids of the rendered chat template; InvalidRequest if the template refuses."""
         ...
 
-    def text(self, prompt: str) -> RenderedPrompt:
-        """Tokenise plain text for /v1/completions."""
+    def text(self, prompt: str) -> tuple[int, ...]:
+        """Token ids of plain text for /v1/completions."""
         ...
 
 
@@ -213,7 +207,21 @@ KeyHasher = Callable[[str], bytes | None]
 """The keyed hash of an API key's secret; None when its form or checksum is wrong."""
 
 
-@runtime_checkable
+@dataclass(frozen=True, slots=True)
+class GatewayPorts:
+    """Everything `serve_app.app.create_app` is built from."""
+
+    gateway: GatewayId
+    accountant: AccountantPort
+    router: RouterPort
+    providers: ProvidersPort
+    models: ModelsPort
+    catalogue: Catalogue
+    clock: ClockPort
+    readiness: ReadinessPort
+    hash_key: KeyHasher
+
+
 class AdminPort(Protocol):
     """What the operator's listener can ask. Records are JSON-able."""
 
