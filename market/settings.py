@@ -65,7 +65,11 @@ class MacSettings:
 
 @dataclass(frozen=True, slots=True)
 class MarketSettings:
-    """A whole market. `macs` are declared; `macs_from_nodes` adds one per labelled node."""
+    """A whole market. `macs` are declared; `macs_from_nodes` adds one per labelled node.
+
+    `ledger_pinned` keeps the accountant and the router on the node labelled
+    `coster-role=ledger`, whose disk holds the books.
+    """
 
     data_dir: str
     models: tuple[ModelSource, ...]
@@ -82,7 +86,7 @@ class MarketSettings:
     fee_bps: int = 0
     promo_nano: int = 10_000_000_000
     demo_accounts: bool = False
-    trust_peers: tuple[str, ...] = ()
+    ledger_pinned: bool = False
 
     def __post_init__(self) -> None:
         _one_of("engine", self.engine.kind, ENGINES)
