@@ -5,6 +5,7 @@ Ray is asked in a process of its own, so that nothing of it stays behind in the 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from actors.ray_env import RayPorts, ray_environment
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -80,6 +83,19 @@ def test_every_node_authenticates_and_asks_for_the_same_things() -> None:
     assert {name: head[name] for name in shared} == {name: worker[name] for name in shared}
 
 
+def test_the_cluster_runs_with_the_settings_of_the_embedded_market() -> None:
+    """What both the file and `coster up` set for Ray, they set alike; only paths differ."""
+    ports = RayPorts(*range(1, 1 + len(dataclasses.fields(RayPorts))))
+    embedded = ray_environment(Path("run"), Path("token"), ports, loopback=False, haproxy=True)
+    del embedded["RAY_AUTH_TOKEN_PATH"], embedded["RAY_SERVE_ENABLE_HA_PROXY"]
+    head = _settings(_start_command("head_start_ray_commands"))
+
+    shared = head.keys() & embedded.keys()
+
+    assert len(shared) > 10
+    assert {name: head[name] for name in shared} == {name: embedded[name] for name in shared}
+
+
 def test_the_head_listens_where_the_workers_look() -> None:
     """The address workers are given is the one the head is told to take."""
     head_ip = _cluster()["provider"]["head_ip"]
@@ -115,4 +131,6 @@ def _start_command(key: str) -> str:
 
 
 def _settings(command: str) -> dict[str, str]:
-    return dict(re.findall(r"\b(RAY_\w+)=(\S+)", command))
+    return {
+        name: value.strip('"') for name, value in re.findall(r'\b(RAY_\w+)=("[^"$]*"|\S+)', command)
+    }
