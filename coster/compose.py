@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 ADMIN_KEY_FILE = "admin_key"
 WIRE_FILE = "wire"
-RAY_TOKEN_FILE = "ray_token"
+RAY_TOKEN_FILE = "ray_token"  # noqa: S105 - a file name
 DEMO_KEY_FILE = "demo_key"
 DEMO_MANAGEMENT_FILE = "demo_management_key"
 DEMO_ACCOUNTS = (DEMO_CONSUMER, DEMO_PROVIDER)

@@ -134,7 +134,7 @@ def _run(
     _wait(paths, run, stop)
     asyncio.run(_drain(progress, stop))
     deployment.stop_http()
-    cluster.stop_market()
+    asyncio.run(cluster.stop_market())
     cluster.stop_local_ray()
     end_processes(leftovers(read_run(paths) or run))
     progress.done("stopped; the books are in " + str(paths.data))

@@ -89,9 +89,7 @@ class StreamReply:
             choice.begun = True
             parts.append(wire.role(index))
         if event.logprobs:
-            parts.append(
-                wire.text_with_logprobs(index, event.text, event.logprobs, choice.chars)
-            )
+            parts.append(wire.text_with_logprobs(index, event.text, event.logprobs, choice.chars))
         elif event.text:
             parts.append(wire.text(index, event.text))
         choice.chars += len(event.text)
@@ -108,9 +106,7 @@ class StreamReply:
         if not self._started:
             await self._start()
         self.written = True
-        await self._send(
-            {"type": "http.response.body", "body": b"".join(parts), "more_body": True}
-        )
+        await self._send({"type": "http.response.body", "body": b"".join(parts), "more_body": True})
         if self._progress is not None:
             self.delivered = self._progress.tokens
 
