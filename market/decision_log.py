@@ -18,7 +18,7 @@ class ScoredMac:
     """One eligible Mac of a decision and the terms of its score, in milliseconds."""
 
     machine: MachineId
-    provider: ProviderId
+    provider: ProviderId | None
     total_ms: float
     terms_ms: tuple[tuple[str, float], ...]
 

@@ -15,7 +15,7 @@ from market.decision_log import Intent
 from market.messages import Outcome, ProviderBeat
 from market.policy.ask import SUSPECT_AFTER_S
 from market.policy.fleet import LOST, STATE_CODE, Fleet
-from market.types import MachineId
+from market.types import MachineId, ProviderId
 
 LOST_AFTER_S = 10.0
 """Ten missed beats."""
@@ -70,6 +70,18 @@ class Macs:
     def get(self, machine: MachineId) -> Mac | None:
         return self._macs.get(machine)
 
+    def provider_of(self, machine: MachineId | None) -> ProviderId | None:
+        """The public id of a Mac."""
+        mac = self._macs.get(machine) if machine is not None else None
+        return mac.beat.provider if mac is not None else None
+
+    def starting_without_models(self) -> int:
+        """Macs whose models are not known yet."""
+        return sum(
+            mac.beat.state == "starting" and not self.fleet.models_of(mac.beat.machine)
+            for mac in self._macs.values()
+        )
+
     def beat(self, beat: ProviderBeat, now_s: float) -> Welcome:
         """Take a beat in. `outdated`: a newer incarnation of this Mac is known."""
         machine = beat.machine
@@ -96,7 +108,7 @@ class Macs:
         return welcome
 
     def lose(self, machine: MachineId, reason: str, now_s: float) -> bool:
-        """This Mac is gone; False when that was known, or the Mac never was."""
+        """Take a Mac as gone; False when that was known, or the Mac never was."""
         mac = self._macs.get(machine)
         if mac is None or mac.lost_s is not None:
             return False
@@ -113,8 +125,13 @@ class Macs:
         ]
 
     def forget_lost(self, now_s: float) -> None:
-        """Drop Macs that did not come back."""
-        gone = [m for m, mac in self._macs.items() if _past(mac.lost_s, now_s, FORGET_LOST_S)]
+        """Drop Macs that did not come back; one that said it stopped is not waited for."""
+        gone = [
+            machine
+            for machine, mac in self._macs.items()
+            if mac.lost_s is not None
+            and (mac.beat.state == "stopped" or now_s - mac.lost_s > FORGET_LOST_S)
+        ]
         for machine in gone:
             del self._macs[machine]
             self.fleet.remove(machine)
@@ -151,7 +168,3 @@ class Macs:
             doublings = min(failures - BREAKER_FAILURES, 8)
             pause_s = min(BREAKER_FIRST_S * 2**doublings, BREAKER_MAX_S)
             self.fleet.set(machine, cooling_until_s=now_s + pause_s)
-
-
-def _past(since_s: float | None, now_s: float, limit_s: float) -> bool:
-    return since_s is not None and now_s - since_s > limit_s

@@ -60,6 +60,20 @@ class Decision:
         noun = "Mac" if macs == 1 else "Macs"
         return f"{able} of {macs} {noun} can take this now" + (f": {why}" if why else "")
 
+    def nearest_to_free(self) -> MachineId | None:
+        """Of the Macs that lack only free slots, the one that needs to free the fewest."""
+        candidates, ask = self.candidates, self.ask
+        able = np.ones(len(candidates), dtype=np.bool_)
+        for rule in FILTERS:
+            if rule.name != "no_slot":
+                able &= rule.passes(candidates, ask)
+        indices = np.flatnonzero(able)
+        if len(indices) == 0:
+            return None
+        lacking = candidates.in_flight + slots_needed(candidates, ask) - candidates.slots
+        machine: MachineId = candidates.machine[indices[lacking[indices].argmin()]]
+        return machine
+
 
 def decide(candidates: Candidates, ask: Ask, seed: int) -> Decision:
     """Choose a Mac for this request, or say how many were ruled out by what."""
