@@ -90,9 +90,7 @@ def string(max_chars: int, *, empty: bool = False) -> Check:
             )
         return value
 
-    return Check(
-        apply, {"type": "string", "minLength": 0 if empty else 1, "maxLength": max_chars}
-    )
+    return Check(apply, {"type": "string", "minLength": 0 if empty else 1, "maxLength": max_chars})
 
 
 def stop() -> Check:

@@ -308,9 +308,7 @@ class Run:
         delivery = self._delivery(grant, progress.tokens, progress.choices[0].finish or "stop")
         settled = await self._hold.settle(delivery)
         self._count(delivery)
-        await self._reply.end(
-            Bill(settled.usage, settled.cost_nano, grant.provider, self._attempt)
-        )
+        await self._reply.end(Bill(settled.usage, settled.cost_nano, grant.provider, self._attempt))
 
     # ── the end, from anywhere ───────────────────────────────────────────────────────
 

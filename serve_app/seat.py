@@ -27,9 +27,7 @@ class Seat:
         self._excluded: tuple[MachineId, ...] = ()
         self.grant: Grant | None = None
 
-    def ask(
-        self, wake: Callable[[], None], *, max_tokens: int, funding: Funding | None
-    ) -> Route:
+    def ask(self, wake: Callable[[], None], *, max_tokens: int, funding: Funding | None) -> Route:
         """Ask for a slot, in parallel with whatever else; `wake` is called at the answer."""
         request = RouteRequest(
             request_id=self._request_id,

@@ -106,7 +106,14 @@ class ServedModel:
                 "messages",
                 "chat_template",
             ) from None
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            IndexError,
+        ) as error:
             # The text of these may quote a message: only the kind is told.
             raise InvalidRequest(
                 f"The chat template of {self.model} cannot render these messages "
