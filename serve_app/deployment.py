@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
-from actors.admin import MarketAdmin
 from ray import serve
 from ray.serve._private import replica as serve_replica
 
+from actors.admin import MarketAdmin
 from actors.cluster import (
     ACCOUNTANT,
     ROUTER,
@@ -28,7 +30,7 @@ from actors.cluster import (
 from actors.gateway import StreamCalls, connect_gateway
 from actors.nodes import provider_name
 from actors.process import begin_process
-from market.keys import hash_key
+from market.keys import key_hash, well_formed
 from market.settings import MarketSettings
 from market.types import GatewayId
 from serve_app.admin import create_admin_app
@@ -56,6 +58,10 @@ def _bind_replica_rpc_to_loopback() -> None:
         return int(original(server, address.replace("[::]", "127.0.0.1")))
 
     serve_replica.add_port_to_grpc_server = loopback_only
+
+
+def _hash_key(pepper: bytes, secret: str) -> bytes | None:
+    return key_hash(secret, pepper) if well_formed(secret) else None
 
 
 @serve.deployment(
@@ -93,7 +99,7 @@ class Gateway:
                 catalogue=catalogue,
                 clock=SystemClock(),
                 readiness=clients.readiness,
-                hash_key=lambda secret: hash_key(secret, clients.pepper),
+                hash_key=partial(_hash_key, clients.pepper),
             )
         )
         clients.router.start()
@@ -114,7 +120,7 @@ class Operations:
             router=NamedActor(ROUTER),
             describe_actors=describe_actors,
             serve_states=serve_states,
-            database_url=ledger_url(settings.data_dir),
+            data_dir=Path(settings.data_dir),
         )
         app = create_admin_app(admin, admin_key)
         self._server = uvicorn.Server(
