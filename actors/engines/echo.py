@@ -26,7 +26,7 @@ class FixedPace:
     def __init__(self, pace_ms: float) -> None:
         self._step_s = pace_ms / 1e3
 
-    def step_s(self, decoding: int, context_tokens: int, prefill_tokens: int) -> float:  # noqa: ARG002 - one pace for all
+    def step_s(self, decoding: int, context_tokens: int, prefill_tokens: int) -> float:
         return self._step_s
 
 
