@@ -29,7 +29,7 @@ from market.answers import (
 from market.catalogue import Catalogue
 from market.customers import Customers, Key
 from market.errors import Conflict, Forbidden, NotFound, PaymentRequired
-from market.ledger import Ledger, OpenHold
+from market.ledger import Ledger, OpenHold, funding_of
 from market.ledger_rows import (
     Changes,
     CheckpointRow,
@@ -210,7 +210,7 @@ class Books:
             price_in_nano=card.price_in_nano,
             price_out_nano=card.price_out_nano,
         )
-        funding = self.ledger.fund(owner.row.id, amount)
+        funding = funding_of(available, amount)
         if funding is None:  # `resolve_max_tokens` has just shown that it is covered
             raise PaymentRequired("The balance does not cover this request.")
         return HoldRow(

@@ -30,6 +30,15 @@ from market.pricing import cost_nano, split_fee
 from market.types import AccountId, RequestId
 
 NO_CHECKPOINT: Final = CheckpointRow()
+_EMPTY_PURSE: Final[list[Account | None]] = [None] * len(SPENDING_ORDER)
+
+
+def funding_of(available: tuple[int, int, int], amount_nano: int) -> Funding | None:
+    """The legs that cover this amount out of (promo, cash, earnings), or None."""
+    promo = min(amount_nano, available[0])
+    cash = min(amount_nano - promo, available[1])
+    earnings = amount_nano - promo - cash
+    return None if earnings > available[2] else Funding(promo, cash, earnings)
 
 
 class OpenHold:
@@ -60,9 +69,9 @@ class Ledger:
         """Open holds of an earlier run start a fresh lease: their gateways may be alive."""
         self._accounts: dict[int, Account] = {}
         self._named: dict[tuple[int, str], Account] = {}
+        self._purses: dict[str, list[Account | None]] = {}
         for account in snapshot.account_objects():
-            self._accounts[account.number] = account
-            self._named[account.code, account.owner] = account
+            self._know(account)
         self.holds: dict[RequestId, OpenHold] = {
             terms.request_id: OpenHold(terms, checkpoint, lease_ends_tick_ns)
             for terms, checkpoint in snapshot.holds
@@ -84,28 +93,29 @@ class Ledger:
         account = self._named.get((code, owner))
         if account is None:
             account = Account(len(self._accounts) + 1, code, owner)
-            self._accounts[account.number] = account
-            self._named[code, owner] = account
+            self._know(account)
             self.changes.accounts.append(AccountRow(account.number, int(code), owner))
         return account
 
-    def find(self, code: Code, owner: str) -> Account | None:
-        """The account of this name, if it was ever opened."""
-        return self._named.get((code, owner))
+    def _know(self, account: Account) -> None:
+        self._accounts[account.number] = account
+        self._named[account.code, account.owner] = account
+        if account.code in SPENDING_ORDER:
+            purse = self._purses.setdefault(account.owner, [None] * len(SPENDING_ORDER))
+            purse[SPENDING_ORDER.index(account.code)] = account
 
     def available(self, owner: AccountId) -> tuple[int, int, int]:
         """What a new hold may take from (promo, cash, earnings), in nano-USD."""
-        promo, cash, earnings = (self._named.get((code, owner)) for code in SPENDING_ORDER)
+        promo, cash, earnings = self._purses.get(owner, _EMPTY_PURSE)
         return (
-            promo.available_nano if promo else 0,
-            cash.available_nano if cash else 0,
-            earnings.available_nano if earnings else 0,
+            promo.cpo - promo.dpo - promo.dp if promo else 0,
+            cash.cpo - cash.dpo - cash.dp if cash else 0,
+            earnings.cpo - earnings.dpo - earnings.dp if earnings else 0,
         )
 
     def held(self, owner: AccountId) -> int:
         """What open holds reserve of this owner's money."""
-        accounts = (self._named.get((code, owner)) for code in SPENDING_ORDER)
-        return sum(account.dp for account in accounts if account)
+        return sum(account.dp for account in self._purses.get(owner, _EMPTY_PURSE) if account)
 
     def post(
         self,
@@ -145,23 +155,14 @@ class Ledger:
 
     # ── holds ─────────────────────────────────────────────────────────────────────────
 
-    def fund(self, owner: AccountId, amount_nano: int) -> Funding | None:
-        """The legs that would cover this amount, or None when the owner cannot."""
-        left = amount_nano
-        legs = []
-        for available_nano in self.available(owner):
-            leg = min(left, max(0, available_nano))
-            legs.append(leg)
-            left -= leg
-        return None if left else Funding(*legs)
-
     def hold(self, terms: HoldRow, *, lease_ends_tick_ns: int) -> OpenHold:
-        """Reserve the terms' funding legs, which `fund` has just computed."""
+        """Reserve the terms' funding legs, which `funding_of` has just computed."""
         assert terms.request_id not in self.holds
-        for code, leg_nano in zip(SPENDING_ORDER, terms[9:12], strict=True):
+        purse = self._purses.get(terms.owner, _EMPTY_PURSE)
+        for account, leg_nano in zip(purse, terms[9:12], strict=True):
             if leg_nano:
-                account = self._named[code, terms.owner]
-                assert account.available_nano >= leg_nano
+                assert account is not None
+                assert account.cpo - account.dpo - account.dp >= leg_nano
                 account.dp += leg_nano
                 self._touched.add(account)
         opened = OpenHold(terms, NO_CHECKPOINT, lease_ends_tick_ns)
@@ -255,10 +256,11 @@ class Ledger:
         """
         terms = opened.terms
         spent = [0, 0, 0]
-        for source, (code, held_nano) in enumerate(zip(SPENDING_ORDER, terms[9:12], strict=True)):
+        purse = self._purses.get(terms.owner, _EMPTY_PURSE)
+        for source, (account, held_nano) in enumerate(zip(purse, terms[9:12], strict=True)):
             if not held_nano:
                 continue
-            account = self._named[code, terms.owner]
+            assert account is not None
             account.dp -= held_nano
             assert account.dp >= 0
             self._touched.add(account)
