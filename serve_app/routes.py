@@ -222,7 +222,7 @@ def _add_keys(app: FastAPI, desk: Desk, bodies: Bodies) -> None:
 def _add_health(app: FastAPI, desk: Desk) -> None:
     @app.get("/health", response_model=Health, tags=["operations"])
     async def health() -> Response:
-        """This process answers."""
+        """The process answers."""
         return answer(Health())
 
     @app.get("/readyz", response_model=Readiness, tags=["operations"])

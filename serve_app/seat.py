@@ -61,7 +61,7 @@ class Seat:
             self._desk.ports.providers.cancel(self.grant, self._request_id)
 
     def exclude(self, machine: MachineId) -> None:
-        """This Mac failed the request: the next attempt goes elsewhere."""
+        """Ask for another Mac next time: `machine` failed this request."""
         self._excluded = (*self._excluded, machine)
 
     def give_back(
