@@ -72,7 +72,8 @@ class NamedActor:
             self._handle = None
             raise ActorAway(f"{self._name} is away ({type(error).__name__})") from error
         except RayTaskError as error:
-            log.error("%s.%s failed: %s", self._name, method, type(error.cause).__name__)
+            kind = type(error.cause).__name__
+            log.error("%s.%s failed: %s", self._name, method, kind)  # noqa: TRY400 - no frames
             raise Internal(f"{self._name} failed at {method}.") from error
         except ValueError as error:  # Ray's answer for a name that is not registered
             raise ActorAway(f"{self._name} is not registered") from error
@@ -287,6 +288,21 @@ async def _describe(name: str) -> dict[str, object]:
             "reason": str(error),
         }
     return {"actor": name, **facts}
+
+
+async def stop_market() -> None:
+    """End every actor of the market for good, the accountant last and after its last commit."""
+    entries = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+    names = [str(entry["name"]) for entry in entries if entry["namespace"] == NAMESPACE]
+    kill_actor(ROUTER)  # first, or it would start the providers again
+    for name in names:
+        if name not in (ACCOUNTANT, ROUTER):
+            kill_actor(name)
+    try:
+        await NamedActor(ACCOUNTANT)("close", timeout_s=CALL_S_MAX)
+    except ActorAway as error:
+        log.warning("the accountant was not there to close its books: %s", error)
+    kill_actor(ACCOUNTANT)
 
 
 def kill_actor(name: str) -> None:

@@ -17,13 +17,25 @@ from actors.admin import MarketAdmin
 from ray import serve
 from ray.serve._private import replica as serve_replica
 
-from actors.cluster import NamedActor, node_id
-from actors.gateway import connect_gateway
+from actors.cluster import (
+    ACCOUNTANT,
+    ROUTER,
+    NamedActor,
+    describe_actors,
+    node_id,
+    stream_of,
+)
+from actors.gateway import StreamCalls, connect_gateway
+from actors.nodes import provider_name
 from actors.process import begin_process
+from market.keys import hash_key
 from market.settings import MarketSettings
 from market.types import GatewayId
 from serve_app.admin import create_admin_app
-from serve_app.app import GatewayPorts, create_app
+from serve_app.app import create_app
+from serve_app.clock import SystemClock
+from serve_app.ports import GatewayPorts
+from serve_app.served import load_models
 
 GATEWAY_APP = "market"
 ADMIN_APP = "operations"
@@ -59,22 +71,32 @@ class Gateway:
 
     async def __init__(self, settings: MarketSettings) -> None:
         _bind_replica_rpc_to_loopback()
-        gateway = GatewayId(f"gw_{secrets.token_hex(8)}")
         begin_process(f"gateway-{os.getpid()}", settings)
-        self._parts = await connect_gateway(settings, gateway, node=node_id())
+        gateway = GatewayId(f"gw_{secrets.token_hex(8)}")
+        models, catalogue = await asyncio.to_thread(load_models, settings)
+        clients = await connect_gateway(
+            settings,
+            gateway,
+            node=node_id(),
+            accountant=NamedActor(ACCOUNTANT),
+            router=NamedActor(ROUTER),
+            streams=StreamCalls(stream_of, lambda machine: NamedActor(provider_name(machine))),
+            counters=lambda: self._app.counters(),
+        )
         self._app = create_app(
             GatewayPorts(
-                accountant=self._parts.accountant,
-                router=self._parts.router,
-                providers=self._parts.providers,
-                models=self._parts.models,
-                catalogue=self._parts.catalogue,
-                readiness=self._parts.readiness,
-                hash_key=self._parts.hash_key,
-                clock=self._parts.clock,
-                metrics=self._parts.metrics,
+                gateway=gateway,
+                accountant=clients.accountant,
+                router=clients.router,
+                providers=clients.providers,
+                models=models,
+                catalogue=catalogue,
+                clock=SystemClock(),
+                readiness=clients.readiness,
+                hash_key=lambda secret: hash_key(secret, clients.pepper),
             )
         )
+        clients.router.start()
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
@@ -87,7 +109,14 @@ class Operations:
     async def __init__(self, settings: MarketSettings, admin_key: str) -> None:
         _bind_replica_rpc_to_loopback()
         begin_process("operations", settings)
-        app = create_admin_app(MarketAdmin(settings, NamedActor), admin_key)
+        admin = MarketAdmin(
+            accountant=NamedActor(ACCOUNTANT),
+            router=NamedActor(ROUTER),
+            describe_actors=describe_actors,
+            serve_states=serve_states,
+            database_url=ledger_url(settings.data_dir),
+        )
+        app = create_admin_app(admin, admin_key)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -134,9 +163,16 @@ def start_http(settings: MarketSettings) -> None:
     )
 
 
-def run_application(application: serve.Application, name: str, route: str | None) -> None:
-    """Deploy and wait until every replica is healthy."""
-    serve.run(application, name=name, route_prefix=route, _blocking=True)
+def run_applications(settings: MarketSettings, admin_key: str) -> None:
+    """Deploy both applications side by side and wait until every replica is healthy."""
+    serve.run_many(
+        [
+            serve.RunTarget(gateway_application(settings), name=GATEWAY_APP, route_prefix="/"),
+            serve.RunTarget(
+                operations_application(settings, admin_key), name=ADMIN_APP, route_prefix=None
+            ),
+        ]
+    )
 
 
 def stop_http() -> None:

@@ -1,0 +1,153 @@
+"""Checks of one JSON value each: take the field's name and value, return what we use.
+
+Each raises InvalidRequest naming the field, the rule and the kind of what was given, and
+never the value itself: it may be a prompt. Each check also describes itself as a JSON
+schema, so that the OpenAPI document says exactly what is enforced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from market.errors import InvalidRequest
+from serve_app.json_body import json_type
+
+MAX_EXACT_INT = 2**53
+STOPS = 4
+STOP_CHARS = 1_000
+LOGIT_BIASES = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A rule and its JSON schema."""
+
+    apply: Callable[[str, Any], Any]
+    schema: Mapping[str, Any]
+
+
+def wrong(field: str, rule: str, value: Any, code: str = "invalid_type") -> InvalidRequest:
+    return InvalidRequest(f"{field} must be {rule}, not {json_type(value)}.", field, code)
+
+
+def integer(low: int, high: int) -> Check:
+    """An integer in [low, high]; 5.0 is not one, as a 30-digit number is not."""
+
+    def apply(field: str, value: Any) -> int:
+        if type(value) is not int:
+            rule = f"an integer from {low} to {high}"
+            if type(value) is float:
+                raise InvalidRequest(f"{field} must be {rule}.", field, "invalid_type")
+            raise wrong(field, rule, value)
+        if not low <= value <= high:
+            raise InvalidRequest(
+                f"{field} must be from {low} to {high}, not {value}.", field, "out_of_range"
+            )
+        return value
+
+    return Check(apply, {"type": "integer", "minimum": low, "maximum": high})
+
+
+def number(low: float, high: float, *, above: bool = False) -> Check:
+    """A number in [low, high], or in (low, high] when `above`."""
+
+    def apply(field: str, value: Any) -> float:
+        if type(value) is not float and type(value) is not int:
+            raise wrong(field, f"a number from {low:g} to {high:g}", value)
+        if not low <= value <= high or (above and value == low):
+            bound = "above" if above else "at least"
+            raise InvalidRequest(
+                f"{field} must be {bound} {low:g} and at most {high:g}.", field, "out_of_range"
+            )
+        return float(value)
+
+    minimum = "exclusiveMinimum" if above else "minimum"
+    return Check(apply, {"type": "number", minimum: low, "maximum": high})
+
+
+def boolean() -> Check:
+    def apply(field: str, value: Any) -> bool:
+        if type(value) is not bool:
+            raise wrong(field, "true or false", value)
+        return value
+
+    return Check(apply, {"type": "boolean"})
+
+
+def string(max_chars: int, *, empty: bool = False) -> Check:
+    def apply(field: str, value: Any) -> str:
+        if type(value) is not str:
+            raise wrong(field, "a string", value)
+        if not value and not empty:
+            raise InvalidRequest(f"{field} must not be empty.", field, "empty")
+        if len(value) > max_chars:
+            raise InvalidRequest(
+                f"{field} has {len(value)} characters; at most {max_chars} are taken.",
+                field,
+                "too_long",
+            )
+        return value
+
+    return Check(apply, {"type": "string", "minLength": 0 if empty else 1, "maxLength": max_chars})
+
+
+def stop() -> Check:
+    """One stop string or up to four, none empty. An empty list is no stop."""
+    one = string(STOP_CHARS)
+
+    def apply(field: str, value: Any) -> tuple[str, ...]:
+        if type(value) is str:
+            return (one.apply(field, value),)
+        if type(value) is not list:
+            raise wrong(field, "a string or an array of strings", value)
+        if len(value) > STOPS:
+            raise InvalidRequest(
+                f"{field} has {len(value)} entries; at most {STOPS} are taken.", field, "too_long"
+            )
+        return tuple(one.apply(f"{field}[{at}]", entry) for at, entry in enumerate(value))
+
+    listed = {"type": "array", "items": one.schema, "maxItems": STOPS}
+    return Check(apply, {"anyOf": [one.schema, listed]})
+
+
+def logit_bias() -> Check:
+    """{"token id": bias in -100..100}."""
+    bias = number(-100, 100)
+
+    def apply(field: str, value: Any) -> tuple[tuple[int, float], ...]:
+        if type(value) is not dict:
+            raise wrong(field, "an object of token ids and numbers", value)
+        if len(value) > LOGIT_BIASES:
+            raise InvalidRequest(
+                f"{field} has {len(value)} entries; at most {LOGIT_BIASES} are taken.",
+                field,
+                "too_long",
+            )
+        pairs: dict[int, float] = {}
+        for key, entry in value.items():
+            if not (key.isascii() and key.isdigit() and len(key) <= 9):
+                raise InvalidRequest(
+                    f"{field} must have token ids as keys; one key is not a number.",
+                    field,
+                    "invalid_type",
+                )
+            pairs[int(key)] = bias.apply(f"{field}.{int(key)}", entry)
+        return tuple(pairs.items())
+
+    return Check(apply, {"type": "object", "additionalProperties": bias.schema})
+
+
+def stream_options() -> Check:
+    """{"include_usage": bool}; `include_obfuscation` is tolerated."""
+    flag = boolean()
+
+    def apply(field: str, value: Any) -> bool:
+        if type(value) is not dict:
+            raise wrong(field, "an object", value)
+        given = value.get("include_usage")
+        return given is not None and bool(flag.apply(f"{field}.include_usage", given))
+
+    properties = {"include_usage": flag.schema, "include_obfuscation": flag.schema}
+    return Check(apply, {"type": "object", "properties": properties})

@@ -1,0 +1,114 @@
+"""One request's money: a hold that ends in exactly one settle or one void.
+
+The ending is chosen once and then only repeated, so that it may be called from the middle
+of anything: a failed attempt, a client that left, a cancelled task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from market.errors import Internal, MarketError, Unavailable
+from market.messages import Admit, Admitted, Checkpoint, Grant, Settle, Settled, Void
+from market.types import RequestId, Usage
+from serve_app.desk import Desk
+from serve_app.prepare import Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a settle charges for and whom it pays. `finish_reason` ends up in usage."""
+
+    grant: Grant
+    usage: Usage
+    finish_reason: str
+    attempts: int
+    ttft_ms: float
+    total_ms: float
+
+
+class Hold:
+    """The hold of one request, from before it exists until it has ended."""
+
+    def __init__(
+        self, desk: Desk, prepared: Prepared, request_id: RequestId, key_hash: bytes
+    ) -> None:
+        self._desk = desk
+        self._prepared = prepared
+        self._request_id = request_id
+        self._key_hash = key_hash
+        self._may_exist = False
+        self._ending: Settle | Void | None = None
+        self.admitted: Admitted | None = None
+
+    async def admit(self) -> Admitted:
+        """Key, rate, limits and hold in one step; raises the accountant's refusal."""
+        prepared, call = self._prepared, self._prepared.call
+        op = Admit(
+            request_id=self._request_id,
+            key_hash=self._key_hash,
+            model=prepared.card.id,
+            prompt_tokens=len(prepared.prompt_ids),
+            max_tokens=call.max_tokens,
+            max_tokens_cap=prepared.max_tokens_cap,
+            n=call.n,
+        )
+        self._may_exist = True
+        try:
+            reply = await self._desk.ports.accountant.op(op)
+        except Unavailable:
+            raise  # it may have been applied before its answer was lost
+        except MarketError:
+            self._may_exist = False
+            raise
+        if not isinstance(reply, Admitted):
+            raise Internal("The accountant answered an admission with something else.")
+        self.admitted = reply
+        return reply
+
+    async def settle(self, delivery: Delivery) -> Settled:
+        """Charge and pay, durably; see `Books.settle` for what it may raise."""
+        ending = self._settle_op(delivery)
+        self._ending = ending
+        return await self._desk.books.settle(ending)
+
+    async def void(self, reason: str, attempts: int) -> None:
+        """Nobody pays. Does nothing when there is no hold or it has its ending."""
+        if self._may_exist and self._ending is None:
+            self._ending = Void(self._request_id, reason, max(1, attempts))
+            await self._desk.books.void(self._ending)
+
+    def abandon(self, delivery: Delivery | None) -> None:
+        """End the hold off the path: charge what was delivered, or nothing at all."""
+        if not self._may_exist:
+            return
+        if self._ending is None:
+            self._ending = (
+                Void(self._request_id, "client_left", 1)
+                if delivery is None
+                else self._settle_op(delivery)
+            )
+        self._desk.background.start(self._desk.books.persist(self._ending))
+
+    def checkpoint(self, usage: Usage, grant: Grant | None) -> None:
+        """Renew the lease; `grant` names the payee once something was delivered."""
+        if self.admitted is None or self._ending is not None:
+            return
+        op = Checkpoint(self._request_id, usage)
+        if grant is not None:
+            op = Checkpoint(self._request_id, usage, grant.payee, grant.machine, grant.provider)
+        self._desk.background.start(self._desk.books.checkpoint(op))
+
+    def _settle_op(self, delivery: Delivery) -> Settle:
+        grant = delivery.grant
+        return Settle(
+            request_id=self._request_id,
+            payee=grant.payee,
+            machine=grant.machine,
+            provider=grant.provider,
+            usage=delivery.usage,
+            finish_reason=delivery.finish_reason,
+            attempts=delivery.attempts,
+            ttft_ms=round(delivery.ttft_ms, 3),
+            total_ms=round(delivery.total_ms, 3),
+        )

@@ -1,0 +1,245 @@
+"""What the door needs of the rest of the market, as protocols.
+
+The gateway app is built from these and from nothing else: it knows no Ray, no SQL and no
+engine. `actors/clients.py` implements them over the named actors; the tests implement them
+in memory. Every method may raise a `MarketError`, which the door turns into the envelope;
+an actor that is away raises `Unavailable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from market.catalogue import Catalogue
+from market.messages import (
+    AccountantOp,
+    AccountantReply,
+    Busy,
+    Grant,
+    KeyRecord,
+    ModelAvailability,
+    Outcome,
+    RouteRequest,
+)
+from market.types import AccountId, Event, GatewayId, Job, KeyId, ModelId, RequestId
+
+
+class BalanceView(Protocol):
+    """One account's money in nano-USD.
+
+    `promo_nano + cash_nano` is the credit free to spend, `earnings_nano` what its Macs
+    earned and is withdrawable; what running requests hold is not in any of the three.
+    """
+
+    @property
+    def promo_nano(self) -> int: ...
+    @property
+    def cash_nano(self) -> int: ...
+    @property
+    def earnings_nano(self) -> int: ...
+    @property
+    def held_nano(self) -> int: ...
+
+
+class UsageView(Protocol):
+    """One request as the ledger records it, for `usage` and `generations`.
+
+    `status` is held, settled, voided or expired. Times are Unix nanoseconds; what has not
+    happened yet is 0, "" or None.
+    """
+
+    @property
+    def request_id(self) -> RequestId: ...
+    @property
+    def model(self) -> ModelId: ...
+    @property
+    def key_id(self) -> KeyId: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
+    @property
+    def reasoning_tokens(self) -> int: ...
+    @property
+    def cost_nano(self) -> int: ...
+    @property
+    def held_nano(self) -> int: ...
+    @property
+    def provider(self) -> str | None: ...
+    @property
+    def finish_reason(self) -> str: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def ttft_ms(self) -> float: ...
+    @property
+    def total_ms(self) -> float: ...
+    @property
+    def created_ns(self) -> int: ...
+    @property
+    def finished_ns(self) -> int: ...
+
+
+class AccountantPort(Protocol):
+    """The one writer of money. Hot operations are coalesced behind `op`."""
+
+    async def op(self, op: AccountantOp) -> AccountantReply:
+        """Do one operation; its answer is durable when this returns.
+
+        Every operation is idempotent, so the door repeats a settle until it is answered.
+        Operations of one caller are applied in the order of the calls. Raises a
+        MarketError: the refusal itself, or Unavailable when the accountant is away.
+        """
+        ...
+
+    async def create_account(self, name: str) -> tuple[AccountId, KeyRecord, str]:
+        """Open an account; returns it, its management key's record and that key's secret."""
+        ...
+
+    async def create_key(
+        self, account: AccountId, name: str, scopes: frozenset[str], expires_s: float | None
+    ) -> tuple[KeyRecord, str]:
+        """Make a key; the secret is returned once. `expires_s` is a Unix time or None."""
+        ...
+
+    async def list_keys(self, account: AccountId) -> Sequence[KeyRecord]: ...
+
+    async def revoke_key(self, account: AccountId, key_id: KeyId) -> KeyRecord:
+        """Revoke a key of this account, idempotently; NotFound for anyone else's."""
+        ...
+
+    async def balance(self, account: AccountId) -> BalanceView: ...
+
+    async def usage(self, account: AccountId, limit: int) -> Sequence[UsageView]:
+        """Newest first, at most `limit` settled requests."""
+        ...
+
+    async def generation(self, account: AccountId, request_id: RequestId) -> UsageView:
+        """One request of this account in any status; NotFound for anyone else's."""
+        ...
+
+
+class RouterPort(Protocol):
+    """Who serves it. Batching, polling and the queue's long wait are hidden behind `route`."""
+
+    async def route(self, request: RouteRequest) -> Grant | Busy:
+        """A reserved slot; `Busy` only when `request.funding is None`.
+
+        With funding this waits for at most `deadline_s` in the fair queue and then raises
+        Unavailable. If the awaiting task is cancelled the implementation leaves the queue
+        and gives back a grant that still arrives: the door never learns of that one.
+        """
+        ...
+
+    def report(self, outcome: Outcome) -> None:
+        """Free the grant and teach the router. Fire and forget; never raises."""
+        ...
+
+    def availability(self) -> Sequence[ModelAvailability]:
+        """The last known state of the fleet, from cache: never waits, never raises."""
+        ...
+
+
+class ProvidersPort(Protocol):
+    """The token transport to every provider of this gateway."""
+
+    async def submit(self, grant: Grant, job: Job, on_event: Callable[[Event], None]) -> None:
+        """Send the job where the grant says; as `ProviderLink.submit` otherwise."""
+        ...
+
+    def cancel(self, grant: Grant, request_id: RequestId) -> None:
+        """As `ProviderLink.cancel`. Never raises; a dead link has nothing to cancel."""
+        ...
+
+
+class ServedModelPort(Protocol):
+    """The text side of one model at the gateway: template and tokenizer, no weights.
+
+    Both methods are thread-safe and are called on worker threads.
+    """
+
+    @property
+    def model(self) -> ModelId: ...
+    @property
+    def context_tokens(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """Token ids of the rendered chat template; InvalidRequest if the template refuses."""
+        ...
+
+    def text(self, prompt: str) -> tuple[int, ...]:
+        """Token ids of plain text for /v1/completions."""
+        ...
+
+
+class ModelsPort(Protocol):
+    """The models whose tokenizer this gateway holds. Never waits."""
+
+    def get(self, model: ModelId) -> ServedModelPort | None: ...
+
+
+class ClockPort(Protocol):
+    """Time as the door reads it."""
+
+    def now_s(self) -> float:
+        """Unix time, for stamps."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """For durations; never goes back."""
+        ...
+
+
+class ReadinessPort(Protocol):
+    """Whether this gateway could serve now."""
+
+    async def problems(self) -> Sequence[str]:
+        """Why not, one sentence each; empty when accountant and router answer."""
+        ...
+
+
+KeyHasher = Callable[[str], bytes | None]
+"""The keyed hash of an API key's secret; None when its form or checksum is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPorts:
+    """Everything `serve_app.app.create_app` is built from."""
+
+    gateway: GatewayId
+    accountant: AccountantPort
+    router: RouterPort
+    providers: ProvidersPort
+    models: ModelsPort
+    catalogue: Catalogue
+    clock: ClockPort
+    readiness: ReadinessPort
+    hash_key: KeyHasher
+
+
+class AdminPort(Protocol):
+    """What the operator's listener can ask. Records are JSON-able."""
+
+    async def status(self) -> dict[str, Any]: ...
+
+    async def metrics(self) -> Mapping[str, float]:
+        """Cumulative counters and gauges of the whole market by metric name."""
+        ...
+
+    async def explain(self, request_id: RequestId) -> dict[str, Any] | None: ...
+
+    async def verify(self) -> dict[str, Any]:
+        """Verify the ledger; `ok` is a bool, `problems` a list of sentences."""
+        ...
+
+    async def drain(self, machine: str, reason: str) -> dict[str, Any]: ...
+
+    async def undrain(self, machine: str) -> dict[str, Any]: ...
