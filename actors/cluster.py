@@ -152,7 +152,7 @@ class ProviderActor(Provider):
         )
         await self.start()
 
-    async def stream_events(self, gateway: GatewayId) -> AsyncIterator[list[Event]]:  # type: ignore[override]
+    async def stream_events(self, gateway: GatewayId) -> AsyncIterator[list[Event]]:
         """The fallback transport: a streaming call, an item per batch."""
         async for batch in self.streams.events(gateway):
             yield batch
