@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 import uvicorn
@@ -31,7 +32,7 @@ class Server:
     def _run(self) -> None:
         asyncio.run(self._server.serve())
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         self._thread.start()
         while not self._server.started:
             self._thread.join(0.005)

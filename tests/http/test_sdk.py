@@ -77,7 +77,7 @@ def test_include_usage_adds_one_chunk_without_choices(client: OpenAI) -> None:
 
 
 async def test_the_async_client_streams_choices_interleaved(server: Server) -> None:
-    """n choices arrive by index, each with a finish of its own."""
+    """The choices arrive by index, each with a finish of its own."""
     texts = {0: "", 1: "", 2: ""}
     reasons: dict[int, str] = {}
     async with AsyncOpenAI(base_url=server.base_url, api_key=Market.KEY) as client:
@@ -170,7 +170,6 @@ def test_errors_become_the_sdks_own_classes(server: Server, market: Market) -> N
     with pytest.raises(openai.NotFoundError):
         create(model="nope")
     with pytest.raises(openai.AuthenticationError):
-        client.with_options(api_key="sk-other").models.with_raw_response
         client.with_options(api_key="sk-other").chat.completions.create(
             model="coster/demo", messages=GREETING
         )
@@ -201,7 +200,7 @@ def test_a_mac_lost_in_mid_stream_raises_in_the_sdk(server: Server, market: Mark
         stream = client.chat.completions.create(
             model="coster/demo", messages=GREETING, stream=True
         )
-        with pytest.raises(openai.APIError, match="nothing is charged"):
+        with pytest.raises(openai.APIError, match="nothing is charged"):  # noqa: PT012
             for chunk in stream:
                 text += chunk.choices[0].delta.content or ""
 

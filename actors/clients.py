@@ -1,0 +1,283 @@
+"""The gateway's side of the actors: coalesced calls, the router's poll, provider links.
+
+Knows no Ray: it is given callables. One `GatewayClients` lives in each gateway process and
+implements the ports of `serve_app.ports` by having the same methods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from actors.calls import ActorAway, ActorCall, Coalescer, call_until, ignore_outcome
+from market.errors import Unavailable
+from market.messages import (
+    AccountantOp,
+    AccountantReply,
+    Busy,
+    GatewayBeat,
+    Grant,
+    KeyRecord,
+    ModelAvailability,
+    Outcome,
+    Refused,
+    RouteRequest,
+)
+from market.ports import ProviderLink
+from market.types import AccountId, Event, GatewayId, Job, KeyId, MachineId, RequestId
+
+ACCOUNTANT_S_MAX = 10.0
+"""A restarting accountant is waited for this long; research/ledger: settle within 10 s."""
+ROUTER_S_MAX = 8.0
+POLL_S = 2.0
+AVAILABILITY_S = 1.0
+LOST_IN_QUEUE = "unknown_request"
+"""The code of a refusal that means: the router restarted and forgot this one; ask again."""
+
+log = logging.getLogger("coster.gateway")
+
+
+class AccountantClient:
+    """The accountant, one batch in flight for the hot operations."""
+
+    def __init__(self, call: ActorCall) -> None:
+        self._call = call
+        self._ops: Coalescer[AccountantOp, AccountantReply] = Coalescer(
+            call, "batch", deadline_s=ACCOUNTANT_S_MAX
+        )
+
+    async def op(self, op: AccountantOp) -> AccountantReply:
+        return await self._ops.submit(op)
+
+    async def create_account(self, name: str) -> tuple[AccountId, KeyRecord, str]:
+        # Not idempotent: an account that was opened and never reported harms nobody, but
+        # a second promo would, so this is asked once.
+        try:
+            result: tuple[AccountId, KeyRecord, str] = await self._call("create_account", name)
+        except ActorAway as error:
+            raise Unavailable(
+                "The accountant is restarting; try again.", None, "restarting", 2.0
+            ) from error
+        return result
+
+    async def create_key(
+        self, account: AccountId, name: str, scopes: frozenset[str], expires_s: float | None
+    ) -> tuple[KeyRecord, str]:
+        result: tuple[KeyRecord, str] = await self._until(
+            "create_key", account, name, scopes, expires_s
+        )
+        return result
+
+    async def list_keys(self, account: AccountId) -> Sequence[KeyRecord]:
+        result: Sequence[KeyRecord] = await self._until("list_keys", account)
+        return result
+
+    async def revoke_key(self, account: AccountId, key_id: KeyId) -> KeyRecord:
+        result: KeyRecord = await self._until("revoke_key", account, key_id)
+        return result
+
+    async def balance(self, account: AccountId) -> Any:
+        return await self._until("balance", account)
+
+    async def usage(self, account: AccountId, limit: int) -> Sequence[Any]:
+        result: Sequence[Any] = await self._until("usage", account, limit)
+        return result
+
+    async def generation(self, account: AccountId, request_id: RequestId) -> Any:
+        return await self._until("generation", account, request_id)
+
+    async def _until(self, method: str, *args: object) -> Any:
+        return await call_until(self._call, ACCOUNTANT_S_MAX, method, *args)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request: RouteRequest
+    since_s: float
+    future: asyncio.Future[Grant]
+    queued: bool = False
+
+
+class RouterClient:
+    """The router, with its long poll: queued requests are answered through it.
+
+    It remembers each live grant until its outcome is reported and declares them with each
+    poll, which is how a restarted router learns what is running.
+    """
+
+    def __init__(
+        self,
+        call: ActorCall,
+        *,
+        gateway: GatewayId,
+        pid: int,
+        node: str,
+        counters: Callable[[], Mapping[str, float]],
+    ) -> None:
+        self._call = call
+        self._gateway = gateway
+        self._pid = pid
+        self._node = node
+        self._counters = counters
+        self._routes: Coalescer[RouteRequest, Grant | Busy] = Coalescer(
+            call, "route", deadline_s=ROUTER_S_MAX
+        )
+        self._reports: Coalescer[Outcome, None] = Coalescer(call, "report", deadline_s=ROUTER_S_MAX)
+        self._waiting: dict[RequestId, _Waiting] = {}
+        self._running: dict[tuple[RequestId, int], tuple[MachineId, int]] = {}
+        self._availability: Sequence[ModelAvailability] = ()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.connected = False
+
+    def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._poll_forever()),
+            asyncio.create_task(self._refresh_forever()),
+        ]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def route(self, request: RouteRequest) -> Grant | Busy:
+        """Ask for a slot; with funding, wait for it (see `serve_app.ports.RouterPort`)."""
+        if request.funding is None:
+            reply = await self._routes.submit(request)
+            if isinstance(reply, Grant):
+                self._took(reply, request.n)
+            return reply
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(request, loop.time(), loop.create_future())
+        self._waiting[request.request_id] = waiting
+        try:
+            await self._ask(waiting)
+            async with asyncio.timeout(request.deadline_s + ROUTER_S_MAX):
+                return await waiting.future
+        except TimeoutError as error:
+            raise Unavailable(
+                f"No Mac became free within {request.deadline_s:.0f} s.",
+                None,
+                "deadline",
+                5.0,
+                True,
+            ) from error
+        finally:
+            self._waiting.pop(request.request_id, None)
+            if waiting.future.cancelled() or not waiting.future.done():
+                # We no longer wait: leave the queue; a grant that still comes is given back.
+                self.report(self._abandoned(request.request_id, request.attempt, MachineId("")))
+
+    def report(self, outcome: Outcome) -> None:
+        self._running.pop((outcome.request_id, outcome.attempt), None)
+        ignore_outcome(self._reports.submit(outcome), lambda: "an outcome was not recorded")
+
+    def availability(self) -> Sequence[ModelAvailability]:
+        return self._availability
+
+    async def _ask(self, waiting: _Waiting) -> None:
+        left_s = waiting.request.deadline_s - (asyncio.get_running_loop().time() - waiting.since_s)
+        request = replace(waiting.request, deadline_s=max(left_s, 0.1))
+        reply = await self._routes.submit(request)
+        if isinstance(reply, Grant):
+            self._resolve(reply)
+        else:
+            waiting.queued = True
+
+    def _took(self, grant: Grant, slots: int) -> None:
+        self._running[(grant.request_id, grant.attempt)] = (grant.machine, slots)
+
+    def _resolve(self, grant: Grant) -> None:
+        waiting = self._waiting.get(grant.request_id)
+        if waiting is None or waiting.future.done() or waiting.request.attempt != grant.attempt:
+            if (grant.request_id, grant.attempt) not in self._running:
+                self.report(self._abandoned(grant.request_id, grant.attempt, grant.machine))
+            return
+        self._took(grant, waiting.request.n)
+        waiting.future.set_result(grant)
+
+    def _abandoned(self, request_id: RequestId, attempt: int, machine: MachineId) -> Outcome:
+        return Outcome(request_id, attempt, machine, "cancelled", final=True)
+
+    def _beat(self) -> GatewayBeat:
+        return GatewayBeat(
+            gateway=self._gateway,
+            pid=self._pid,
+            node=self._node,
+            running=tuple((r, a, m, n) for (r, a), (m, n) in self._running.items()),
+            queued=tuple(r for r, w in self._waiting.items() if w.queued),
+            counters=tuple(self._counters().items()),
+        )
+
+    async def _poll_forever(self) -> None:
+        while True:
+            try:
+                notices = await self._call("poll", self._beat(), POLL_S)
+                self.connected = True
+            except (ActorAway, Unavailable):
+                self.connected = False
+                await asyncio.sleep(0.1)
+                continue
+            for notice in notices:
+                if isinstance(notice, Grant):
+                    self._resolve(notice)
+                elif isinstance(notice, Refused):
+                    self._refused(notice)
+
+    def _refused(self, notice: Refused) -> None:
+        waiting = self._waiting.get(notice.request_id)
+        if waiting is None or waiting.future.done():
+            return
+        if getattr(notice.error, "code", None) == LOST_IN_QUEUE:
+            waiting.queued = False
+            ignore_outcome(asyncio.ensure_future(self._ask_again(waiting)), lambda: "asking again")
+            return
+        waiting.future.set_exception(notice.error)
+
+    async def _ask_again(self, waiting: _Waiting) -> None:
+        try:
+            await self._ask(waiting)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the waiter must hear it
+            if not waiting.future.done():
+                waiting.future.set_exception(error)
+
+    async def _refresh_forever(self) -> None:
+        while True:
+            try:
+                self._availability = await self._call("availability")
+            except (ActorAway, Unavailable) as error:
+                log.debug("availability is stale: %s", error)
+            await asyncio.sleep(AVAILABILITY_S)
+
+
+class ProviderLinks:
+    """One link per provider, opened when first used and replaced when it moves."""
+
+    def __init__(self, make_link: Callable[[Grant], ProviderLink]) -> None:
+        self._make_link = make_link
+        self._links: dict[MachineId, tuple[object, ProviderLink]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def submit(self, grant: Grant, job: Job, on_event: Callable[[Event], None]) -> None:
+        known = self._links.get(grant.machine)
+        if known is None or known[0] != grant.endpoint:
+            if known is not None:
+                # Jobs on the old endpoint are gone with the old incarnation.
+                task = asyncio.create_task(known[1].close())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+            known = (grant.endpoint, self._make_link(grant))
+            self._links[grant.machine] = known
+        await known[1].submit(job, on_event)
+
+    def cancel(self, grant: Grant, request_id: RequestId) -> None:
+        known = self._links.get(grant.machine)
+        if known is not None:
+            known[1].cancel(request_id)
+
+    async def close(self) -> None:
+        for _, link in self._links.values():
+            await link.close()

@@ -1,0 +1,1 @@
+"""The engines: what turns a job's token ids into events. They share one port and one suite."""

@@ -1,0 +1,263 @@
+"""The engine without its thread: who joins the batch, what each step means, who is told what.
+
+Synchronous and single-threaded: the thread calls `turn` over and over, a test may do so by hand.
+After a fault in a step only the newest rows fail; a second fault before the batch has produced
+anything is raised, and ends the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from actors.engines.choice import Choice
+from actors.engines.memory import MemoryPlan
+from actors.engines.mlx import runtime
+from actors.engines.mlx.batch import Batch, Drawn, Row
+from actors.engines.mlx.prefix_cache import PrefixCache
+from actors.engines.mlx.readings import Reading, Speed
+from actors.engines.model_folder import FolderFacts
+from actors.engines.text import TokenizerVocabulary
+from market.errors import InvalidRequest
+from market.hardware import GIB
+from market.types import Event, JobFailure, RequestId, TokenLogprob
+
+LOG = logging.getLogger(__name__)
+
+PREFIX_CACHE_BYTES_MAX = 2 * GIB
+PREFIX_CACHE_SHARE = 0.125
+"""The prefix cache takes at most this share of the budget."""
+
+FAULTS_MAX = 2
+"""Faults in a row, without a token between them, that end the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a loaded engine reports back."""
+
+    loaded: runtime.Loaded
+    plan: MemoryPlan
+    vocabulary: TokenizerVocabulary
+
+
+class EngineCore:
+    """One loaded model and the jobs it runs. Every call on the thread that made it.
+
+    Raises InvalidRequest from the constructor when the folder cannot be served here.
+    """
+
+    def __init__(
+        self,
+        facts: FolderFacts,
+        reading: Reading,
+        *,
+        slots: int,
+        budget_bytes: int | None = None,
+        prefix_cache_bytes: int | None = None,
+    ) -> None:
+        runtime.import_mlx()
+        budget = budget_bytes or runtime.budget_bytes()
+        _check_fits(facts, budget)
+        loaded = runtime.load_model(facts)
+        if prefix_cache_bytes is None:
+            prefix_cache_bytes = min(PREFIX_CACHE_BYTES_MAX, int(budget * PREFIX_CACHE_SHARE))
+        plan = MemoryPlan(
+            budget, loaded.weight_bytes, loaded.kv_bytes_per_token, loaded.state_bytes
+        )
+        self.ready = Ready(loaded, plan, TokenizerVocabulary(facts.tokenizer_path))
+        self.reading = reading
+        self._plan = plan
+        self._slots = slots
+        self._speed = Speed(reading)
+        self._prefixes = PrefixCache(prefix_cache_bytes)
+        self._ends = frozenset(facts.eos_ids)
+        self._batch = Batch(loaded, facts.eos_ids, slots, self._prefixes)
+        self._batch.warm()
+        self._waiting: deque[Row] = deque()
+        self._jobs: dict[RequestId, list[Row]] = {}
+        self._events: list[Event] = []
+        self._faults = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether another turn would do anything."""
+        return bool(self._batch.rows or self._waiting)
+
+    def turn(self) -> None:
+        """Admit whoever fits and make one step. `take_events` has the outcome."""
+        self._admit()
+        if self._batch.rows:
+            self._step()
+        self._keep_prefixes()
+
+    def take_events(self) -> list[Event]:
+        """The events since the last call, in order."""
+        self.reading.running = len(self._batch.rows)
+        events, self._events = self._events, []
+        return events
+
+    def close(self) -> None:
+        """Drop the model and everything computed with it."""
+        self._batch.close()
+        runtime.free()
+
+    def add(self, choices: list[Choice]) -> None:
+        rows = [Row(choice) for choice in choices]
+        self._jobs[choices[0].job.request_id] = rows
+        self._waiting.extend(rows)
+
+    def cancel(self, request_id: RequestId) -> None:
+        rows = self._jobs.pop(request_id, None)
+        if rows is None:
+            return
+        self._batch.remove(rows)
+        for row in rows:
+            if not row.choice.finished:
+                self._events.append(row.choice.end("cancelled"))
+        self._waiting = deque(row for row in self._waiting if not row.choice.finished)
+        self.reading.cancelled += 1
+
+    def _admit(self) -> None:
+        """Join waiting rows, oldest first, as far as slots, memory and prefill allow."""
+        joining: list[Row] = []
+        lengths = [row.full_tokens for row in self._batch.rows.values()]
+        backlog = sum(row.left for row in self._batch.rows.values())
+        budget = self._prefill_budget()
+        while self._waiting and len(lengths) < self._slots and backlog < budget:
+            row = self._waiting[0]
+            lengths.append(row.full_tokens)
+            if not self._make_room(lengths):
+                break
+            self._waiting.popleft()
+            joining.append(row)
+            backlog += len(row.choice.job.prompt_ids)
+        if not joining:
+            return
+        self._batch.begin_admission()
+        for row in joining:
+            self._join(row)
+
+    def _join(self, row: Row) -> None:
+        job = row.choice.job
+        if row.choice.finished:  # a sibling could not join, which failed the job
+            return
+        try:
+            self._batch.insert(row)
+        except Exception as fault:  # whatever it is, only this job is told
+            LOG.exception("a request could not join the batch")
+            self._batch.remove(self._jobs[job.request_id])
+            self._fail(job.request_id, fault)
+            return
+        if row.choice.index == 0:
+            self.reading.prompt_tokens += len(job.prompt_ids)
+            self.reading.cached_tokens += row.choice.cached_tokens
+
+    def _make_room(self, lengths: list[int]) -> bool:
+        """Whether these lengths fit, after stored prefixes have given way."""
+        while not self._plan.fits(lengths, self._prefixes.nbytes):
+            if not self._prefixes.evict_oldest():
+                return False
+        return True
+
+    def _prefill_budget(self) -> int:
+        return self._speed.prefill_budget(any(not row.left for row in self._batch.rows.values()))
+
+    def _step(self) -> None:
+        left = sum(row.left for row in self._batch.rows.values())
+        started_s = time.monotonic()
+        self.reading.stepping_since_s = started_s
+        try:
+            drawn = self._batch.step(self._prefill_budget())
+        except Exception as fault:  # noqa: BLE001 - whatever a model raises, its rows are told
+            self._recover(fault)
+            return
+        finally:
+            self.reading.stepping_since_s = 0.0
+        if drawn:
+            self._faults = 0
+        read = left - sum(row.left for row in self._batch.rows.values())
+        self._speed.note(time.monotonic() - started_s, len(drawn), max(0, read))
+        self._answer(drawn)
+        self._measure()
+
+    def _keep_prefixes(self) -> None:
+        """Losing stored prefixes costs time, never an answer."""
+        try:
+            self._batch.keep_prefixes()
+        except RuntimeError:
+            LOG.exception("stored prefixes were dropped")
+            self._prefixes.clear()
+
+    def _answer(self, drawn: list[Drawn]) -> None:
+        """Turn tokens into events and take out rows that met a stop string."""
+        stopped: list[Row] = []
+        for one in drawn:
+            choice = one.row.choice
+            logprobs = self._logprobs(one) if choice.job.top_logprobs is not None else ()
+            event = choice.push(one.token, one.token in self._ends, logprobs)
+            self._events.append(event)
+            if event.finish is None:
+                continue
+            if one.row.uid in self._batch.rows:
+                stopped.append(one.row)
+            self._forget(one.row)
+        self._batch.remove(stopped)
+        self.reading.completion_tokens += len(drawn)
+
+    def _forget(self, ended: Row) -> None:
+        request_id = ended.choice.job.request_id
+        if all(row.choice.finished for row in self._jobs.get(request_id, ())):
+            self._jobs.pop(request_id, None)
+
+    def _logprobs(self, one: Drawn) -> tuple[TokenLogprob, ...]:
+        import mlx.core as mx
+        import numpy as np
+
+        values = np.array(one.logprobs.astype(mx.float32))
+        count = one.row.choice.job.top_logprobs or 0
+        likeliest = np.argsort(-values, kind="stable")[:count]
+        text_of = self.ready.vocabulary.text_of
+        top = tuple((int(i), text_of(int(i)), float(values[i])) for i in likeliest)
+        return (TokenLogprob(one.token, text_of(one.token), float(values[one.token]), top),)
+
+    def _recover(self, fault: Exception) -> None:
+        """Fail the newest rows and feed the others to a fresh generator."""
+        self._faults += 1
+        LOG.error("a step failed (%s), fault %d in a row", type(fault).__name__, self._faults)
+        if self._faults >= FAULTS_MAX:
+            raise fault
+        victims = {row.choice.job.request_id for row in self._batch.newest()}
+        for request_id in victims:
+            self._fail(request_id, fault)
+        rows = self._batch.rows.values()
+        self._batch.restart([row for row in rows if not row.choice.finished])
+
+    def _fail(self, request_id: RequestId, fault: Exception) -> None:
+        message = f"The engine failed while running this request ({type(fault).__name__})."
+        rows = [row for row in self._jobs.pop(request_id) if not row.choice.finished]
+        self._events.append(rows[0].choice.fail(JobFailure("engine", message)))
+        for row in rows[1:]:
+            row.choice.finished = True
+        self._waiting = deque(row for row in self._waiting if not row.choice.finished)
+        self.reading.failed += 1
+
+    def _measure(self) -> None:
+        reading = self.reading
+        reading.steps += 1
+        reading.running = len(self._batch.rows)
+        reading.cache_bytes = self._prefixes.nbytes
+        reading.batch_bytes = self._batch.cache_bytes()
+
+
+def _check_fits(facts: FolderFacts, budget: int) -> None:
+    if facts.weight_bytes > budget:
+        raise InvalidRequest(
+            f"{facts.folder} holds {facts.weight_bytes / GIB:.1f} GiB of weights; "
+            f"this machine plans with {budget / GIB:.1f} GiB. Choose a smaller model or "
+            "quantisation.",
+            "model",
+            "too_large",
+        )

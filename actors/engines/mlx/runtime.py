@@ -1,0 +1,162 @@
+"""Bringing MLX up, and a model into it.
+
+Importing mlx_lm has a side effect no server wants: it lowers the limit on open files. Loading
+has ways to fail that end in a traceback. Both are dealt with here, once per process. Everything
+in this file runs on the engine's thread; MLX objects must not cross threads.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.engines.model_folder import FolderFacts
+from market.errors import InvalidRequest
+from market.hardware import GIB, USABLE_MEMORY_SHARE
+
+CPU_MEMORY_SHARE = 0.5
+"""Share of the RAM an engine without Metal plans with; the rest is the machine's."""
+
+BUFFER_POOL_BYTES = GIB
+"""Bytes of freed buffers MLX keeps; its default grows to nearly all memory."""
+
+WIRE_ABOVE_RAM_SHARE = 0.5
+WIRED_HEADROOM_BYTES = 4 * GIB
+"""Weights above half of the RAM are wired, or decoding pages; below, wiring risks panics."""
+
+PROBE_CHUNK_TOKENS = 512
+PROBE_CHUNKS = 8
+"""Cache sizes are taken at 4096 tokens, past the windows of common models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in memory. `kv_bytes_per_token` and `state_bytes` are of one sequence."""
+
+    model: Any
+    vocab_size: int
+    weight_bytes: int
+    kv_bytes_per_token: int
+    state_bytes: int
+    trimmable: bool
+
+
+def import_mlx() -> None:
+    """Import MLX and mlx_lm with the machine's limits left as they are.
+
+    Without Metal, graph compilation calls a C++ compiler for tens of seconds to gain
+    nothing, so it is switched off before the first import.
+    """
+    if sys.platform != "darwin":
+        os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
+    with _untouched_limits():
+        import mlx_lm.generate
+        import mlx_lm.utils  # noqa: F401 - imported for its effect on sys.modules
+
+
+@contextmanager
+def _untouched_limits() -> Iterator[None]:
+    """mlx_lm sets RLIMIT_NOFILE to 2048/4096 on import: lower than it found, for good."""
+    original = resource.setrlimit
+    resource.setrlimit = lambda *_: None
+    try:
+        yield
+    finally:
+        resource.setrlimit = original
+
+
+def budget_bytes() -> int:
+    """GPU memory to plan with: Metal's own recommendation, else a share of the RAM."""
+    import mlx.core as mx
+
+    if mx.metal.is_available():
+        recommended = int(mx.device_info()["max_recommended_working_set_size"])
+        return int(USABLE_MEMORY_SHARE * recommended)
+    return int(_ram_bytes() * CPU_MEMORY_SHARE)
+
+
+def _ram_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def limit_memory(weight_bytes: int) -> None:
+    """Bound MLX's pools on Metal, and wire weights only where they need it."""
+    import mlx.core as mx
+
+    mx.set_cache_limit(BUFFER_POOL_BYTES)
+    if not mx.metal.is_available():
+        return
+    recommended = int(mx.device_info()["max_recommended_working_set_size"])
+    mx.set_memory_limit(int(USABLE_MEMORY_SHARE * recommended))
+    wire = weight_bytes > WIRE_ABOVE_RAM_SHARE * _ram_bytes()
+    mx.set_wired_limit(min(recommended, weight_bytes + WIRED_HEADROOM_BYTES) if wire else 0)
+
+
+def load_model(facts: FolderFacts) -> Loaded:
+    """Load the weights of a checked folder; raises InvalidRequest naming file and fix."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.utils import load_model as load
+
+    try:
+        model, _ = load(facts.folder, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
+        raise _unloadable(facts.folder, error) from error
+    mx.random.seed(int.from_bytes(os.urandom(8), "little"))
+    kv_bytes, state_bytes, trimmable, vocab_size = _probe(model)
+    return Loaded(
+        model=model,
+        vocab_size=vocab_size,
+        weight_bytes=sum(array.nbytes for _, array in tree_flatten(model.parameters())),
+        kv_bytes_per_token=kv_bytes,
+        state_bytes=state_bytes,
+        trimmable=trimmable,
+    )
+
+
+def _unloadable(folder: Path, error: Exception) -> InvalidRequest:
+    """The error of a folder that looked right and did not load."""
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    file = "config.json" if "odel type" in reason or "model_file" in reason else "model.safetensors"
+    return InvalidRequest(
+        f"{folder / file} could not be loaded: {reason}. Use a model that mlx-lm supports, or "
+        "download or convert it again.",
+        "model",
+        "bad_model",
+    )
+
+
+def _probe(model: Any) -> tuple[int, int, bool, int]:
+    """Cache bytes per token and per sequence, whether caches can be trimmed, logits width.
+
+    MLX is lazy: the passes are described and never computed, only their shapes are read.
+    """
+    import mlx.core as mx
+    from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
+
+    cache = make_prompt_cache(model)
+    trimmable = bool(can_trim_prompt_cache(cache))
+    chunk = mx.zeros((1, PROBE_CHUNK_TOKENS), dtype=mx.int32)
+    sizes: list[int] = []
+    width = 0
+    for _ in range(PROBE_CHUNKS + 1):
+        width = int(model(chunk, cache=cache).shape[-1])
+        sizes.append(sum(layer.nbytes for layer in cache))
+    kv_bytes = max(0, sizes[-1] - sizes[-2]) // PROBE_CHUNK_TOKENS
+    state_bytes = max(0, sizes[-2] - kv_bytes * PROBE_CHUNKS * PROBE_CHUNK_TOKENS)
+    return kv_bytes, state_bytes, trimmable, width
+
+
+def free() -> None:
+    """Give back what dropped models and caches held."""
+    import mlx.core as mx
+
+    gc.collect()
+    mx.clear_cache()

@@ -1,0 +1,266 @@
+"""The engine that thinks in no time: the base of the echo and the simulated engine.
+
+It answers a prompt with the prompt's own tokens, over and over, so outputs are known in
+advance, and takes its timing from a `Pace`. A step is one token for every running choice and
+one call of the sink, as in a real engine. Many instances share one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from pathlib import Path
+from typing import Protocol
+
+from actors.engines.checks import check_job
+from actors.engines.choice import Choice
+from actors.engines.model_folder import FolderFacts, read_folder
+from actors.engines.text import TokenizerVocabulary, Vocabulary, WordVocabulary
+from market.errors import InvalidRequest, Unavailable
+from market.ports import EventSink
+from market.types import (
+    EngineStats,
+    Event,
+    Job,
+    ModelFacts,
+    ModelId,
+    RequestId,
+    TokenLogprob,
+)
+
+WAITING_MAX = 256
+"""Choices that may wait for a slot before `submit` says no."""
+
+CONTEXT_TOKENS = 131_072
+VOCAB_SIZE = 151_936
+"""What an engine without a model folder claims: the shape of the models it stands in for."""
+
+
+class Pace(Protocol):
+    """How long things take. Times in seconds of the event loop's clock."""
+
+    weight_bytes: int
+    kv_bytes_per_token: int
+    memory_bytes_budget: int
+    decode_tps: float
+    prefill_tps: float
+    prefill_chunk_tokens: int  # prompt tokens one step may process; 0 for all at once
+    emits_first: bool  # events are given out before the step's time passes, not after
+
+    def step_s(self, decoding: int, context_tokens: int, prefill_tokens: int) -> float:
+        """Length of a step: choices decoding, sum of their lengths, prompt tokens processed."""
+        ...
+
+
+class _Row:
+    """A running choice, what is left of its prompt and what it will say."""
+
+    __slots__ = ("choice", "left", "place", "script")
+
+    def __init__(self, choice: Choice, script: tuple[int, ...], left: int) -> None:
+        self.choice = choice
+        self.script = script
+        self.place = 0
+        self.left = left
+
+
+class PacedEngine:
+    """An Engine that repeats the prompt at the pace it is given."""
+
+    def __init__(
+        self,
+        model: ModelId,
+        pace: Pace,
+        *,
+        folder: Path | None = None,
+        slots: int = 32,
+        waiting_max: int = WAITING_MAX,
+        context_tokens: int = CONTEXT_TOKENS,
+        vocab_size: int = VOCAB_SIZE,
+    ) -> None:
+        self._model = model
+        self._pace = pace
+        self._folder = folder
+        self._slots = slots
+        self._waiting_max = waiting_max
+        self._context_tokens = context_tokens
+        self._vocab_size = vocab_size
+        self._vocabulary: Vocabulary = WordVocabulary()
+        self._silent: frozenset[int] = frozenset()
+        self._sink: EventSink | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._waiting: deque[_Row] = deque()
+        self._running: list[_Row] = []
+        self._jobs: dict[RequestId, list[_Row]] = {}
+        self._goodbyes: list[Event] = []  # finishes of cancelled choices, for the next step
+        self._counts = dict.fromkeys(("steps", "prompt", "completion", "cancelled", "failed"), 0)
+
+    async def load(self, sink: EventSink) -> ModelFacts:
+        self._sink = sink
+        digest, quantization = "echo", "none"
+        if self._folder is not None:
+            facts = await asyncio.to_thread(read_folder, self._folder)
+            self._use(facts)
+            digest, quantization = facts.digest, facts.quantization
+        self._task = asyncio.create_task(self._run(), name=f"engine {self._model}")
+        return ModelFacts(
+            model=self._model,
+            digest=digest,
+            context_tokens=self._context_tokens,
+            vocab_size=self._vocab_size,
+            weight_bytes=self._pace.weight_bytes,
+            kv_bytes_per_token=self._pace.kv_bytes_per_token,
+            quantization=quantization,
+        )
+
+    def _use(self, facts: FolderFacts) -> None:
+        vocabulary = TokenizerVocabulary(facts.tokenizer_path)
+        self._vocabulary = vocabulary
+        self._silent = vocabulary.special_ids | frozenset(facts.eos_ids)
+        self._context_tokens = facts.context_tokens
+        self._vocab_size = facts.vocab_size
+
+    def submit(self, job: Job) -> None:
+        check_job(job, vocab_size=self._vocab_size, context_tokens=self._context_tokens)
+        if job.request_id in self._jobs:
+            raise InvalidRequest("This request id is running already.", "request_id")
+        if self._closing or self._sink is None:
+            raise Unavailable("The engine is not accepting work.", None, "closing")
+        open_rows = len(self._waiting) + len(self._running)
+        if open_rows + job.n > self._slots + self._waiting_max:
+            raise Unavailable("The engine's queue is full.", None, "queue_full", 1.0)
+        script = tuple(i for i in job.prompt_ids if i not in self._silent) or job.prompt_ids
+        rows = [
+            _Row(Choice(job, index, self._vocabulary), script, len(job.prompt_ids))
+            for index in range(job.n)
+        ]
+        self._jobs[job.request_id] = rows
+        self._waiting.extend(rows)
+        self._counts["prompt"] += len(job.prompt_ids)
+        self._wake.set()
+
+    def cancel(self, request_id: RequestId) -> None:
+        rows = self._jobs.pop(request_id, None)
+        if rows is None:
+            return
+        self._goodbyes.extend(row.choice.end("cancelled") for row in rows if not _done(row))
+        self._counts["cancelled"] += 1
+        self._waiting = deque(row for row in self._waiting if not _done(row))
+        self._running = [row for row in self._running if not _done(row)]
+        self._wake.set()
+
+    def stats(self) -> EngineStats:
+        pace, counts = self._pace, self._counts
+        held = sum(row.choice.count + len(row.choice.job.prompt_ids) for row in self._running)
+        return EngineStats(
+            slots=self._slots,
+            running=len(self._running),
+            waiting=len(self._waiting),
+            memory_bytes_used=pace.weight_bytes + held * pace.kv_bytes_per_token,
+            memory_bytes_budget=pace.memory_bytes_budget,
+            decode_tps=pace.decode_tps,
+            prefill_tps=pace.prefill_tps,
+            steps=counts["steps"],
+            prompt_tokens=counts["prompt"],
+            completion_tokens=counts["completion"],
+            cached_tokens=0,
+            cache_bytes=0,
+            cancelled=counts["cancelled"],
+            failed=counts["failed"],
+        )
+
+    def healthy(self) -> bool:
+        """False before load and once the loop has ended, whatever ended it."""
+        return self._task is not None and not self._task.done()
+
+    async def close(self) -> None:
+        self._closing = True
+        for request_id in list(self._jobs):
+            self.cancel(request_id)
+        self._give(self._take_goodbyes())
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_at_s = 0.0
+        while True:
+            if not (self._running or self._waiting or self._goodbyes):
+                self._wake.clear()
+                await self._wake.wait()
+            next_at_s = max(next_at_s, loop.time())
+            duration_s = self._begin_step()
+            if self._pace.emits_first:
+                self._give(self._finish_step())
+            next_at_s += duration_s
+            pause_s = next_at_s - loop.time()
+            await asyncio.sleep(pause_s if duration_s and pause_s > 0 else 0)
+            if not self._pace.emits_first:
+                self._give(self._finish_step())
+
+    def _begin_step(self) -> float:
+        """Fill the slots, process a chunk of prompt and say how long the step takes."""
+        while self._waiting and len(self._running) < self._slots:
+            self._running.append(self._waiting.popleft())
+        chunk = self._pace.prefill_chunk_tokens
+        budget = chunk or sum(row.left for row in self._running)
+        spent, decoding, context = 0, 0, 0
+        for row in self._running:
+            if row.left:
+                part = min(row.left, budget - spent)
+                row.left -= part
+                spent += part
+            if not row.left:
+                decoding += 1
+                context += len(row.choice.job.prompt_ids) + row.choice.count
+        self._counts["steps"] += 1
+        return self._pace.step_s(decoding, context, spent)
+
+    def _finish_step(self) -> list[Event]:
+        """One token of every choice whose prompt is done."""
+        events = self._take_goodbyes()
+        ended = False
+        for row in self._running:
+            if row.left:
+                continue
+            token = row.script[row.place % len(row.script)]
+            row.place += 1
+            logprobs = self._certainty(token, row.choice.job) if _asks(row.choice.job) else ()
+            event = row.choice.push(token, False, logprobs)
+            events.append(event)
+            self._counts["completion"] += 1
+            ended = ended or event.finish is not None
+        if ended:
+            self._forget_ended()
+        return events
+
+    def _forget_ended(self) -> None:
+        ended = {row.choice.job.request_id for row in self._running if _done(row)}
+        self._running = [row for row in self._running if not _done(row)]
+        for request_id in ended:
+            if all(_done(row) for row in self._jobs[request_id]):
+                del self._jobs[request_id]
+
+    def _certainty(self, token: int, job: Job) -> tuple[TokenLogprob, ...]:
+        """Its own answer is certain: log-probability 0, no other candidate."""
+        text = self._vocabulary.text_of(token)
+        return (TokenLogprob(token, text, 0.0, ((token, text, 0.0),) if job.top_logprobs else ()),)
+
+    def _take_goodbyes(self) -> list[Event]:
+        events, self._goodbyes = self._goodbyes, []
+        return events
+
+    def _give(self, events: list[Event]) -> None:
+        if events and self._sink is not None:
+            self._sink(events)
+
+
+def _done(row: _Row) -> bool:
+    return row.choice.finished
+
+
+def _asks(job: Job) -> bool:
+    return job.top_logprobs is not None

@@ -1,0 +1,78 @@
+"""From Ray nodes to Macs: the labels that make a node a Mac of the market.
+
+A node is a Mac when it carries `coster-machine`. The other labels say what it is; `coster
+labels` writes them on the Mac. Nothing here imports Ray: it reads what `ray.nodes()` gave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from market.settings import OPERATOR_ACCOUNT, MacSettings
+from market.types import AccountId, Hardware, MachineId, ProviderId
+
+NAMESPACE = "coster"
+MACHINE = "coster-machine"
+CHIP = "coster-chip"
+MEMORY_GB = "coster-memory-gb"
+GPU_CORES = "coster-gpu-cores"
+CPU_CORES = "coster-cpu-cores"
+BANDWIDTH_GBS = "coster-bandwidth-gbs"
+OWNER = "coster-owner"
+
+log = logging.getLogger("coster.nodes")
+
+
+def provider_name(machine: MachineId) -> str:
+    """The actor's name: the machine's, never one registration's."""
+    return f"provider:{machine}"
+
+
+def provider_id_of(machine: MachineId) -> ProviderId:
+    """The public id of a machine: derived, stable, and not invertible."""
+    return ProviderId("prv_" + hashlib.sha256(f"provider:{machine}".encode()).hexdigest()[:16])
+
+
+def macs_of_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[MacSettings]:
+    """One Mac per live labelled node; two nodes with one machine id count once."""
+    macs: dict[MachineId, MacSettings] = {}
+    for node in nodes:
+        labels = {str(k): str(v) for k, v in (node.get("Labels") or {}).items()}
+        if not node.get("Alive") or MACHINE not in labels:
+            continue
+        mac = _mac(labels, str(node.get("NodeManagerAddress", "127.0.0.1")))
+        if mac is None:
+            continue
+        if mac.machine in macs:
+            log.error("two nodes carry %s=%s; a copied disk? One is used", MACHINE, mac.machine)
+            continue
+        macs[mac.machine] = mac
+    return list(macs.values())
+
+
+def _mac(labels: Mapping[str, str], address: str) -> MacSettings | None:
+    machine = MachineId(labels[MACHINE])
+    try:
+        hardware = Hardware(
+            # Label values cannot hold spaces: "M4-Max" is the chip "M4 Max".
+            chip=labels.get(CHIP, "M1").replace("-", " "),
+            memory_gb=int(labels.get(MEMORY_GB, "8")),
+            gpu_cores=int(labels.get(GPU_CORES, "8")),
+            cpu_cores=int(labels.get(CPU_CORES, "8")),
+            bandwidth_gbs=float(labels.get(BANDWIDTH_GBS, "68")),
+        )
+    except ValueError as error:
+        log.error("node %s has an unreadable label: %s", machine, error)  # noqa: TRY400
+        return None
+    return MacSettings(
+        machine=machine,
+        provider=provider_id_of(machine),
+        name=machine,
+        owner=AccountId(labels.get(OWNER, OPERATOR_ACCOUNT)),
+        hardware=hardware,
+        labels=((MACHINE, machine),),
+        bind_host=address,
+    )

@@ -1,0 +1,57 @@
+"""How every process of the market begins: its log file, and nothing on standard output.
+
+One JSON object per line in DATA/logs/ROLE.log, rotated. Messages are written by us and
+hold ids, counts and durations; never a prompt, a completion or a key.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from market.settings import MarketSettings
+
+LOG_BYTES_MAX = 10 * 2**20
+LOG_FILES_KEPT = 3
+
+
+class JsonLines(logging.Formatter):
+    """One line of JSON per record, exceptions as one string."""
+
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "role": self._role,
+            "pid": record.process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True)
+
+
+def begin_process(role: str, settings: MarketSettings) -> None:
+    """Send this process's log to its file. Repeated calls change nothing."""
+    root = logging.getLogger("coster")
+    if any(isinstance(handler, RotatingFileHandler) for handler in root.handlers):
+        return
+    folder = Path(settings.data_dir) / "logs"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handler = RotatingFileHandler(
+        folder / f"{role}.log", maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT
+    )
+    handler.setFormatter(JsonLines(role))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    root.propagate = False
+    root.info("started, pid %d", os.getpid())

@@ -1,0 +1,193 @@
+"""The composition root: settings from flags, file and environment, then everything wired.
+
+`settings_for_up` is the embedded market; `load_settings` reads the `market.toml` of a
+cluster; `gateway` and `operations` are what `serve.yaml` names as import paths. Nothing
+outside this module and the commands reads the environment or a configuration file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from coster.paths import MarketPaths
+from coster.ports import MarketPorts
+from market.catalogue import DEMO_MODEL
+from market.errors import InvalidRequest
+from market.settings import (
+    DEMO_CONSUMER,
+    DEMO_PROVIDER,
+    EngineSettings,
+    MacSettings,
+    MarketSettings,
+    ModelSource,
+)
+from market.types import ModelId
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+ADMIN_KEY_FILE = "admin_key"
+WIRE_FILE = "wire"
+RAY_TOKEN_FILE = "ray_token"  # noqa: S105 - a file name
+DEMO_KEY_FILE = "demo_key"
+DEMO_MANAGEMENT_FILE = "demo_management_key"
+DEMO_ACCOUNTS = (DEMO_CONSUMER, DEMO_PROVIDER)
+
+
+def code_version() -> str:
+    """The installed version; providers of another version are replaced."""
+    try:
+        return version("coster")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `coster up` was asked for."""
+
+    macs: int
+    engine: str
+    model: str | None
+    slots: int
+    pace_ms: float
+    transport: str
+    gateways: int
+    host: str
+
+
+def settings_for_up(
+    paths: MarketPaths, ports: MarketPorts, options: UpOptions, macs: tuple[MacSettings, ...]
+) -> MarketSettings:
+    """An embedded market: this machine, SQLite, demo Macs and demo accounts."""
+    return MarketSettings(
+        data_dir=str(paths.data),
+        models=(model_source(options.model),),
+        code_version=code_version(),
+        macs=macs,
+        engine=EngineSettings(kind=options.engine, slots=options.slots, pace_ms=options.pace_ms),
+        transport=options.transport,
+        gateways=options.gateways,
+        host=options.host,
+        port=ports.http,
+        admin_port=ports.admin,
+        demo_accounts=True,
+    )
+
+
+def model_source(path_or_id: str | None) -> ModelSource:
+    """What `--model` names: nothing is the demo model, a folder is called by its name."""
+    if not path_or_id:
+        return ModelSource(DEMO_MODEL)
+    folder = Path(path_or_id).expanduser()
+    if folder.is_dir():
+        return ModelSource(ModelId(f"local/{folder.resolve().name}"), str(folder.resolve()))
+    return ModelSource(ModelId(path_or_id), path_or_id)
+
+
+# ── a cluster's market.toml ───────────────────────────────────────────────────────────
+
+
+def load_settings(path: Path) -> MarketSettings:
+    """Read a market.toml. Raises InvalidRequest naming the file, the key and the fix."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read ({error.strerror}).", "config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{path} is not TOML: {error}.", "config") from error
+    try:
+        return _settings_of(raw)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{path}: {error.message}", error.param) from error
+
+
+def _settings_of(raw: Mapping[str, Any]) -> MarketSettings:
+    known = {f.name for f in fields(MarketSettings)} - {"code_version", "macs"}
+    _reject_unknown(raw, known, "")
+    if "data_dir" not in raw:
+        raise InvalidRequest("data_dir is missing: the folder on the ledger's node.", "data_dir")
+    engine = raw.get("engine", {})
+    _reject_unknown(engine, {f.name for f in fields(EngineSettings)}, "engine.")
+    models = raw.get("models", ["coster/demo"])
+    if not isinstance(models, list) or not all(isinstance(m, str) for m in models):
+        raise InvalidRequest("models must be a list of folders or hub ids.", "models")
+    rest = {k: v for k, v in raw.items() if k not in ("engine", "models", "data_dir")}
+    base = MarketSettings(
+        data_dir=str(Path(str(raw["data_dir"])).expanduser()),
+        models=tuple(model_source(None if m == DEMO_MODEL else m) for m in models),
+        code_version=code_version(),
+        engine=_typed(EngineSettings(), engine, "engine."),
+        macs_from_nodes=True,
+        ledger_pinned=True,
+    )
+    return _typed(base, rest, "")
+
+
+def _reject_unknown(raw: Mapping[str, Any], known: set[str], prefix: str) -> None:
+    for key in raw:
+        if key not in known:
+            names = ", ".join(sorted(known))
+            raise InvalidRequest(f"unknown key {prefix}{key}; the keys are {names}.", prefix + key)
+
+
+def _typed(base: Any, raw: Mapping[str, Any], prefix: str) -> Any:
+    """`base` with these fields, each of the type the default has."""
+    for key, value in raw.items():
+        want = type(getattr(base, key))
+        if want is float and isinstance(value, int) and not isinstance(value, bool):
+            continue
+        if want is type(None):
+            want = int
+        if type(value) is not want:
+            raise InvalidRequest(
+                f"{prefix}{key} must be {want.__name__}, not {type(value).__name__}.", prefix + key
+            )
+    return replace(base, **raw)
+
+
+# ── what serve.yaml names ─────────────────────────────────────────────────────────────
+
+
+class MarketArgs(BaseModel):
+    """The `args:` of an application in serve.yaml."""
+
+    model_config = ConfigDict(extra="forbid")
+    config: str
+
+
+def gateway(args: MarketArgs) -> Application:
+    """The public API: starts the accountant and the router, then the gateway replicas."""
+    from actors.cluster import ensure_market
+    from serve_app.deployment import gateway_application
+
+    settings, paths = _cluster_market(args)
+    ensure_market(settings, paths.secret(WIRE_FILE))
+    return gateway_application(settings)
+
+
+def operations(args: MarketArgs) -> Application:
+    """The operator's listener."""
+    from serve_app.deployment import operations_application
+
+    settings, paths = _cluster_market(args)
+    return operations_application(settings, admin_key(paths))
+
+
+def _cluster_market(args: MarketArgs) -> tuple[MarketSettings, MarketPaths]:
+    settings = load_settings(Path(args.config).expanduser())
+    paths = MarketPaths(Path(settings.data_dir))
+    paths.prepare()
+    return settings, paths
+
+
+def admin_key(paths: MarketPaths) -> str:
+    """The key of the operator's listener, made on first use."""
+    return "sk-coster-admin-" + paths.secret(ADMIN_KEY_FILE).hex()

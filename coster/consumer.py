@@ -1,0 +1,157 @@
+"""What a consumer does: chat, balance, usage."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from coster.options import Data, Json, Key, Url, reported
+from coster.output import print_json, styled
+from market.catalogue import DEMO_MODEL
+
+USAGE_ROWS = 20
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(chat)
+    app.command()(balance)
+    app.command()(usage)
+
+
+def chat(
+    prompt: Annotated[str | None, typer.Argument(help="One question; without it, a talk.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model id [default: the first served].")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Stop after this many tokens.")] = None,
+    data: Data = None,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Talk to a model; prints what it cost."""
+    from coster.market_http import api
+
+    with reported(as_json=json):
+        connection = api(data, url, key, "demo_key")
+        model = model or _served_model(connection)
+        messages: list[dict[str, str]] = []
+        while True:
+            text = prompt if prompt is not None else _ask()
+            if text is None:
+                return
+            messages.append({"role": "user", "content": text})
+            answer = _answer(connection, model, messages, max_tokens, as_json=json)
+            messages.append({"role": "assistant", "content": answer})
+            if prompt is not None:
+                return
+
+
+def _ask() -> str | None:
+    try:
+        text = input(styled("you › ", "bold", sys.stdout))
+    except EOFError:
+        sys.stdout.write("\n")
+        return None
+    return text if text.strip() else _ask()
+
+
+def _served_model(connection: Any) -> str:
+    models = connection.request("GET", "models")["data"]
+    for entry in models:
+        if entry.get("ready_providers", entry.get("providers", 0)):
+            return str(entry["id"])
+    return str(DEMO_MODEL)
+
+
+def _answer(
+    connection: Any, model: str, messages: list[dict[str, str]], limit: int | None, *, as_json: bool
+) -> str:
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": messages,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if limit is not None:
+        body["max_tokens"] = limit
+    began_s = time.monotonic()
+    first_s: float | None = None
+    parts: list[str] = []
+    usage: dict[str, Any] = {}
+    for event in connection.stream("chat/completions", body):
+        if error := event.get("error"):
+            from market.errors import Unavailable
+
+            raise Unavailable(str(error.get("message")), None, error.get("code"))
+        usage = event.get("usage") or usage
+        for choice in event.get("choices", []):
+            piece = choice["delta"].get("content") or ""
+            if piece and first_s is None:
+                first_s = time.monotonic() - began_s
+            parts.append(piece)
+            if not as_json:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+    text = "".join(parts)
+    if as_json:
+        print_json({"model": model, "content": text, "usage": usage})
+    else:
+        sys.stdout.write("\n" + styled(_receipt(usage, first_s, began_s), "dim", sys.stdout) + "\n")
+    return text
+
+
+def _receipt(usage: dict[str, Any], first_s: float | None, began_s: float) -> str:
+    total_s = time.monotonic() - began_s
+    out = usage.get("completion_tokens", 0)
+    speed = out / max(total_s - (first_s or 0.0), 1e-3)
+    return (
+        f"╰ {usage.get('prompt_tokens', 0)} in · {out} out · first token "
+        f"{first_s or total_s:.2f} s · {speed:.0f} tok/s · ${usage.get('cost_usd', 0):.9f}"
+    )
+
+
+def balance(data: Data = None, url: Url = None, key: Key = None, json: Json = False) -> None:
+    """What the account has, holds and may withdraw."""
+    from coster.market_http import api
+
+    with reported(as_json=json):
+        answer = api(data, url, key, "demo_key").request("GET", "payments/balance")
+    if json:
+        print_json(answer)
+        return
+    sys.stdout.write(
+        f"Balance       ${answer['balance_usd']:.6f}\n"
+        f"Held          ${answer.get('held_usd', 0):.6f}  by running requests\n"
+        f"Withdrawable  ${answer['withdrawable_usd']:.6f}\n"
+    )
+
+
+def usage(
+    limit: Annotated[int, typer.Option(help="How many requests, newest first.")] = USAGE_ROWS,
+    data: Data = None,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """The requests that were charged, newest first."""
+    from coster.market_http import api
+
+    with reported(as_json=json):
+        rows = api(data, url, key, "demo_key").request("GET", f"payments/usage?limit={limit}")
+    if json:
+        print_json(rows)
+        return
+    if not rows:
+        sys.stdout.write("Nothing was charged yet.\n")
+        return
+    sys.stdout.write(f"{'time':20} {'model':28} {'in':>7} {'out':>7} {'cost':>13}  request\n")
+    for row in rows:
+        nano = int(row.get("cost_nano_usd", row["cost_micro_usd"] * 1000))
+        sys.stdout.write(
+            f"{row['timestamp'][:19]:20} {row['model'][:28]:28} {row['prompt_tokens']:>7} "
+            f"{row['completion_tokens']:>7} {'$' + format(nano / 1e9, '.9f'):>13}  "
+            f"{row['request_id']}\n"
+        )

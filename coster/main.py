@@ -1,0 +1,67 @@
+"""`coster`: the commands, one file per noun; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from coster import books, consumer, keys, market_state, node
+from coster.options import Data
+
+app = typer.Typer(
+    name="coster",
+    help="An open market for inference on Macs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def up(
+    data: Data = None,
+    macs: Annotated[int, typer.Option(help="How many demo Macs to run, of different chips.")] = 2,
+    engine: Annotated[str, typer.Option(help="What they run: mlx, simulated or echo.")] = "mlx",
+    model: Annotated[
+        str | None, typer.Option(help="A model folder or hub id [default: the demo model].")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The API's port [default: 8000, or the next free one].")
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address the API binds.")] = "127.0.0.1",
+    slots: Annotated[int, typer.Option(help="Sequences one Mac decodes at once.")] = 32,
+    pace_ms: Annotated[float, typer.Option(help="Time between tokens of the echo engine.")] = 0.0,
+    gateways: Annotated[int, typer.Option(help="Gateway replicas.")] = 2,
+    transport: Annotated[
+        str, typer.Option(help="How tokens travel: framed or ray_stream.")
+    ] = "framed",
+    json: Annotated[bool, typer.Option("--json", help="One line of JSON when ready.")] = False,
+) -> None:
+    """Open a market on this machine; Ctrl-C drains and stops it."""
+    from coster.compose import UpOptions
+    from coster.market_http import paths_of
+    from coster.up import up as run_up
+
+    options = UpOptions(macs, engine, model, slots, pace_ms, transport, gateways, host)
+    run_up(paths_of(data), options, port, as_json=json)
+
+
+market_state.add_to(app)
+consumer.add_to(app)
+keys.add_to(app)
+books.add_to(app)
+node.add_to(app)
+
+
+def run() -> None:
+    """The console script."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None

@@ -1,0 +1,88 @@
+"""What a command prints: people on a terminal, machines with --json, never both mixed.
+
+Standard output carries the result; standard error carries progress and errors. Exit codes:
+0 ok, 1 error, 2 usage, 3 not running, 4 auth, 5 money, 6 degraded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any, NoReturn, TextIO
+
+from market.errors import Forbidden, MarketError, PaymentRequired, Unauthenticated
+
+OK, ERROR, USAGE, NOT_RUNNING, AUTH, MONEY, DEGRADED = 0, 1, 2, 3, 4, 5, 6
+
+
+class NotRunning(MarketError):
+    """No market runs on this data, or it does not answer."""
+
+    status, type = 503, "not_running"
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output, one line."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+
+
+def exit_code_of(error: MarketError) -> int:
+    if isinstance(error, NotRunning):
+        return NOT_RUNNING
+    if isinstance(error, Unauthenticated | Forbidden):
+        return AUTH
+    if isinstance(error, PaymentRequired):
+        return MONEY
+    return ERROR
+
+
+def fail(error: MarketError, *, as_json: bool = False) -> NoReturn:
+    """Say what was wrong and end with its exit code."""
+    if as_json:
+        print_json(
+            {
+                "error": {
+                    "message": error.message,
+                    "type": error.type,
+                    "param": error.param,
+                    "code": error.code,
+                }
+            }
+        )
+    else:
+        sys.stderr.write(f"error: {error.message}\n")
+    raise SystemExit(exit_code_of(error))
+
+
+def styled(text: str, style: str, stream: TextIO) -> str:
+    """Colour when the stream is a terminal that wants it."""
+    codes = {"bold": "1", "dim": "2", "green": "32", "red": "31", "yellow": "33", "cyan": "36"}
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{codes[style]}m{text}\x1b[0m"
+
+
+class Progress:
+    """Lines on standard error with the time since the command began."""
+
+    def __init__(self, began_s: float) -> None:
+        self._began_s = began_s
+
+    def done(self, text: str) -> None:
+        """A step that is finished."""
+        self._line("✓", text, "green")
+
+    def doing(self, text: str) -> None:
+        """A step that takes a while."""
+        self._line("…", text, "dim")
+
+    def warn(self, text: str) -> None:
+        self._line("!", text, "yellow")
+
+    def _line(self, mark: str, text: str, style: str) -> None:
+        since = f"{time.monotonic() - self._began_s:6.1f}s"
+        sys.stderr.write(f" {styled(mark, style, sys.stderr)} {text:<72} {since}\n")
+        sys.stderr.flush()

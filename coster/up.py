@@ -1,0 +1,356 @@
+"""`coster up`: one command, one machine, a whole market.
+
+Order: a line on the screen, the lock, leftovers of a killed run, ports and environment,
+Ray, the actors, Serve, the demo accounts, ready. Then it waits; the first signal drains,
+the second one forces. What it started is recorded in run.json while it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from coster.compose import (
+    DEMO_KEY_FILE,
+    DEMO_MANAGEMENT_FILE,
+    RAY_TOKEN_FILE,
+    WIRE_FILE,
+    UpOptions,
+    admin_key,
+    code_version,
+    settings_for_up,
+)
+from coster.output import NOT_RUNNING, Progress, fail, print_json, styled
+from coster.paths import MarketPaths, write_private
+from coster.ports import MarketPorts, choose_ports
+from coster.runfile import (
+    MarketLock,
+    RunningMarket,
+    end_processes,
+    leftovers,
+    own_processes,
+    read_run,
+    write_run,
+)
+from market.errors import MarketError, Unavailable
+from market.settings import DEMO_CONSUMER, DEMO_PROVIDER, MarketSettings
+
+READY_S_MAX = 180.0
+DRAIN_S_MAX = 30.0
+RECORD_S = 2.0
+
+
+class Stopping(Exception):
+    """A signal asked the market to end before it was ready."""
+
+
+def up(paths: MarketPaths, options: UpOptions, port: int | None, *, as_json: bool) -> None:
+    """Run a market until a signal. Raises SystemExit."""
+    began_s = time.monotonic()
+    progress = Progress(began_s)
+    sys.stderr.write(
+        f"{styled('coster', 'bold', sys.stderr)} {code_version()} · embedded market · "
+        f"data in {paths.data}\n"
+    )
+    sys.stderr.flush()
+    stop = _Signals()
+    try:
+        paths.prepare()
+        lock = MarketLock(paths)
+        if not lock.acquire():
+            _already_running(paths, as_json=as_json)
+        _end_leftovers(paths, progress)
+        ports = choose_ports(options.host, port, str(paths.data))
+        _run(paths, ports, options, progress, stop, as_json=as_json)
+    except Stopping:
+        progress.warn("stopped before the market was ready")
+        _end_children()
+        raise SystemExit(130) from None
+    except MarketError as error:
+        _end_children()
+        fail(error, as_json=as_json)
+    paths.run_file.unlink(missing_ok=True)
+    raise SystemExit(0)
+
+
+def _run(
+    paths: MarketPaths,
+    ports: MarketPorts,
+    options: UpOptions,
+    progress: Progress,
+    stop: _Signals,
+    *,
+    as_json: bool,
+) -> None:
+    from actors.machines import demo_macs, names_of
+
+    macs = demo_macs(paths.data, options.macs)
+    settings = settings_for_up(paths, ports, options, macs)
+    _check_model(settings)
+    _prepare_ray(paths, ports)
+    run = RunningMarket(
+        pid=os.getpid(),
+        started_s=psutil.Process().create_time(),
+        api_base=f"http://{shown_host(options.host)}:{ports.http}/v1",
+        admin_base=f"http://{settings.admin_host}:{ports.admin}",
+        code_version=code_version(),
+    )
+    write_run(paths, run)
+    progress.doing("starting Ray (a first start takes 5–30 s)")
+    _quiet_libraries()
+    from actors import cluster
+
+    cluster.start_local_ray(paths.run_dir / "ray", num_cpus=max(4, os.cpu_count() or 1))
+    stop.install()
+    write_run(paths, replace(run, processes=own_processes()))
+    stop.check()
+    progress.done("Ray is up")
+    cluster.ensure_market(settings, paths.secret(WIRE_FILE))
+    progress.doing(f"loading {settings.models[0].model} on {names_of(macs)}")
+    from serve_app import deployment
+
+    deployment.start_http(settings)
+    stop.check()
+    key = asyncio.run(_demo_accounts(paths, settings))
+    progress.done("the ledger is open; demo accounts are funded")
+    deployment.run_applications(settings, admin_key(paths))
+    stop.check()
+    progress.done(f"{settings.gateways} gateways answer on {run.api_base}")
+    asyncio.run(_until_ready(stop))
+    run = replace(run, ready=True, processes=own_processes())
+    write_run(paths, run)
+    progress.done("ready")
+    stop.install()
+    _announce(paths, settings, run, key, as_json=as_json)
+    _wait(paths, run, stop)
+    asyncio.run(_drain(progress, stop))
+    deployment.stop_http()
+    asyncio.run(cluster.stop_market())
+    cluster.stop_local_ray()
+    end_processes(leftovers(read_run(paths) or run))
+    progress.done("stopped; the books are in " + str(paths.data))
+
+
+def shown_host(host: str) -> str:
+    """A host a client on this machine can use."""
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104
+
+
+def _check_model(settings: MarketSettings) -> None:
+    """Refuse a model folder that cannot be served before anything is started."""
+    from actors.engines.factory import model_folder
+    from actors.engines.model_folder import read_folder
+
+    for source in settings.models:
+        read_folder(model_folder(source))
+
+
+def _prepare_ray(paths: MarketPaths, ports: MarketPorts) -> None:
+    from actors.ray_env import haproxy_available, ray_environment, write_haproxy_wrapper
+
+    token = paths.secret_file(RAY_TOKEN_FILE)
+    paths.secret(RAY_TOKEN_FILE)
+    haproxy = haproxy_available() and os.environ.get("COSTER_HAPROXY", "1") != "0"
+    if haproxy:
+        write_haproxy_wrapper(paths.run_dir, ports.ray)
+    os.environ |= ray_environment(paths.run_dir, token, ports.ray, loopback=True, haproxy=haproxy)
+
+
+def _quiet_libraries() -> None:
+    """Ray and Serve talk on standard error; what matters of it is in their session logs."""
+    warnings.simplefilter("ignore")
+    for name in ("ray", "ray.serve", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+async def _demo_accounts(paths: MarketPaths, settings: MarketSettings) -> str:
+    """Open the demo accounts once; their keys are kept in DATA/secrets, 0600."""
+    from actors.cluster import ACCOUNTANT, NamedActor, wait_for
+
+    await wait_for(ACCOUNTANT, "describe", READY_S_MAX)
+    accountant = NamedActor(ACCOUNTANT)
+    await accountant(
+        "ensure_account", DEMO_CONSUMER, "Demo consumer", "operator", settings.promo_nano
+    )
+    await accountant("ensure_account", DEMO_PROVIDER, "Demo provider", "operator", 0)
+    key = paths.text_secret(DEMO_KEY_FILE)
+    if key is None:
+        _, management = await accountant(
+            "create_key",
+            DEMO_CONSUMER,
+            "demo management",
+            frozenset({"keys", "billing:read"}),
+            None,
+        )
+        write_private(paths.secret_file(DEMO_MANAGEMENT_FILE), management)
+        _, key = await accountant(
+            "create_key", DEMO_CONSUMER, "demo", frozenset({"inference", "billing:read"}), None
+        )
+        write_private(paths.secret_file(DEMO_KEY_FILE), key)
+    return key
+
+
+async def _until_ready(stop: _Signals) -> None:
+    """Wait until a provider can take a request."""
+    from actors.cluster import ROUTER, NamedActor
+
+    router = NamedActor(ROUTER)
+    give_up_s = time.monotonic() + READY_S_MAX
+    while time.monotonic() < give_up_s:
+        stop.check()
+        try:
+            if any(model.ready for model in await router("availability")):
+                return
+        except ConnectionError:
+            pass
+        await asyncio.sleep(0.1)
+    raise Unavailable(
+        f"No Mac became ready within {READY_S_MAX:.0f} s; see the logs folder of the data "
+        "directory, then run coster up again."
+    )
+
+
+def _announce(
+    paths: MarketPaths, settings: MarketSettings, run: RunningMarket, key: str, *, as_json: bool
+) -> None:
+    if as_json:
+        print_json(
+            {
+                "ready": True,
+                "api_base": run.api_base,
+                "api_key": key,
+                "admin_key": admin_key(paths),
+                "admin_base": run.admin_base,
+                "pid": run.pid,
+                "data": str(paths.data),
+            }
+        )
+        return
+    model = settings.models[0].model
+    out = sys.stdout
+    data = "" if paths.data == _default_data() else f" --data {paths.data}"
+    out.write(
+        f"\nThe market is open: {styled(run.api_base, 'cyan', out)}\n"
+        "A demo consumer has $10.00 of promo credit. Try:\n\n"
+        f"  curl -N {run.api_base}/chat/completions"
+        f" -H 'Authorization: Bearer {key}'"
+        " -H 'Content-Type: application/json'"
+        f' -d \'{{"model":"{model}","stream":true,'
+        '"messages":[{"role":"user","content":"What is the capital of France?"}]}\'\n\n'
+        "In another terminal:\n"
+        f'  coster chat "Tell me a story."{data}\n'
+        f"  coster usage{data} · coster ledger verify{data} · coster status{data}\n\n"
+        "Ctrl-C drains and stops.\n"
+    )
+    out.flush()
+
+
+def _default_data() -> Path:
+    from coster.paths import default_data_dir
+
+    return default_data_dir()
+
+
+def _wait(paths: MarketPaths, run: RunningMarket, stop: _Signals) -> None:
+    """Until a signal; meanwhile keep the list of our processes true."""
+    while not stop.wait(RECORD_S):
+        processes = own_processes()
+        if processes != run.processes:
+            run = replace(run, processes=processes)
+            write_run(paths, run)
+
+
+async def _drain(progress: Progress, stop: _Signals) -> None:
+    """Take no new work and let running streams end; a second signal cuts them."""
+    from actors.cluster import ROUTER, NamedActor
+
+    router = NamedActor(ROUTER)
+    give_up_s = time.monotonic() + DRAIN_S_MAX
+    told = False
+    while time.monotonic() < give_up_s and stop.count < 2:
+        try:
+            running = int(await router("close_door", timeout_s=2.0))
+        except (ConnectionError, MarketError):
+            return
+        if running == 0:
+            return
+        if not told:
+            progress.doing(f"draining {running} running requests; Ctrl-C again forces")
+            told = True
+        await asyncio.sleep(0.1)
+
+
+def _already_running(paths: MarketPaths, *, as_json: bool) -> None:
+    run = read_run(paths)
+    where = f"pid {run.pid}, {run.api_base}" if run else "starting now"
+    error = Unavailable(
+        f"A market already runs on {paths.data} ({where}). Use it with `coster chat --data "
+        f"{paths.data}`, look with `coster status --data {paths.data}`, end it with "
+        f"`coster down --data {paths.data}`, or start another with --data OTHER.",
+        "data",
+        "already_running",
+    )
+    try:
+        fail(error, as_json=as_json)
+    except SystemExit:
+        raise SystemExit(NOT_RUNNING) from None
+
+
+def _end_leftovers(paths: MarketPaths, progress: Progress) -> None:
+    run = read_run(paths)
+    if run is None:
+        return
+    ended = end_processes(leftovers(run))
+    paths.run_file.unlink(missing_ok=True)
+    if ended:
+        progress.warn(f"ended {ended} processes that a killed run had left behind")
+
+
+def _end_children() -> None:
+    end_processes(own_processes())
+
+
+class _Signals:
+    """Counts SIGINT and SIGTERM. The second one ends everything at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.install()
+
+    def install(self) -> None:
+        """Take the signals; done again after Ray, which takes them for itself."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.count += 1
+        if self.count >= 2:
+            sys.stderr.write("forced\n")
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    child.kill()
+                except psutil.Error:
+                    continue
+            os._exit(130)
+
+    def check(self) -> None:
+        if self.count:
+            raise Stopping
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep in small steps; True when a signal has come."""
+        give_up_s = time.monotonic() + seconds
+        while time.monotonic() < give_up_s:
+            if self.count:
+                return True
+            time.sleep(0.05)
+        return self.count > 0

@@ -1,0 +1,298 @@
+"""The router's mind: what each sign of life, report or silence changes.
+
+A pure class: records and the time come in, replies and mail come out; the actor is a
+shell around it. The rules it keeps, whatever happens:
+
+- slots reserved on a Mac never exceed the slots it has (unless the Mac shrinks, or a
+  restarted router learns of more than it would have granted);
+- a grant is released exactly once;
+- no request waits while a Mac that may take it has room, save a Mac that is being kept
+  free for a request of several choices;
+- live state is soft: after a restart gateways and Macs declare it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from market.decision_log import DecisionRecord, Intent, OutcomeRecord
+from market.dispatcher import Dispatcher
+from market.errors import MarketError, Unavailable
+from market.messages import (
+    Busy,
+    GatewayBeat,
+    Grant,
+    ModelAvailability,
+    Outcome,
+    ProviderBeat,
+    ProviderOrders,
+    Refused,
+    RouteRequest,
+)
+from market.policy.route import Verdict
+from market.reservations import Reservation
+from market.router_view import availability, metrics, status
+from market.types import GatewayId, MachineId, ModelId, RequestId
+
+MAX_ATTEMPTS = 3
+"""Tries of one request before its client is told."""
+
+REBUILD_S = 3.0
+"""After a restart: how long until every Mac (1 s) and gateway (2 s) has declared itself."""
+
+CLAIM_GRACE_S = 5.0
+"""Age at which a grant or a queued request that its gateway does not declare is dropped;
+longer than any answer of ours can be under way to a gateway that lives."""
+
+SWEEP_EVERY_S = 0.5
+"""How often requests that nothing can help any more are looked for."""
+
+REQUEUE_CODE = "requeue"
+"""Code of the refusal that asks a gateway to send a waiting request again."""
+
+
+class RouterState:
+    """Decides for one cell of Macs. Call it from one thread; it keeps no time itself."""
+
+    def __init__(self, started_s: float, seed: int = 0, intents: Iterable[Intent] = ()) -> None:
+        self._desk = Dispatcher(started_s + REBUILD_S, seed, intents)
+        self._swept_s = started_s
+
+    # ── gateways ──────────────────────────────────────────────────────────────────────
+
+    def route(
+        self, batch: Sequence[RouteRequest], now_s: float
+    ) -> list[Grant | Busy | MarketError]:
+        """Answer each request: a grant, Busy (queued, if it carries funding) or an error."""
+        return [self._route(request, now_s) for request in batch]
+
+    def _route(self, request: RouteRequest, now_s: float) -> Grant | Busy | MarketError:
+        desk = self._desk
+        desk.gateways.heard(request.gateway, now_s)
+        held = desk.reservations.get((request.request_id, request.attempt))
+        if held is not None and held.gateway == request.gateway and held.grant is not None:
+            desk.gateways.discard(request.gateway, request.request_id)
+            return held.grant  # asked again: the first answer was lost on its way
+        if held is not None:
+            return _already_running()
+        queue = desk.queues.get(request.model)
+        if queue is not None and request.request_id in queue:
+            return Busy(request.request_id, len(queue))
+        if request.attempt > MAX_ATTEMPTS:
+            desk.count("refused")
+            return _attempts_exhausted()
+        return desk.try_now(request, now_s)
+
+    def report(self, outcomes: Sequence[Outcome], now_s: float) -> None:
+        """Attempts that ended: free their slots, learn, and serve who waits.
+
+        An outcome without a machine closes a request that was still waiting.
+        """
+        touched: set[ModelId] = set()
+        for outcome in outcomes:
+            held = self._report(outcome, now_s)
+            if held is not None:
+                touched.update(f.model for f in self._desk.macs.fleet.models_of(held.machine))
+        for model in sorted(touched):
+            self._desk.pump(model, now_s)
+
+    def _report(self, outcome: Outcome, now_s: float) -> Reservation | None:
+        desk = self._desk
+        if outcome.final:
+            for queue in desk.queues.values():
+                if outcome.request_id in queue:
+                    desk.leave_queue(queue, outcome.request_id)
+                    desk.count("left_queue")
+        if not outcome.machine:
+            return self._release_request(outcome.request_id, now_s)
+        held = desk.release((outcome.request_id, outcome.attempt), now_s, ended=True)
+        if held is not None:
+            desk.settle(held, outcome)
+        desk.macs.learn(outcome, now_s)
+        desk.count(f"outcome_{outcome.result}")
+        desk.journal.append(
+            OutcomeRecord(
+                request_id=outcome.request_id,
+                attempt=outcome.attempt,
+                machine=outcome.machine,
+                provider=desk.macs.provider_of(outcome.machine),
+                result=outcome.result,
+                final=outcome.final,
+                completion_tokens=outcome.completion_tokens,
+                cached_tokens=outcome.cached_tokens,
+                ttft_ms=outcome.ttft_ms,
+                total_ms=outcome.total_ms,
+                ended_s=now_s,
+            )
+        )
+        return held
+
+    def _release_request(self, request_id: RequestId, now_s: float) -> Reservation | None:
+        """The client left while its grant was on its way: the gateway never had a Mac."""
+        for held in self._desk.reservations.of_request(request_id):
+            self._desk.gateways.discard(held.gateway, request_id)
+            return self._desk.release(held.key, now_s, ended=True)
+        return None
+
+    def beat_gateway(self, beat: GatewayBeat, now_s: float) -> None:
+        """Bring both sides' view of who holds and who waits together.
+
+        A gateway polls again only after it has taken the last answer in, so what it
+        declares is newer than everything delivered before.
+        """
+        desk = self._desk
+        desk.gateways.beat(beat, now_s)
+        for request_id, attempt, machine, slots in beat.running:
+            desk.adopt(Reservation(request_id, attempt, beat.gateway, machine, slots, now_s))
+        undelivered = desk.gateways.mail_for(beat.gateway)
+        declared = {(request_id, attempt) for request_id, attempt, _, _ in beat.running}
+        waiting = set(beat.queued)
+        unclaimed = []
+        for held in desk.reservations.of_gateway(beat.gateway):
+            if held.key in declared or held.request_id in undelivered:
+                continue
+            if held.request_id in waiting and held.grant is not None:
+                desk.gateways.send(beat.gateway, held.grant)
+                desk.count("redelivered")
+            elif now_s - held.granted_s > CLAIM_GRACE_S:
+                unclaimed.append(held)
+                desk.count("unclaimed")
+        desk.release_all(unclaimed, now_s, ended=False)
+        self._match_queued(beat.gateway, waiting, now_s)
+
+    def _match_queued(self, gateway: GatewayId, waiting: set[RequestId], now_s: float) -> None:
+        desk = self._desk
+        known = desk.gateways.mail_for(gateway)
+        for queue in desk.queues.values():
+            for entry in queue.of_gateway(gateway):
+                request_id = entry.request.request_id
+                known.add(request_id)
+                if request_id not in waiting and now_s - entry.enqueued_s > CLAIM_GRACE_S:
+                    desk.leave_queue(queue, request_id)
+                    desk.count("left_queue")
+        for request_id in sorted(waiting - known):
+            desk.gateways.send(gateway, Refused(request_id, _ask_again()))
+            desk.count("requeued")
+
+    def take_mail(self, gateway: GatewayId) -> list[Grant | Refused]:
+        """What a poll delivers now: grants and refusals of requests that waited."""
+        return self._desk.gateways.take(gateway)
+
+    def woken(self) -> set[GatewayId]:
+        """Gateways that got mail since the last call."""
+        return self._desk.gateways.woken()
+
+    def gateway_lost(self, gateway: GatewayId, now_s: float) -> None:
+        """Its lease is over: free what it held, forget what it waited for."""
+        desk = self._desk
+        desk.count("gateways_lost")
+        for queue in desk.queues.values():
+            for entry in queue.of_gateway(gateway):
+                desk.leave_queue(queue, entry.request.request_id)
+        desk.gateways.forget(gateway)
+        desk.release_all(desk.reservations.of_gateway(gateway), now_s, ended=False)
+
+    # ── Macs ──────────────────────────────────────────────────────────────────────────
+
+    def beat_provider(self, beat: ProviderBeat, now_s: float) -> ProviderOrders:
+        """Take a Mac's declaration in and say what it should be doing."""
+        desk = self._desk
+        welcome = desk.macs.beat(beat, now_s)
+        if welcome == "outdated":
+            return ProviderOrders(drain=True, known=False)
+        if welcome == "restarted":  # its jobs died with its last incarnation
+            held = desk.reservations.of_machine(beat.machine)
+            desk.release_all(held, now_s, ended=True)
+        if welcome == "new":
+            desk.macs.fleet.add_in_flight(beat.machine, desk.reservations.slots_on(beat.machine))
+        desk.pump_machine(beat.machine, now_s)
+        return ProviderOrders(drain=desk.macs.drain_reason(beat.machine) is not None)
+
+    def machine_lost(self, machine: MachineId, reason: str, now_s: float) -> None:
+        """A death notice: its process is gone, and every job on it."""
+        self._lose(machine, reason, now_s)
+        held = self._desk.reservations.of_machine(machine)
+        self._desk.release_all(held, now_s, ended=True)
+
+    def _lose(self, machine: MachineId, reason: str, now_s: float) -> None:
+        if self._desk.macs.lose(machine, reason, now_s):
+            self._desk.count("macs_lost")
+        self._desk.stop_collecting(machine)
+
+    def drain(self, machine: MachineId, reason: str) -> None:
+        """No new work for this Mac until undrained."""
+        self._desk.macs.set_drain(machine, reason)
+        self._desk.stop_collecting(machine)
+
+    def undrain(self, machine: MachineId, now_s: float) -> None:
+        """The Mac may work again."""
+        self._desk.macs.set_drain(machine, None)
+        self._desk.pump_machine(machine, now_s)
+
+    # ── time ──────────────────────────────────────────────────────────────────────────
+
+    def tick(self, now_s: float) -> None:
+        """What the passing of time changes: leases, silence, deadlines, hopeless waits."""
+        desk = self._desk
+        for gateway in desk.gateways.overdue(now_s):
+            self.gateway_lost(gateway, now_s)
+        for machine in desk.macs.overdue(now_s):
+            self._lose(machine, "no beat for 10 s", now_s)
+        desk.macs.forget_lost(now_s)
+        desk.reservations.forget_old(now_s)
+        for queue in desk.queues.values():
+            desk.expire(queue, now_s)
+        sweep = now_s - self._swept_s >= SWEEP_EVERY_S
+        if sweep:
+            self._swept_s = now_s
+        for model in sorted(desk.queues):
+            desk.pump(model, now_s, sweep=sweep)
+
+    # ── reading ───────────────────────────────────────────────────────────────────────
+
+    def availability(self, now_s: float) -> list[ModelAvailability]:
+        """How each model stands, for the public list of models."""
+        return availability(self._desk, now_s)
+
+    def status(self, now_s: float) -> dict[str, Any]:
+        """Everything an operator may want to see, as JSON-able data."""
+        return status(self._desk, now_s)
+
+    def metrics(self, now_s: float) -> dict[str, float]:
+        """The gateways' counters added up, and the router's own."""
+        return metrics(self._desk, now_s)
+
+    def verdicts(self, request_id: RequestId) -> list[tuple[str | None, Verdict]] | None:
+        """Every candidate of a recent decision, by public provider id."""
+        verdicts = self._desk.recent.verdicts(request_id)
+        if verdicts is None:
+            return None
+        return [(self._desk.macs.provider_of(v.machine), v) for v in verdicts]
+
+    def take_journal(self) -> list[DecisionRecord | OutcomeRecord]:
+        """Decisions and outcomes since the last call, to be stored."""
+        journal, self._desk.journal = self._desk.journal, []
+        return journal
+
+
+def _attempts_exhausted() -> Unavailable:
+    return Unavailable(
+        f"{MAX_ATTEMPTS} Macs in a row failed this request; try again.",
+        None,
+        "attempts_exhausted",
+        1.0,
+        True,
+    )
+
+
+def _already_running() -> Unavailable:
+    return Unavailable(
+        "Another gateway is already running this attempt.", None, "already_running", 1.0, False
+    )
+
+
+def _ask_again() -> Unavailable:
+    return Unavailable(
+        "The router has lost its place in the queue; ask again.", None, REQUEUE_CODE, 0.0, True
+    )

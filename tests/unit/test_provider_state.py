@@ -1,0 +1,261 @@
+"""Laws of one Mac's life: what it accepts, whose events go where, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from market.errors import Conflict, InvalidRequest, MarketError, Unavailable
+from market.provider_state import (
+    RESTART_DELAYS_S,
+    Announce,
+    CancelJob,
+    Deliver,
+    Effect,
+    ExitProcess,
+    ProviderState,
+    RestartEngine,
+    failure_of,
+)
+from market.types import Event, FinishReason, GatewayId, Job, ModelFacts, ModelId, RequestId
+
+MODEL = ModelId("coster/demo")
+FACTS = ModelFacts(MODEL, "d", 1024, 512, 1_000_000, 2048, "bf16")
+A, B = GatewayId("gw_a"), GatewayId("gw_b")
+
+
+def job(name: str, *, n: int = 1, prompt: int = 4, max_tokens: int = 8) -> Job:
+    return Job(RequestId(name), MODEL, tuple(range(prompt)), max_tokens, n=n)
+
+
+def event(name: str, index: int = 0, finish: FinishReason | None = None, count: int = 1) -> Event:
+    return Event(RequestId(name), index, (7,), "x", count, finish)
+
+
+def ready(**limits: int) -> ProviderState:
+    state = ProviderState(**limits)
+    state.loaded([FACTS])
+    return state
+
+
+def delivered(effects: list[Effect]) -> dict[str, list[Event]]:
+    return {str(e.gateway): list(e.events) for e in effects if isinstance(e, Deliver)}
+
+
+def test_nothing_is_accepted_before_the_engine_is_loaded() -> None:
+    """A starting Mac refuses work in a way that another Mac may take it."""
+    state = ProviderState()
+
+    with pytest.raises(Unavailable) as refused:
+        state.submit(job("r"), A, 0.0)
+
+    assert failure_of(refused.value).code == "rejected"
+    assert state.loaded([FACTS]) == [Announce("ready", "")]
+
+
+def test_events_go_to_the_gateway_that_owns_the_job_and_in_order() -> None:
+    """One engine step is split by owner; the order of a job's events is kept."""
+    state = ready()
+    state.submit(job("a"), A, 0.0)
+    state.submit(job("b"), B, 0.0)
+
+    effects = state.events([event("a"), event("b"), event("a", count=2)])
+
+    sent = delivered(effects)
+    assert [e.count for e in sent["gw_a"]] == [1, 2]
+    assert [e.request_id for e in sent["gw_b"]] == ["b"]
+
+
+def test_a_job_of_several_choices_ends_with_its_last_choice() -> None:
+    """A job holds its place until every choice has finished."""
+    state = ready()
+    state.submit(job("a", n=2), A, 0.0)
+
+    state.events([event("a", 0, "stop")])
+    assert state.snapshot(0.0).in_flight_jobs == 1
+    state.events([event("a", 1, "length")])
+
+    assert state.snapshot(0.0).in_flight_jobs == 0
+    assert state.snapshot(0.0).finished == 1
+
+
+def test_jobs_in_flight_never_exceed_the_limit() -> None:
+    """The job beyond the limit is refused and the others stay."""
+    state = ready(max_in_flight_jobs=2)
+    state.submit(job("a"), A, 0.0)
+    state.submit(job("b"), A, 0.0)
+
+    with pytest.raises(Unavailable):
+        state.submit(job("c"), A, 0.0)
+
+    assert state.snapshot(0.0).in_flight_jobs == 2
+    assert state.snapshot(0.0).refused == 1
+
+
+def test_an_id_that_runs_here_is_a_conflict() -> None:
+    """The same request never runs twice on one Mac."""
+    state = ready()
+    state.submit(job("a"), A, 0.0)
+    with pytest.raises(Conflict):
+        state.submit(job("a"), B, 0.0)
+
+
+def test_a_job_beyond_the_context_is_invalid_everywhere() -> None:
+    """A job that no Mac could do must not be retried on another one."""
+    with pytest.raises(InvalidRequest) as refused:
+        ready().submit(job("a", max_tokens=1024), A, 0.0)
+    assert failure_of(refused.value).code == "invalid"
+
+
+def test_draining_finishes_what_runs_and_takes_nothing_new() -> None:
+    """Drain lets jobs end, refuses new ones as `draining`, and is drained after the last."""
+    state = ready()
+    state.submit(job("a"), A, 0.0)
+
+    assert state.orders(drain=True) == [Announce("draining", "the operator asked")]
+    assert state.orders(drain=True) == []
+    with pytest.raises(Unavailable) as refused:
+        state.submit(job("b"), A, 0.0)
+    assert failure_of(refused.value).code == "draining"
+    effects = state.events([event("a", finish="stop")])
+
+    assert Announce("drained", "the operator asked") in effects
+    assert state.orders(drain=False) == [Announce("ready", "")]
+    state.submit(job("b"), A, 0.0)
+
+
+def test_an_idle_mac_drains_at_once() -> None:
+    """With nothing running there is nothing to wait for."""
+    state = ready()
+    state.drain("sleep")
+    assert state.state == "drained"
+
+
+def test_a_drain_asked_for_while_loading_is_kept() -> None:
+    """A Mac drained during its start never passes through ready."""
+    state = ProviderState()
+    state.drain("maintenance")
+    state.loaded([FACTS])
+    assert state.state == "drained"
+
+
+def test_a_gone_gateway_has_all_its_jobs_cancelled_and_no_one_elses() -> None:
+    """The jobs of a gone gateway are named once; their late events reach nobody."""
+    state = ready()
+    state.submit(job("a"), A, 0.0)
+    state.submit(job("b"), B, 0.0)
+
+    assert state.gateway_gone(A) == ["a"]
+    assert state.gateway_gone(A) == []
+    effects = state.events([event("a", finish="cancelled"), event("b")])
+
+    assert list(delivered(effects)) == ["gw_b"]
+    assert state.snapshot(0.0).orphaned_events == 1
+    assert state.snapshot(0.0).in_flight_jobs == 1
+
+
+def test_only_the_owner_may_cancel() -> None:
+    """A gateway cannot stop another gateway's job."""
+    state = ready()
+    state.submit(job("a"), A, 0.0)
+    assert state.cancel(RequestId("a"), B) == []
+    assert state.cancel(RequestId("a"), A) == [CancelJob(RequestId("a"))]
+
+
+def test_an_unhealthy_engine_fails_every_job_once_and_restarts() -> None:
+    """Each open job gets one failure that allows failover; the engine starts again."""
+    state = ready()
+    state.submit(job("a"), A, 0.0)
+    state.submit(job("b", n=3), B, 0.0)
+
+    effects = state.engine_unhealthy("stuck")
+
+    sent = delivered(effects)
+    assert [[e.error.code for e in events if e.error] for events in sent.values()] == [
+        ["engine"],
+        ["engine"],
+    ]
+    assert RestartEngine(RESTART_DELAYS_S[0]) in effects
+    assert state.state == "failing"
+    assert state.restarting() == [Announce("starting", "loading the model again")]
+    assert state.events([event("a", finish="stop")]) == []
+
+
+def test_restarts_in_a_row_are_bounded_and_a_finished_job_forgives_them() -> None:
+    """After the last allowed restart the process ends; useful work resets the count."""
+    state = ready()
+    for delay_s in RESTART_DELAYS_S:
+        assert RestartEngine(delay_s) in state.engine_unhealthy("stuck")
+        state.restarting()
+        state.loaded([FACTS])
+    assert any(isinstance(e, ExitProcess) for e in state.engine_unhealthy("stuck"))
+
+    state.restarting()
+    state.loaded([FACTS])
+    state.submit(job("a"), A, 0.0)
+    state.events([event("a", finish="stop")])
+    assert RestartEngine(RESTART_DELAYS_S[0]) in state.engine_unhealthy("stuck")
+
+
+def test_a_model_that_can_never_load_is_not_retried() -> None:
+    """A permanent load failure stays failing, with its reason, and restarts nothing."""
+    state = ProviderState()
+    effects = state.load_failed("weights.npz is corrupt", permanent=True)
+    assert state.state == "failing"
+    assert "weights.npz" in state.reason
+    assert not any(isinstance(e, RestartEngine | ExitProcess) for e in effects)
+
+
+def test_stopping_loses_open_jobs_aloud_and_is_final() -> None:
+    """Each open job hears `lost`; a stopped Mac never works again."""
+    state = ready()
+    state.submit(job("a"), A, 0.0)
+
+    sent = delivered(state.stop("shutting down"))
+
+    assert sent["gw_a"][0].error is not None
+    assert sent["gw_a"][0].error.code == "lost"
+    assert state.loaded([FACTS]) == []
+    assert state.state == "stopped"
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["submit", "finish", "gone", "drain", "undrain", "unhealthy", "loaded"]),
+        st.integers(0, 5),
+        st.sampled_from([A, B]),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ACTIONS)
+def test_every_accepted_job_ends_exactly_once(actions: list[tuple[str, int, GatewayId]]) -> None:
+    """Whatever happens: accepted = finished + in flight, and the limit holds."""
+    state = ready(max_in_flight_jobs=3)
+    for action, number, gateway in actions:
+        name = f"r{number}"
+        if action == "submit":
+            with contextlib.suppress(MarketError):
+                state.submit(job(name), gateway, 0.0)
+        elif action == "finish":
+            state.events([event(name, finish="stop")])
+        elif action == "gone":
+            state.gateway_gone(gateway)
+        elif action == "drain":
+            state.drain("x")
+        elif action == "undrain":
+            state.undrain()
+        elif action == "unhealthy":
+            state.engine_unhealthy("x")
+            state.restarting()
+        else:
+            state.loaded([FACTS])
+        seen = state.snapshot(0.0)
+        assert seen.accepted == seen.finished + seen.in_flight_jobs
+        assert seen.in_flight_jobs <= 3
+        assert not (seen.state in ("drained", "failing") and seen.in_flight_jobs)
