@@ -112,17 +112,13 @@ def test_completions_take_text_and_token_ids(client: OpenAI) -> None:
     """The legacy call answers the same for a text and for its token ids."""
     by_text = client.completions.create(model="coster/demo", prompt="abc", max_tokens=4)
     ids = [ord(c) - 31 for c in "abc"]
-    by_ids = client.completions.create(
-        model="coster/demo", prompt=ids, max_tokens=4, logprobs=1
-    )
+    by_ids = client.completions.create(model="coster/demo", prompt=ids, max_tokens=4, logprobs=1)
 
     assert by_text.choices[0].text == by_ids.choices[0].text == "abca"
     assert by_text.object == "text_completion"
     assert by_ids.choices[0].logprobs is not None
     assert by_ids.choices[0].logprobs.text_offset == [0, 1, 2, 3]
-    chunks = client.completions.create(
-        model="coster/demo", prompt="abc", max_tokens=4, stream=True
-    )
+    chunks = client.completions.create(model="coster/demo", prompt="abc", max_tokens=4, stream=True)
     assert "".join(chunk.choices[0].text for chunk in chunks) == "abca"
 
 
@@ -197,9 +193,7 @@ def test_a_mac_lost_in_mid_stream_raises_in_the_sdk(server: Server, market: Mark
     text = ""
 
     with OpenAI(base_url=server.base_url, api_key=Market.KEY, max_retries=0) as client:
-        stream = client.chat.completions.create(
-            model="coster/demo", messages=GREETING, stream=True
-        )
+        stream = client.chat.completions.create(model="coster/demo", messages=GREETING, stream=True)
         with pytest.raises(openai.APIError, match="nothing is charged"):  # noqa: PT012
             for chunk in stream:
                 text += chunk.choices[0].delta.content or ""
@@ -229,9 +223,7 @@ def test_closing_a_stream_stops_the_mac_and_the_bill(server: Server, market: Mar
     received = 0
 
     with OpenAI(base_url=server.base_url, api_key=Market.KEY) as client:
-        stream = client.chat.completions.create(
-            model="coster/demo", messages=GREETING, stream=True
-        )
+        stream = client.chat.completions.create(model="coster/demo", messages=GREETING, stream=True)
         for chunk in stream:
             received += bool(chunk.choices[0].delta.content)
             if received == 5:
