@@ -228,9 +228,7 @@ def _add_health(app: FastAPI, desk: Desk) -> None:
     @app.get("/readyz", response_model=Readiness, tags=["operations"])
     async def ready() -> Response:
         """The market could serve a request now; 503 says why not."""
-        problems = list(await desk.ports.readiness.problems())
-        if not any(state.ready for state in desk.ports.router.availability()):
-            problems.append("no Mac is ready")
+        problems = await desk.ports.readiness.problems()
         if problems:
-            raise Unavailable(f"Not ready: {'; '.join(problems)}.", None, "not_ready", 1.0)
+            raise Unavailable(f"Not ready. {' '.join(problems)}", None, "not_ready", 1.0)
         return answer(Readiness())
