@@ -114,7 +114,7 @@ class Operations:
 
     async def __init__(self, settings: MarketSettings, admin_key: str) -> None:  # type: ignore[misc]
         _bind_replica_rpc_to_loopback()
-        begin_process("operations", settings)
+        begin_process("operations", settings, "uvicorn.error")
         admin = MarketAdmin(
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
