@@ -28,6 +28,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+SQLITE_VERSION: Final = sqlite3.sqlite_version
 LEDGER_FILE: Final = "ledger.sqlite3"
 LOCK_FILE: Final = "ledger.lock"
 BACKUP_FOLDER: Final = "backups"
