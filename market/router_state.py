@@ -115,19 +115,23 @@ class RouterState:
         """
         touched: set[ModelId] = set()
         for outcome in outcomes:
+            touched.update(self._leave_queue(outcome) if outcome.final else ())
             held = self._report(outcome, now_s)
             if held is not None:
                 touched.update(f.model for f in self._desk.macs.fleet.models_of(held.machine))
         for model in sorted(touched):
             self._desk.pump(model, now_s)
 
+    def _leave_queue(self, outcome: Outcome) -> list[ModelId]:
+        """The client left; a Mac that was kept free for it is free for the others."""
+        left = [q for q in self._desk.queues.values() if outcome.request_id in q]
+        for queue in left:
+            self._desk.leave_queue(queue, outcome.request_id)
+            self._desk.count("left_queue")
+        return [queue.model for queue in left]
+
     def _report(self, outcome: Outcome, now_s: float) -> Reservation | None:
         desk = self._desk
-        if outcome.final:
-            for queue in desk.queues.values():
-                if outcome.request_id in queue:
-                    desk.leave_queue(queue, outcome.request_id)
-                    desk.count("left_queue")
         if not outcome.machine:
             desk.reservations.close(outcome.request_id, now_s)
             return self._release_request(outcome.request_id, now_s)
