@@ -199,7 +199,8 @@ def serve_states() -> list[dict[str, object]]:
                     "deployment": name,
                     "state": str(deployment.status.value).lower(),
                     "replicas": {
-                        str(k.value).lower(): v for k, v in deployment.replica_states.items()
+                        str(state).lower(): count
+                        for state, count in deployment.replica_states.items()
                     },
                     "message": deployment.message,
                 }
