@@ -204,8 +204,8 @@ class Accountant:
         tier: str = "free",
         promo_nano: int | None = None,
         idempotency: str | None = None,
-    ) -> tuple[OwnerRow, str]:
-        """A new account and the secret of its management key, which is shown only once.
+    ) -> tuple[AccountId, KeyRecord, str]:
+        """A new account, its management key and that key's secret, which is shown only once.
 
         With an idempotency key a repetition creates nothing and raises Conflict: the
         first secret is not kept, so it cannot be said again.
@@ -218,14 +218,14 @@ class Accountant:
             AccountId(keys.new_id("acct", secrets.token_bytes(12))), name, tier, now_ns
         )
         self._books.create_owner(owner, self._promo(promo_nano))
-        _, secret = self._new_key(owner.id, "management", keys.MANAGEMENT_SCOPES, None)
+        record, secret = self._new_key(owner.id, "management", keys.MANAGEMENT_SCOPES, None)
         if idempotency is not None:
             done = self._operations.remember(
                 "create_account", idempotency, (name, tier, promo_nano), owner.id, now_ns
             )
             self._books.ledger.changes.operations.append(done)
         await self._written()
-        return owner, secret
+        return owner.id, record, secret
 
     async def ensure_account(
         self, account: AccountId, name: str, tier: str = "free", promo_nano: int | None = None

@@ -39,6 +39,17 @@ class VerifyReport:
     def ok(self) -> bool:
         return self.problem_count == 0
 
+    def as_json(self) -> dict[str, object]:
+        """The whole report, JSON-able."""
+        return {
+            "ok": self.ok,
+            "counts": self.counts,
+            "totals_nano": {name: str(nano) for name, nano in self.totals_nano.items()},
+            "problem_count": self.problem_count,
+            "problems": self.problems,
+            "head_hash": self.head_hash,
+        }
+
     def add(self, problem: str) -> None:
         """Keep a finding; beyond PROBLEMS_MAX only count it."""
         self.problem_count += 1

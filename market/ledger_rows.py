@@ -138,6 +138,15 @@ class RequestRow(NamedTuple):
     created_ns: int
     finished_ns: int
 
+    @property
+    def created_s(self) -> float:
+        return self.created_ns / 1e9
+
+    @property
+    def settled_s(self) -> float | None:
+        """When it ended, in Unix seconds; None while it runs."""
+        return self.finished_ns / 1e9 if self.finished_ns else None
+
 
 class OperationRow(NamedTuple):
     """An idempotent administrative operation, remembered by its caller's key."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from serve_app.openapi_inference import inference_paths, inference_schemas
 from serve_app.schemas import AccountBody, KeyBody
@@ -37,18 +38,33 @@ def describe(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+def plain_document(app: FastAPI, bodies: dict[str, type[BaseModel]]) -> None:
+    """As `describe`, for an app without inference; `bodies` are read by its handlers."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _base(app, bodies)
+            _say_what_errors_are(app.openapi_schema)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _base(app: FastAPI, bodies: dict[str, type[BaseModel]]) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     schemas = document["components"]["schemas"]
-    for shape in (AccountBody, KeyBody):
-        schemas[shape.__name__] = shape.model_json_schema(
-            ref_template="#/components/schemas/{model}"
-        )
-    schemas.update(inference_schemas())
+    for name, shape in bodies.items():
+        schemas[name] = shape.model_json_schema(ref_template="#/components/schemas/{model}")
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    return document
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = _base(app, {"AccountBody": AccountBody, "KeyBody": KeyBody})
+    document["components"]["schemas"].update(inference_schemas())
     document["paths"].update(inference_paths())
     _say_what_errors_are(document)
     document["components"]["securitySchemes"] = {
@@ -72,4 +88,4 @@ def _say_what_errors_are(document: dict[str, Any]) -> None:
                 "content": {"application/json": {"schema": envelope}},
             }
             for response in operation["responses"].values():
-                response.setdefault("headers", {}).update(headers)
+                response["headers"] = {**response.get("headers", {}), **headers}

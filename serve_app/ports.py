@@ -202,7 +202,7 @@ class ReadinessPort(Protocol):
     """Whether this gateway could serve now."""
 
     async def problems(self) -> Sequence[str]:
-        """Why not, one sentence each; empty when accountant and router answer."""
+        """Why not, one sentence each; empty when both actors answer and a Mac is ready."""
         ...
 
 

@@ -72,6 +72,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def error_response(error: MarketError) -> Response:
+    """The envelope with its status and retry headers."""
     headers = {name.decode(): value.decode() for name, value in error_headers(error)}
     return Response(error_body(error), error.status, headers, "application/json")
 

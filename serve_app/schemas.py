@@ -40,6 +40,8 @@ class ErrorDetail(Shape):
 
 
 class ErrorEnvelope(Shape):
+    """What every error answers."""
+
     error: ErrorDetail
 
 
@@ -73,6 +75,8 @@ class ModelObject(Shape):
 
 
 class ModelList(Shape):
+    """Every model on offer."""
+
     object: Literal["list"] = "list"
     data: list[ModelObject]
 
@@ -91,6 +95,8 @@ class PriceRow(Shape):
 
 
 class PriceList(Shape):
+    """Every model's current rates."""
+
     currency: Literal["USD"] = "USD"
     models: list[PriceRow]
 
@@ -157,6 +163,8 @@ class Generation(Shape):
 
 
 class AccountBody(Shape):
+    """A new account; the name is only for its owner."""
+
     name: str = Field(default="", max_length=100)
 
 
@@ -190,6 +198,8 @@ class NewKey(KeyObject):
 
 
 class KeyList(Shape):
+    """The keys of one account."""
+
     object: Literal["list"] = "list"
     data: list[KeyObject]
 
@@ -203,8 +213,12 @@ class NewAccount(Shape):
 
 
 class Health(Shape):
+    """The process answers."""
+
     status: Literal["ok"] = "ok"
 
 
 class Readiness(Shape):
+    """A request would be served now."""
+
     status: Literal["ready"] = "ready"

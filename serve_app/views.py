@@ -25,12 +25,14 @@ def stamp(seconds: float) -> str:
 
 
 def stamp_ns(nanoseconds: int) -> str:
+    """Unix nanoseconds, to the second below."""
     return stamp(nanoseconds // NANO)
 
 
 def model_object(
     card: ModelCard, state: ModelAvailability | None, *, created_s: int
 ) -> ModelObject:
+    """A card and its state in the fleet; without a state no Mac offers it."""
     return ModelObject(
         id=card.id,
         created=created_s,
@@ -69,6 +71,7 @@ def price_row(card: ModelCard) -> PriceRow:
 
 
 def balance_answer(balance: BalanceView) -> BalanceAnswer:
+    """The balance in three notations; micro-USD is the floor of the nano sum."""
     total = balance.promo_nano + balance.cash_nano + balance.earnings_nano
     return BalanceAnswer(
         balance_micro_usd=total // 1000,
@@ -87,6 +90,7 @@ def balance_answer(balance: BalanceView) -> BalanceAnswer:
 
 
 def usage_entry(row: UsageView) -> UsageEntry:
+    """One row of /v1/payments/usage."""
     return UsageEntry(
         request_id=row.request_id,
         model=row.model,
@@ -106,6 +110,7 @@ def usage_entry(row: UsageView) -> UsageEntry:
 
 
 def generation(row: UsageView) -> Generation:
+    """One request in any state."""
     return Generation.model_validate(
         {
             "request_id": row.request_id,
@@ -133,10 +138,12 @@ def generation(row: UsageView) -> Generation:
 
 
 def key_object(record: KeyRecord) -> KeyObject:
+    """A key without its secret."""
     return KeyObject.model_validate(key_fields(record))
 
 
 def key_fields(record: KeyRecord) -> dict[str, object]:
+    """What both key shapes have in common."""
     return {
         "id": record.key_id,
         "name": record.name,

@@ -244,8 +244,7 @@ class Accountant:
         card = self.catalogue.get(row.model)
         usage = op.usage
         cost = (
-            usage.prompt_tokens * card.price_in_nano
-            + usage.completion_tokens * card.price_out_nano
+            usage.prompt_tokens * card.price_in_nano + usage.completion_tokens * card.price_out_nano
         )
         if row.status == "held":
             assert cost <= row.held_nano

@@ -25,7 +25,9 @@ UP_S_MAX = 180
 DOWN_S_MAX = 60
 
 
-def coster(*words: str, timeout_s: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+def coster(
+    *words: str, timeout_s: float = 60, check: bool = True
+) -> subprocess.CompletedProcess[str]:
     """Run one command as a user would."""
     return subprocess.run(
         [sys.executable, "-m", "coster", *words],
@@ -65,7 +67,9 @@ class LiveMarket:
         return answer
 
     def pids(self, role: str) -> list[int]:
-        return [int(a["pid"]) for a in self.status()["actors"] if a["role"] == role and a.get("pid")]
+        return [
+            int(a["pid"]) for a in self.status()["actors"] if a["role"] == role and a.get("pid")
+        ]
 
     def verify(self) -> dict[str, Any]:
         done = coster("ledger", "verify", "--json", "--data", str(self.data), check=False)
