@@ -46,6 +46,9 @@ from serve_app.views import (
 )
 
 ACCOUNTS_BURST = 10  # new accounts at once from one address
+USAGE_ROWS_DEFAULT = 100
+USAGE_ROWS_MOST = 1_000
+RowLimit = Annotated[int, Query(ge=1, le=USAGE_ROWS_MOST)]
 _SECURED: dict[str, Any] = {"security": [{"apiKey": []}]}
 
 
@@ -111,7 +114,6 @@ def _add_models(app: FastAPI, desk: Desk) -> None:
 
 def _add_money(app: FastAPI, desk: Desk) -> None:
     accountant = desk.ports.accountant
-    most = desk.limits.usage_rows
 
     @app.get(
         "/v1/payments/balance",
@@ -130,9 +132,7 @@ def _add_money(app: FastAPI, desk: Desk) -> None:
         tags=["money"],
         openapi_extra=_SECURED,
     )
-    async def usage(
-        request: Request, limit: Annotated[int, Query(ge=1, le=most)] = 100
-    ) -> Response:
+    async def usage(request: Request, limit: RowLimit = USAGE_ROWS_DEFAULT) -> Response:
         """The account's charged requests, newest first."""
         record = await _caller(desk, request, auth.BILLING_READ)
         rows = await accountant.usage(record.account, limit)
