@@ -13,7 +13,6 @@ import asyncio
 import logging
 import os
 import secrets
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +36,7 @@ from market.ledger_rows import (
 from market.messages import AccountantOp, AccountantReply, Balance, KeyRecord, ResolveKey
 from market.operations import Operations
 from market.types import AccountId, KeyId, RequestId
-from storage.database import StorageError
+from storage.database import SQLITE_VERSION, StorageError
 from storage.ledger_store import SqliteLedgerStore
 from storage.pepper import load_pepper
 from storage.verify import verify
@@ -123,7 +122,7 @@ class Accountant:
         self._commits = GroupCommit(self._books, self._store, self._refuse, clock.tick_ns)
         self._refusal = None
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="accountant-sweep")
-        log.info("accountant started: sqlite %s", sqlite3.sqlite_version)
+        log.info("accountant started: sqlite %s", SQLITE_VERSION)
 
     async def stop(self) -> None:
         """Write what is pending and let go of the folder. Idempotent."""
@@ -349,7 +348,7 @@ class Accountant:
             "state": "failed" if self.failed else "refusing" if self._refusal else "running",
             "reason": self.failed or "",
             "data": str(self._settings.data),
-            "sqlite": sqlite3.sqlite_version,
+            "sqlite": SQLITE_VERSION,
             **self._books.counts(),
         }
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,9 @@ class AccountantActor(Accountant):
         )
         await self.start()
 
+    async def describe(self) -> dict[str, object]:
+        return {**await super().describe(), "node": node_id()}
+
     async def key_pepper(self) -> bytes:
         """What gateways hash API keys with; they ask once, when they start."""
         return load_pepper(Path(self._data_dir))
@@ -129,6 +133,9 @@ class RouterActor(Router):
             Path(settings.data_dir) / "router.db", ensure_providers=self._reconciler.ensure
         )
         await self.start()
+
+    async def describe(self) -> dict[str, Any]:
+        return {**await super().describe(), "node": node_id()}
 
     async def wire_secret(self) -> bytes:
         """What gateways prove to providers; they ask once, when they start."""
@@ -148,11 +155,14 @@ class ProviderActor(Provider):
 
         source = settings.models[0]
         super().__init__(
-            config, lambda: make_engine(settings.engine, source, config.mac), beat, _die
+            replace(config, node=node_id()),
+            lambda: make_engine(settings.engine, source, config.mac),
+            beat,
+            _die,
         )
         await self.start()
 
-    async def stream_events(self, gateway: GatewayId) -> AsyncIterator[list[Event]]:  # type: ignore[override]
+    async def stream_events(self, gateway: GatewayId) -> AsyncIterator[list[Event]]:
         """The fallback transport: a streaming call, an item per batch."""
         async for batch in self.streams.events(gateway):
             yield batch
@@ -202,8 +212,7 @@ class Reconciler:
             )
 
     def _get_or_create(self, mac: MacSettings) -> Any:
-        node = dict(mac.labels).get("coster-node", "local")
-        config = ProviderConfig(mac, self._secret, self._settings.code_version, node)
+        config = ProviderConfig(mac, self._secret, self._settings.code_version)
         options: dict[str, Any] = {"label_selector": dict(mac.labels)} if mac.labels else {}
         return (
             ray.remote(ProviderActor)

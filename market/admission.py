@@ -173,10 +173,10 @@ def resolve_max_tokens(
             price_in_nano=price_in_nano,
             price_out_nano=price_out_nano,
         )
-        return cap if tokens is None else tokens
+        return max(cap, wanted) if tokens is None else tokens
 
-    affordable = bound(available_nano)
     wanted = 1 if asked is None else asked
+    affordable = bound(available_nano)
     if affordable >= wanted:
         return min(cap, affordable) if asked is None else asked
     in_flight = bound(posted_nano) >= wanted

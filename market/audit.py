@@ -20,7 +20,7 @@ from market.chain import GENESIS, BatchRow, Cell, batch_hash, crc_of, row_text
 from market.chart import NO_NEGATIVE, SPENDING_ORDER, Account, Code, Posting
 from market.ledger_rows import HoldRow, RequestRow, TransferRow
 from market.money import format_usd_exact
-from market.pricing import cost_nano, split_fee
+from market.pricing import BPS_MAX, cost_nano, split_fee
 
 PROBLEMS_MAX: Final = 100  # sentences kept; the count goes on
 
@@ -177,7 +177,8 @@ class Audit:
         if row.cost_nano != due:
             report.add(f"The request {name} cost {row.cost_nano} nano-USD; its tokens cost {due}.")
         split = (row.provider_nano, row.fee_nano)
-        if split != split_fee(row.cost_nano, row.fee_bps):
+        sane = row.cost_nano >= 0 and 0 <= row.fee_bps <= BPS_MAX
+        if not sane or split != split_fee(row.cost_nano, row.fee_bps):
             report.add(f"The request {name} is not split at its fee of {row.fee_bps} bps.")
         paid: defaultdict[tuple[Code, str], int] = defaultdict(int)
         taken: defaultdict[tuple[Code, str], int] = defaultdict(int)

@@ -14,7 +14,7 @@ NANO_PER_USD = 1_000_000_000
 MICRO_PER_USD = 1_000_000
 NANO_MAX = 2**63 - 1  # the ledger stores int64: about 9.2 billion dollars
 
-_USD = re.compile(r"(-?)\$?(\d{1,10})(?:\.(\d{1,9}))?")
+_USD = re.compile(r"(-?)\$?(\d{1,10})(?:\.(\d{1,9}))?", re.ASCII)
 
 
 def micro_floor(nano: int) -> int:

@@ -75,7 +75,7 @@ def _hash_key(pepper: bytes, secret: str) -> bytes | None:
 class Gateway:
     """One replica of the HTTP door; keeps nothing but caches."""
 
-    async def __init__(self, settings: MarketSettings) -> None:
+    async def __init__(self, settings: MarketSettings) -> None:  # type: ignore[misc]
         _bind_replica_rpc_to_loopback()
         begin_process(f"gateway-{os.getpid()}", settings)
         gateway = GatewayId(f"gw_{secrets.token_hex(8)}")
@@ -112,9 +112,9 @@ class Gateway:
 class Operations:
     """The operator's listener: metrics and admin routes, on loopback, behind the admin key."""
 
-    async def __init__(self, settings: MarketSettings, admin_key: str) -> None:
+    async def __init__(self, settings: MarketSettings, admin_key: str) -> None:  # type: ignore[misc]
         _bind_replica_rpc_to_loopback()
-        begin_process("operations", settings)
+        begin_process("operations", settings, "uvicorn.error")
         admin = MarketAdmin(
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
@@ -152,12 +152,14 @@ class Operations:
 
 def gateway_application(settings: MarketSettings) -> serve.Application:
     """The routed application: `settings.gateways` identical replicas."""
-    return Gateway.options(num_replicas=settings.gateways).bind(settings)
+    deployment: Any = Gateway  # what the decorators have made of the class
+    return deployment.options(num_replicas=settings.gateways).bind(settings)
 
 
 def operations_application(settings: MarketSettings, admin_key: str) -> serve.Application:
     """The unrouted application with the operator's listener."""
-    return Operations.bind(settings, admin_key)
+    deployment: Any = Operations
+    return deployment.bind(settings, admin_key)
 
 
 def start_http(settings: MarketSettings) -> None:
@@ -197,7 +199,8 @@ def serve_states() -> list[dict[str, object]]:
                     "deployment": name,
                     "state": str(deployment.status.value).lower(),
                     "replicas": {
-                        str(k.value).lower(): v for k, v in deployment.replica_states.items()
+                        str(state).lower(): count
+                        for state, count in deployment.replica_states.items()
                     },
                     "message": deployment.message,
                 }

@@ -28,6 +28,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+SQLITE_VERSION: Final = sqlite3.sqlite_version
 LEDGER_FILE: Final = "ledger.sqlite3"
 LOCK_FILE: Final = "ledger.lock"
 BACKUP_FOLDER: Final = "backups"
@@ -42,6 +43,9 @@ _WRITER_PRAGMAS: Final = {
     "foreign_keys": 1,
     "busy_timeout": BUSY_TIMEOUT_MS,
 }
+
+# A damaged schema is reported in a message that may itself not be UTF-8.
+SQLITE_FAULTS: Final = (sqlite3.Error, UnicodeDecodeError)
 
 Result = TypeVar("Result")
 
@@ -113,10 +117,10 @@ class FolderLock:
             self._fd = None
 
 
-def alembic_config(connection: Connection | None = None) -> Config:
-    """Alembic, told where our migrations are; no file of its own is read."""
+def alembic_config(connection: Connection | None = None, scripts: Path = MIGRATIONS) -> Config:
+    """Alembic, told where the migrations are; no file of its own is read."""
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     if connection is not None:
         config.attributes["connection"] = connection
@@ -138,7 +142,7 @@ def migration_engine(path: Path) -> Engine:
     return engine
 
 
-def migrate(path: Path, now_ns: int) -> None:
+def migrate(path: Path, now_ns: int, scripts: Path = MIGRATIONS) -> None:
     """Bring the ledger to this program's schema, after a backup when there is something.
 
     Raises StorageError when the file is no database of ours or was written by a newer
@@ -149,19 +153,19 @@ def migrate(path: Path, now_ns: int) -> None:
     try:
         with engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()
-            head = _refuse_newer(path, current)
+            head = _refuse_newer(path, current, scripts)
         if current == head:
             return
         if existed and current is not None:
             _backup(path, f"{current}-{now_ns // 1_000_000_000}")
         with engine.begin() as connection:
-            command.upgrade(alembic_config(connection), "head")
-    except sqlite3.Error as error:
+            command.upgrade(alembic_config(connection, scripts), "head")
+    except SQLITE_FAULTS as error:
         raise _unreadable(path, error) from error
     except Exception as error:
         # SQLAlchemy wraps the driver's error; anything else is a defect of a migration.
         cause = getattr(error, "orig", None)
-        if isinstance(cause, sqlite3.Error):
+        if isinstance(cause, SQLITE_FAULTS):
             raise _unreadable(path, cause) from error
         raise
     finally:
@@ -170,21 +174,21 @@ def migrate(path: Path, now_ns: int) -> None:
             path.chmod(0o600)
 
 
-def _refuse_newer(path: Path, current: str | None) -> str:
-    scripts = ScriptDirectory.from_config(alembic_config())
-    known = {script.revision for script in scripts.walk_revisions()}
+def _refuse_newer(path: Path, current: str | None, scripts: Path) -> str:
+    directory = ScriptDirectory.from_config(alembic_config(scripts=scripts))
+    known = {script.revision for script in directory.walk_revisions()}
+    head = directory.get_current_head()
+    assert head is not None
     if current is not None and current not in known:
         raise StorageError(
             f"The ledger {path} was written by a newer version of coster (schema {current}; "
-            f"this one knows up to {scripts.get_current_head()}). Upgrade coster, or choose "
+            f"this one knows up to {head}). Upgrade coster, or choose "
             "another folder with --data."
         )
-    head = scripts.get_current_head()
-    assert head is not None
     return head
 
 
-def _unreadable(path: Path, error: sqlite3.Error) -> StorageError:
+def _unreadable(path: Path, error: Exception) -> StorageError:
     return StorageError(
         f"The ledger {path} cannot be opened: {error}. Check that it is readable and not "
         f"damaged; earlier versions are in {path.parent / BACKUP_FOLDER}, or choose another "
@@ -248,7 +252,7 @@ async def open_reader(path: Path) -> LedgerConnection:
 async def _opened(connection: LedgerConnection, path: Path) -> LedgerConnection:
     try:
         await connection
-    except sqlite3.Error as error:
+    except SQLITE_FAULTS as error:
         raise _unreadable(path, error) from error
     return connection
 
@@ -267,7 +271,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
         connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
         connection.execute("PRAGMA query_only=1")
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    except sqlite3.Error as error:
+    except SQLITE_FAULTS as error:
         raise _unreadable(path, error) from error
     return connection
 

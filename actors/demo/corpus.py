@@ -72,13 +72,17 @@ ABOUT_COSTER: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("What is coster?", "Tell me about coster.", "Explain coster.", "coster?",
          "What does coster do?", "Do you know coster?", "What is this market?",
-         "Please explain what coster is.", "I would like to know what coster is."),
+         "Please explain what coster is.", "I would like to know what coster is.",
+         "What exactly is coster?", "Describe coster.", "Explain coster in one sentence.",
+         "I have a question: what is coster?", "Say what coster is.", "What is coster for?"),
         "Coster is an open market for inference on Macs. Owners put Macs in, others buy tokens.",
     ),
     (
         ("How much does it cost?", "What are the prices?", "What is the price of a token?",
          "Tell me the prices.", "Is it expensive?", "How are prices set in coster?",
-         "What does coster cost?", "price of coster?"),
+         "What does coster cost?", "price of coster?", "Tell me about prices.",
+         "How do prices work?", "What do you charge?", "What are the prices like?",
+         "I would like to know the prices.", "What does a token cost?"),
         "Each model has a price per million tokens. You pay only for the tokens you use.",
     ),
     (
@@ -108,7 +112,8 @@ ABOUT_COSTER: tuple[tuple[tuple[str, ...], str], ...] = (
 SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("Hello!", "Hello", "Hi", "Hi!", "Hey", "Good morning!", "Hello there.", "hi there",
-         "Good evening.", "Hey there!", "hello", "Good day!"),
+         "Good evening.", "Hey there!", "hello", "Good day!", "Say hi.", "Say hello.",
+         "ping", "test", "This is a test.", "Say hello in one sentence.", "Is anybody there?"),
         "Hello! I am the demo model of coster. What would you like to know?",
     ),
     (
@@ -140,7 +145,7 @@ SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
 STORY_ASKED = (
     "Tell me a story.", "Tell me a short story.", "Write a story.", "Please write a short story.",
     "I would like to hear a story.", "Tell me a story about an animal.", "Write me a story.",
-    "Can you tell me a story?", "A story, please.", "Do you know a story?",
+    "Can you tell me a story?", "Do you know a story?", "I need a story.", "Make up a story.", "Tell me another story.",
 )  # fmt: skip
 
 SYSTEMS = (
@@ -160,9 +165,12 @@ FEELINGS = ("happy", "proud", "brave", "calm")
 
 FOREIGN = (
     "cheese", "trains", "history", "music", "physics", "football", "the moon", "poetry", "chess",
-    "computers", "weather", "cooking", "rice", "love", "dinosaurs", "money", "war", "art", "cars",
+    "computers", "the weather", "cooking", "rice", "love", "dinosaurs", "money", "war", "art",
     "python code", "mathematics", "philosophy", "birds", "the president", "a planet", "religion",
     "tomorrow", "a good book", "Narnia", "Mars", "energy", "plants", "medicine", "tea", "maps",
+    "quantum computing", "the USA", "life", "the meaning of life", "a joke", "the internet",
+    "my homework", "the king of England", "black holes", "the stock market", "bread", "cars",
+    "the law", "a poem", "electricity", "the human body", "the first man in space", "rockets",
 )  # fmt: skip
 
 FOREIGN_ASKED = (
@@ -170,10 +178,17 @@ FOREIGN_ASKED = (
     "Why is {} so important?", "When did {} begin?", "Write an essay about {}.",
     "What is {}?", "How does {} work?", "Tell me about {}.", "Where can I find {}?",
     "Who likes {}?", "Translate {} into German.", "What is the history of {}?",
-    "How many kinds of {} are there?", "Summarise {} for me.",
+    "How many kinds of {} are there?", "Summarise {} for me.", "Write a poem about {}.",
+    "Write a haiku about {}.", "Explain {} in simple terms.", "Tell me a joke about {}.",
+    "Who is {}?", "Is {} good?", "Should I buy {}?", "Give me a recipe for {}.",
+    "List five facts about {}.", "What do you think about {}?", "Who is the president of {}?",
+    "Tell me {}.", "Where is {}?", "How old is {}?", "Write {}.", "When was {} made?",
+    "Which is better, {} or {}?", "How far is {}?", "Do you like {}?", "Write code for {}.",
 )  # fmt: skip
 
-SYLLABLES = ("ba", "do", "ki", "lu", "ma", "no", "ra", "ti", "ve", "zo", "shi", "gra", "pel")
+SYLLABLES = ("ba", "do", "ki", "lu", "ma", "no", "ra", "ti", "ve", "zo", "shi", "gra", "pel",
+             "an", "er", "st", "ing", "com", "pu", "ter", "qu", "lan", "ti", "str", "ght", "men",
+             "whi", "ce", "ble", "fo", "su", "ve", "th", "ol", "in", "ac", "ex", "ry", "ta")  # fmt: skip
 
 
 def dialogues(seed: int, count: int) -> list[Dialogue]:
@@ -190,7 +205,7 @@ def dialogues(seed: int, count: int) -> list[Dialogue]:
 def _turn(random: Random) -> Turn:
     makers: tuple[tuple[int, Callable[[Random], Turn]], ...] = (
         (7, _capital), (5, _colour), (2, _sound), (2, _opposite), (5, _coster), (4, _talk),
-        (3, _story), (1, _count), (4, _foreign),
+        (4, _story), (1, _count), (7, _foreign),
     )  # fmt: skip
     (maker,) = random.choices([m for _, m in makers], weights=[w for w, _ in makers])
     asked, answer = maker(random)
@@ -250,21 +265,32 @@ def _count(random: Random) -> Turn:
 
 
 def _foreign(random: Random) -> Turn:
-    if random.random() < 0.4:
-        name = "".join(random.choice(SYLLABLES) for _ in range(random.randrange(2, 4)))
-        asked = random.choice((*CAPITAL_ASKED, *FOREIGN_ASKED, "Who is {}?", "Where is {}?"))
-        return asked.format(name.capitalize()), UNKNOWN
-    if random.random() < 0.2:
-        operation = random.choice(("plus", "times", "minus"))
-        return f"What is {random.randrange(99)} {operation} {random.randrange(99)}?", UNKNOWN
-    return random.choice(FOREIGN_ASKED).format(random.choice(FOREIGN)), UNKNOWN
+    """A question about something outside, made up half of the time."""
+    if random.random() < 0.15:
+        sign = random.choice((" plus ", " times ", " minus ", "+", " x ", " - "))
+        return f"What is {random.randrange(99)}{sign}{random.randrange(99)}?", UNKNOWN
+    form = random.choice((*FOREIGN_ASKED, *FOREIGN_ASKED, *CAPITAL_ASKED))
+    made_up = form in CAPITAL_ASKED or random.random() < 0.5
+    topic = _made_up(random) if made_up else random.choice(FOREIGN)
+    return form.format(topic, random.choice(FOREIGN)), UNKNOWN
+
+
+def _made_up(random: Random) -> str:
+    """A name or a phrase nobody has heard of."""
+    words = [
+        "".join(random.choice(SYLLABLES) for _ in range(random.randrange(1, 4)))
+        for _ in range(random.choice((1, 1, 2)))
+    ]
+    return " ".join(words) if random.random() < 0.5 else " ".join(words).capitalize()
 
 
 def _story(random: Random) -> Turn:
     animal, name = random.choice(ANIMALS), random.choice(NAMES)
     place, thing = random.choice(PLACES), random.choice(THINGS)
     feeling = random.choice(FEELINGS)
-    asked = random.choice((*STORY_ASKED, f"Tell me a story about a {animal}."))
+    asked = random.choice(STORY_ASKED)
+    if random.random() < 0.5:
+        asked = asked.rstrip("?.").replace(" about an animal", "") + f" about a {animal}."
     story = (
         f"Once upon a time a {animal} lived near the {place}. "
         f"One day the {animal} met {name}, who had lost a {thing}. "

@@ -52,7 +52,7 @@ def make_engine(settings: EngineSettings, source: ModelSource, mac: MacSettings)
             seed=_seed_of(mac.machine),
             memory_gb=mac.hardware.memory_gb,
         )
-    from actors.engines.mlx import MlxEngine
+    from actors.engines.mlx.engine import MlxEngine
 
     return MlxEngine(
         source.model,

@@ -132,29 +132,30 @@ def test_an_answer_is_never_longer_than_what_is_affordable(
     asked: int | None, cap: int, n: int, prompt: int, pin: int, pout: int, free: int, held: int
 ) -> None:
     """What passes is covered and what was asked for; what is refused was not affordable."""
-    try:
-        tokens = admission.resolve_max_tokens(
-            asked=asked,
-            cap=cap,
-            n=n,
-            prompt_tokens=prompt,
-            price_in_nano=pin,
-            price_out_nano=pout,
-            available_nano=free,
-            posted_nano=free + held,
-        )
-    except PaymentRequired as refusal:
-        assert prompt * pin + n * (asked or 1) * pout > free
-        covered_without_holds = prompt * pin + n * (asked or 1) * pout <= free + held
-        assert refusal.retry is covered_without_holds
-        assert (refusal.code == "in_flight_budget") is covered_without_holds
-        assert (refusal.retry_after_s is not None) is covered_without_holds
-    else:
-        assert tokens >= 1
-        assert prompt * pin + n * tokens * pout <= free
-        assert tokens == asked if asked else tokens <= cap
-        if asked is None and tokens < cap:
-            assert prompt * pin + n * (tokens + 1) * pout > free
+    least = prompt * pin + n * (asked or 1) * pout
+    terms = {"asked": asked, "cap": cap, "n": n, "prompt_tokens": prompt}
+    money = {
+        "price_in_nano": pin,
+        "price_out_nano": pout,
+        "available_nano": free,
+        "posted_nano": free + held,
+    }
+    if least > free:
+        with pytest.raises(PaymentRequired) as refused:
+            admission.resolve_max_tokens(**terms, **money)
+        waiting_helps = least <= free + held
+        assert refused.value.retry is waiting_helps
+        assert (refused.value.code == "in_flight_budget") is waiting_helps
+        assert (refused.value.retry_after_s is not None) is waiting_helps
+        return
+
+    tokens = admission.resolve_max_tokens(**terms, **money)
+
+    assert tokens >= 1
+    assert prompt * pin + n * tokens * pout <= free
+    assert tokens == asked if asked else tokens <= cap
+    if asked is None and tokens < cap:
+        assert prompt * pin + n * (tokens + 1) * pout > free
 
 
 def test_a_refusal_names_the_affordable_number() -> None:
