@@ -145,7 +145,8 @@ SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
 STORY_ASKED = (
     "Tell me a story.", "Tell me a short story.", "Write a story.", "Please write a short story.",
     "I would like to hear a story.", "Tell me a story about an animal.", "Write me a story.",
-    "Can you tell me a story?", "Do you know a story?", "I need a story.", "Make up a story.", "Tell me another story.",
+    "Can you tell me a story?", "Do you know a story?", "I need a story.", "Make up a story.",
+    "Tell me another story.",
 )  # fmt: skip
 
 SYSTEMS = (
@@ -186,9 +187,11 @@ FOREIGN_ASKED = (
     "Which is better, {} or {}?", "How far is {}?", "Do you like {}?", "Write code for {}.",
 )  # fmt: skip
 
-SYLLABLES = ("ba", "do", "ki", "lu", "ma", "no", "ra", "ti", "ve", "zo", "shi", "gra", "pel",
-             "an", "er", "st", "ing", "com", "pu", "ter", "qu", "lan", "ti", "str", "ght", "men",
-             "whi", "ce", "ble", "fo", "su", "ve", "th", "ol", "in", "ac", "ex", "ry", "ta")  # fmt: skip
+SYLLABLES = (
+    "ba", "do", "ki", "lu", "ma", "no", "ra", "ti", "ve", "zo", "shi", "gra", "pel", "an", "er",
+    "st", "ing", "com", "pu", "ter", "qu", "lan", "ti", "str", "ght", "men", "whi", "ce", "ble",
+    "fo", "su", "ve", "th", "ol", "in", "ac", "ex", "ry", "ta",
+)  # fmt: skip
 
 
 def dialogues(seed: int, count: int) -> list[Dialogue]:
