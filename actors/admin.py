@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
-
-from storage.verify import verify
 
 from actors.calls import ActorAway, ActorCall
 from market.errors import NotFound, Unavailable
 from market.types import MachineId, RequestId
+from storage.verify import verify
 
 HEALTHY = ("ready", "running", "draining", "drained")
 
@@ -25,30 +26,32 @@ class MarketAdmin:
         router: ActorCall,
         describe_actors: Callable[[], Awaitable[list[dict[str, object]]]],
         serve_states: Callable[[], list[dict[str, object]]],
-        database_url: str,
+        data_dir: Path,
     ) -> None:
         self._accountant = accountant
         self._router = router
         self._describe_actors = describe_actors
         self._serve_states = serve_states
-        self._database_url = database_url
+        self._data_dir = data_dir
 
     async def status(self) -> dict[str, Any]:
         """Every actor, gateway and deployment; `ok` when all of them are healthy."""
-        actors, routing, serve = await asyncio.gather(
+        actors, routing, models, serve = await asyncio.gather(
             self._describe_actors(),
             _or_none(self._router("status")),
+            _or_none(self._router("availability")),
             asyncio.to_thread(self._serve_states),
         )
-        gateways = (routing or {}).get("gateways", [])
-        every = [*actors, *gateways]
+        routing = routing or {}
+        every = [*actors, *(_gateway(entry) for entry in routing.get("gateways", ()))]
         return {
-            "ok": all(entry.get("state") in HEALTHY for entry in every) and routing is not None,
+            "ok": bool(routing) and all(entry.get("state") in HEALTHY for entry in every),
             "actors": every,
             "serve": serve,
-            "models": (routing or {}).get("models", []),
-            "queue": (routing or {}).get("queue", {}),
-            "machines": (routing or {}).get("machines", []),
+            "models": [asdict(model) for model in models or ()],
+            "queues": routing.get("queues", {}),
+            "machines": routing.get("macs", []),
+            "drains": routing.get("drains", {}),
         }
 
     async def metrics(self) -> Mapping[str, float]:
@@ -67,9 +70,8 @@ class MarketAdmin:
         return answer
 
     async def verify(self) -> dict[str, Any]:
-        report = await verify(self._database_url)
-        answer: dict[str, Any] = report.as_json()
-        return answer
+        """Audit the ledger beside the running accountant, which never waits for it."""
+        return (await asyncio.to_thread(verify, self._data_dir)).as_json()
 
     async def drain(self, machine: str, reason: str) -> dict[str, Any]:
         await self._known(machine)
@@ -82,11 +84,17 @@ class MarketAdmin:
         return {"machine": machine, "drain": False}
 
     async def _known(self, machine: str) -> None:
-        machines = (await self._router("status")).get("machines", [])
+        machines = (await self._router("status")).get("macs", [])
         if machine not in {str(entry.get("machine")) for entry in machines}:
             raise NotFound(
                 f"There is no machine {machine[:80]!r}; coster status lists them.", "machine"
             )
+
+
+def _gateway(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A gateway as the router knows it, in the words of the other actors."""
+    state = "suspect" if entry.get("suspect") else "running"
+    return {"role": "gateway", "name": entry.get("gateway"), "state": state, **entry}
 
 
 async def _or_none(answer: Awaitable[Any]) -> Any:

@@ -128,7 +128,8 @@ def _settings_of(raw: Mapping[str, Any]) -> MarketSettings:
         macs_from_nodes=True,
         ledger_pinned=True,
     )
-    return _typed(base, rest, "")
+    settings: MarketSettings = _typed(base, rest, "")
+    return settings
 
 
 def _reject_unknown(raw: Mapping[str, Any], known: set[str], prefix: str) -> None:

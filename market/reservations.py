@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from market.messages import Grant
 from market.types import AccountId, GatewayId, MachineId, ModelId, RequestId
@@ -51,6 +52,7 @@ class Reservations:
     def __init__(self) -> None:
         self._live: dict[GrantKey, Reservation] = {}
         self._released: dict[GrantKey, float] = {}
+        self._closed: dict[RequestId, float] = {}
 
     def __len__(self) -> int:
         return len(self._live)
@@ -85,6 +87,19 @@ class Reservations:
             self._released[key] = now_s
         return self._live.pop(key, None)
 
+    def ended(self, key: GrantKey) -> bool:
+        """Whether this attempt ended lately."""
+        return key in self._released
+
+    def close(self, request_id: RequestId, now_s: float) -> None:
+        """The client left before it had a Mac: an asking still under way comes too late."""
+        self._closed.pop(request_id, None)
+        self._closed[request_id] = now_s
+
+    def closed(self, request_id: RequestId) -> bool:
+        """Whether the request was given up lately."""
+        return request_id in self._closed
+
     def of_gateway(self, gateway: GatewayId) -> list[Reservation]:
         return [held for held in self._live.values() if held.gateway == gateway]
 
@@ -99,8 +114,13 @@ class Reservations:
 
     def forget_old(self, now_s: float) -> None:
         """Drop the memory of ended attempts that nothing can refer to any more."""
-        while self._released:
-            key = next(iter(self._released))  # the oldest comes first
-            if now_s - self._released[key] < REMEMBER_RELEASED_S:
-                return
-            del self._released[key]
+        _forget(self._released, now_s)
+        _forget(self._closed, now_s)
+
+
+def _forget(times: dict[Any, float], now_s: float) -> None:
+    while times:
+        oldest = next(iter(times))
+        if now_s - times[oldest] < REMEMBER_RELEASED_S:
+            return
+        del times[oldest]

@@ -48,8 +48,10 @@ longer than any answer of ours can be under way to a gateway that lives."""
 SWEEP_EVERY_S = 0.5
 """How often requests that nothing can help any more are looked for."""
 
-REQUEUE_CODE = "requeue"
-"""Code of the refusal that asks a gateway to send a waiting request again."""
+UNKNOWN_REQUEST_CODE = "unknown_request"
+"""Code of the refusal that makes a gateway ask again for a request we have forgotten."""
+
+RETRY_S = 1.0
 
 
 class RouterState:
@@ -58,6 +60,7 @@ class RouterState:
     def __init__(self, started_s: float, seed: int = 0, intents: Iterable[Intent] = ()) -> None:
         self._desk = Dispatcher(started_s + REBUILD_S, seed, intents)
         self._swept_s = started_s
+        self._door_closed = False
 
     # ── gateways ──────────────────────────────────────────────────────────────────────
 
@@ -75,14 +78,35 @@ class RouterState:
             desk.gateways.discard(request.gateway, request.request_id)
             return held.grant  # asked again: the first answer was lost on its way
         if held is not None:
-            return _already_running()
+            return _unavailable(
+                "This attempt already runs elsewhere.", "already_running", retry=False
+            )
         queue = desk.queues.get(request.model)
         if queue is not None and request.request_id in queue:
             return Busy(request.request_id, len(queue))
-        if request.attempt > MAX_ATTEMPTS:
+        refusal = self._refusal(request)
+        if refusal is not None:
             desk.count("refused")
-            return _attempts_exhausted()
+            return refusal
         return desk.try_now(request, now_s)
+
+    def _refusal(self, request: RouteRequest) -> Unavailable | None:
+        if self._desk.reservations.closed(request.request_id):
+            return _unavailable("The request was given up.", "given_up", retry=False)
+        if request.attempt > MAX_ATTEMPTS:
+            return _unavailable(
+                f"{MAX_ATTEMPTS} Macs in a row failed this request; try again.",
+                "attempts_exhausted",
+            )
+        if self._door_closed and request.attempt == 1:
+            return _unavailable("The market is shutting down and takes no new work.", "draining")
+        return None
+
+    def close_door(self) -> int:
+        """Take no new requests, only retries of running ones; how many are not done yet."""
+        self._door_closed = True
+        waiting = sum(len(queue) for queue in self._desk.queues.values())
+        return len(self._desk.reservations) + waiting
 
     def report(self, outcomes: Sequence[Outcome], now_s: float) -> None:
         """Attempts that ended: free their slots, learn, and serve who waits.
@@ -91,26 +115,34 @@ class RouterState:
         """
         touched: set[ModelId] = set()
         for outcome in outcomes:
+            touched.update(self._leave_queue(outcome) if outcome.final else ())
             held = self._report(outcome, now_s)
             if held is not None:
                 touched.update(f.model for f in self._desk.macs.fleet.models_of(held.machine))
         for model in sorted(touched):
             self._desk.pump(model, now_s)
 
+    def _leave_queue(self, outcome: Outcome) -> list[ModelId]:
+        """The client left; a Mac that was kept free for it is free for the others."""
+        left = [q for q in self._desk.queues.values() if outcome.request_id in q]
+        for queue in left:
+            self._desk.leave_queue(queue, outcome.request_id)
+            self._desk.count("left_queue")
+        return [queue.model for queue in left]
+
     def _report(self, outcome: Outcome, now_s: float) -> Reservation | None:
         desk = self._desk
-        if outcome.final:
-            for queue in desk.queues.values():
-                if outcome.request_id in queue:
-                    desk.leave_queue(queue, outcome.request_id)
-                    desk.count("left_queue")
         if not outcome.machine:
+            desk.reservations.close(outcome.request_id, now_s)
             return self._release_request(outcome.request_id, now_s)
-        held = desk.release((outcome.request_id, outcome.attempt), now_s, ended=True)
+        key = (outcome.request_id, outcome.attempt)
+        heard_before = desk.reservations.ended(key)
+        held = desk.release(key, now_s, ended=True)
         if held is not None:
             desk.settle(held, outcome)
-        desk.macs.learn(outcome, now_s)
-        desk.count(f"outcome_{outcome.result}")
+        if not heard_before:  # a repeated report, or one of a Mac that has died since
+            desk.macs.learn(outcome, now_s)
+            desk.count(f"outcome_{outcome.result}")
         desk.journal.append(
             OutcomeRecord(
                 request_id=outcome.request_id,
@@ -171,8 +203,9 @@ class RouterState:
                 if request_id not in waiting and now_s - entry.enqueued_s > CLAIM_GRACE_S:
                     desk.leave_queue(queue, request_id)
                     desk.count("left_queue")
+        lost = _unavailable("The router has lost this place in the queue.", UNKNOWN_REQUEST_CODE)
         for request_id in sorted(waiting - known):
-            desk.gateways.send(gateway, Refused(request_id, _ask_again()))
+            desk.gateways.send(gateway, Refused(request_id, lost))
             desk.count("requeued")
 
     def take_mail(self, gateway: GatewayId) -> list[Grant | Refused]:
@@ -276,23 +309,5 @@ class RouterState:
         return journal
 
 
-def _attempts_exhausted() -> Unavailable:
-    return Unavailable(
-        f"{MAX_ATTEMPTS} Macs in a row failed this request; try again.",
-        None,
-        "attempts_exhausted",
-        1.0,
-        True,
-    )
-
-
-def _already_running() -> Unavailable:
-    return Unavailable(
-        "Another gateway is already running this attempt.", None, "already_running", 1.0, False
-    )
-
-
-def _ask_again() -> Unavailable:
-    return Unavailable(
-        "The router has lost its place in the queue; ask again.", None, REQUEUE_CODE, 0.0, True
-    )
+def _unavailable(message: str, code: str, *, retry: bool = True) -> Unavailable:
+    return Unavailable(message, None, code, RETRY_S, retry)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
-from actors.admin import MarketAdmin
 from ray import serve
 from ray.serve._private import replica as serve_replica
 
+from actors.admin import MarketAdmin
 from actors.cluster import (
     ACCOUNTANT,
     ROUTER,
@@ -28,7 +30,7 @@ from actors.cluster import (
 from actors.gateway import StreamCalls, connect_gateway
 from actors.nodes import provider_name
 from actors.process import begin_process
-from market.keys import hash_key
+from market.keys import key_hash, well_formed
 from market.settings import MarketSettings
 from market.types import GatewayId
 from serve_app.admin import create_admin_app
@@ -58,6 +60,10 @@ def _bind_replica_rpc_to_loopback() -> None:
     serve_replica.add_port_to_grpc_server = loopback_only
 
 
+def _hash_key(pepper: bytes, secret: str) -> bytes | None:
+    return key_hash(secret, pepper) if well_formed(secret) else None
+
+
 @serve.deployment(
     max_ongoing_requests=ONGOING_REQUESTS_MAX,
     max_queued_requests=QUEUED_REQUESTS_MAX,
@@ -69,7 +75,7 @@ def _bind_replica_rpc_to_loopback() -> None:
 class Gateway:
     """One replica of the HTTP door; keeps nothing but caches."""
 
-    async def __init__(self, settings: MarketSettings) -> None:
+    async def __init__(self, settings: MarketSettings) -> None:  # type: ignore[misc]
         _bind_replica_rpc_to_loopback()
         begin_process(f"gateway-{os.getpid()}", settings)
         gateway = GatewayId(f"gw_{secrets.token_hex(8)}")
@@ -93,7 +99,7 @@ class Gateway:
                 catalogue=catalogue,
                 clock=SystemClock(),
                 readiness=clients.readiness,
-                hash_key=lambda secret: hash_key(secret, clients.pepper),
+                hash_key=partial(_hash_key, clients.pepper),
             )
         )
         clients.router.start()
@@ -106,15 +112,15 @@ class Gateway:
 class Operations:
     """The operator's listener: metrics and admin routes, on loopback, behind the admin key."""
 
-    async def __init__(self, settings: MarketSettings, admin_key: str) -> None:
+    async def __init__(self, settings: MarketSettings, admin_key: str) -> None:  # type: ignore[misc]
         _bind_replica_rpc_to_loopback()
-        begin_process("operations", settings)
+        begin_process("operations", settings, "uvicorn.error")
         admin = MarketAdmin(
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
             describe_actors=describe_actors,
             serve_states=serve_states,
-            database_url=ledger_url(settings.data_dir),
+            data_dir=Path(settings.data_dir),
         )
         app = create_admin_app(admin, admin_key)
         self._server = uvicorn.Server(
@@ -146,12 +152,14 @@ class Operations:
 
 def gateway_application(settings: MarketSettings) -> serve.Application:
     """The routed application: `settings.gateways` identical replicas."""
-    return Gateway.options(num_replicas=settings.gateways).bind(settings)
+    deployment: Any = Gateway  # what the decorators have made of the class
+    return deployment.options(num_replicas=settings.gateways).bind(settings)
 
 
 def operations_application(settings: MarketSettings, admin_key: str) -> serve.Application:
     """The unrouted application with the operator's listener."""
-    return Operations.bind(settings, admin_key)
+    deployment: Any = Operations
+    return deployment.bind(settings, admin_key)
 
 
 def start_http(settings: MarketSettings) -> None:
@@ -191,7 +199,8 @@ def serve_states() -> list[dict[str, object]]:
                     "deployment": name,
                     "state": str(deployment.status.value).lower(),
                     "replicas": {
-                        str(k.value).lower(): v for k, v in deployment.replica_states.items()
+                        str(state).lower(): count
+                        for state, count in deployment.replica_states.items()
                     },
                     "message": deployment.message,
                 }

@@ -133,7 +133,7 @@ class StreamReply:
     async def fail(self, error: MarketError) -> None:
         if not self._started:
             self.status = error.status
-            await send_error(self._send, error, self._headers_for(self._provider))
+            await send_error(self._send, error, self._headers_for(None))
             return
         choices = self._open if self._progress is None else self._progress.open_indexes()
         body = self._wire.failure(error, choices or [self._last])
@@ -152,13 +152,12 @@ class WholeReply:
     delivered = 0
 
     def __init__(
-        self, send: Send, wire: Wire, headers_for: HeadersFor, *, n: int, with_logprobs: bool
+        self, send: Send, wire: Wire, headers_for: HeadersFor, *, with_logprobs: bool
     ) -> None:
         self.status = 200
         self._send = send
         self._wire = wire
         self._headers_for = headers_for
-        self._n = n
         self._with_logprobs = with_logprobs
         self._choices: list[ChoiceText] = []
         self._provider: ProviderId | None = None
@@ -185,4 +184,4 @@ class WholeReply:
 
     async def fail(self, error: MarketError) -> None:
         self.status = error.status
-        await send_error(self._send, error, self._headers_for(self._provider))
+        await send_error(self._send, error, self._headers_for(None))

@@ -280,6 +280,7 @@ class Run:
         if failure.code == "invalid":
             raise InvalidRequest(failure.message[:300], None, "invalid_job")
         if written:
+            await self._reply.flush()  # what came before the loss in the same batch
             raise Unavailable(
                 f"The Mac was lost after {self._progress.tokens} tokens; nothing is charged. "
                 "Send the request again.",

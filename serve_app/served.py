@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.engines.factory import model_folder
+from actors.engines.factory import model_folder, served_catalogue
 from actors.engines.model_folder import read_folder
 from market.catalogue import Catalogue
 from market.settings import MarketSettings
@@ -10,12 +10,8 @@ from serve_app.served_model import ServedModel, ServedModels
 
 
 def load_models(settings: MarketSettings) -> tuple[ServedModels, Catalogue]:
-    """Read tokenizers and templates; raises InvalidRequest naming the file and the fix.
-
-    A model of the operator's own is offered at the demo model's price unless the catalogue
-    has a card for it.
-    """
-    served, catalogue = ServedModels(), Catalogue()
+    """Read tokenizers and templates; raises InvalidRequest naming the file and the fix."""
+    served = ServedModels()
     for source in settings.models:
         facts = read_folder(model_folder(source))
         served.add(
@@ -28,7 +24,4 @@ def load_models(settings: MarketSettings) -> tuple[ServedModels, Catalogue]:
                 tokens={"bos_token": facts.bos_token, "eos_token": facts.eos_token},
             )
         )
-        catalogue = catalogue.served_like(
-            source.model, context_tokens=facts.context_tokens, quantization=facts.quantization
-        )
-    return served, catalogue
+    return served, served_catalogue(settings)

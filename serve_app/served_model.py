@@ -68,7 +68,7 @@ class ServedModel:
     ) -> None:
         try:
             self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
-        except Exception as error:  # noqa: BLE001  (tokenizers raises bare Exception)
+        except Exception as error:  # the library raises nothing more specific
             raise InvalidRequest(
                 f"{tokenizer_json.name} of {model} cannot be read: {type(error).__name__}; "
                 "the model folder needs a tokenizer.json of the tokenizers library."

@@ -30,8 +30,8 @@ TIDY = {
     ),
     "tests/unit/test_money.py": '"""Laws."""\n\ndef test_adds() -> None:\n    """One and one."""\n',
     "Makefile": "demo: ready\n\trun\n",
-    "README.md": "Run `make demo` or `coster status`:\n```\n$ coster up --json\ncoster keys list\n```\n"
-    "Read [the law](tests/unit/test_money.py) of `market/money.py`.\n",
+    "README.md": "Run `make demo`:\n```\n$ coster up --json\ncoster keys list\n```\n"
+    "Then `coster status`. Read [the law](tests/unit/test_money.py) of `market/money.py`.\n",
 }
 """The smallest checkout in which every rule holds."""
 

@@ -14,7 +14,9 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 COMMAND = re.compile(r"^(?:\$ )?(?:[\w./-]*/)?(coster|make) ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?")
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
-FILE = re.compile(rf"^(?:{'|'.join((*ROOMS, 'tests', 'docs', 'benchmarks', '.ci'))})/[\w./-]+$")
+FILE = re.compile(
+    rf"^(?:(?:{'|'.join(ROOMS)})/[\w/-]+\.\w+|(?:tests|docs|benchmarks|\.ci)/[\w./-]+)$"
+)
 
 
 def no_path_of_one_machine(tree: Tree) -> Iterator[str]:

@@ -1,0 +1,296 @@
+"""The router actor: a thin shell that gives `RouterState` its clock, its store and its loop.
+
+An undecorated class, tested as plain asyncio; the doorway to Ray wraps it. Between reading
+the state and changing it nothing is awaited, so concurrent calls cannot interleave there.
+Its live state is soft and its store is its own: neither ever touches the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from market.decision_log import (
+    DecisionRecord,
+    FleetSnapshot,
+    Intent,
+    LogRecord,
+    OutcomeRecord,
+    explain,
+)
+from market.errors import MarketError
+from market.messages import (
+    Busy,
+    GatewayBeat,
+    Grant,
+    ModelAvailability,
+    Outcome,
+    ProviderBeat,
+    ProviderOrders,
+    Refused,
+    RouteRequest,
+)
+from market.ports import DecisionStore
+from market.router_state import RouterState
+from market.types import GatewayId, MachineId, RequestId
+from storage.decision_store import SqliteDecisionStore
+
+TICK_S = 0.1
+"""Precision of leases, cool-downs and queue deadlines."""
+
+FLUSH_S = 0.5
+"""Decisions younger than this are lost when the process is killed."""
+
+RECONCILE_S = 1.0
+SNAPSHOT_S = 60.0
+PRUNE_S = 3600.0
+KEEP_DECISIONS_S = 7 * 86_400.0
+POLL_S_MAX = 5.0
+"""No poll is held longer, whatever the gateway asks for: its lease is renewed by polling."""
+
+BUFFERED_RECORDS_MAX = 20_000
+"""Records waiting for the store; beyond this the oldest are dropped and counted."""
+
+log = logging.getLogger("coster.router")
+
+
+class Router:
+    """Routes requests to Macs. Call `start` first; every method is safe to call twice."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        ensure_providers: Callable[[], Awaitable[None]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._store: DecisionStore = SqliteDecisionStore(path)
+        self._ensure_providers = ensure_providers
+        self._seed = seed
+        self._state = RouterState(time.monotonic(), seed)
+        self._polls: dict[GatewayId, asyncio.Event] = {}
+        self._buffer: deque[LogRecord] = deque()
+        self._flushing = asyncio.Lock()
+        self._dropped = 0
+        self._store_errors = 0
+        self._last_error = ""
+        self._started_s = time.monotonic()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Open the store, take the intents in, and begin to keep time."""
+        await self._store.open()
+        intents = await self._store.intents()
+        self._started_s = time.monotonic()
+        self._state = RouterState(self._started_s, self._seed, intents)
+        loops: list[Coroutine[Any, Any, None]] = [
+            self._every(TICK_S, self._tick),
+            self._every(FLUSH_S, self._flush),
+            self._every(SNAPSHOT_S, self._snapshot),
+            self._every(PRUNE_S, self._prune),
+        ]
+        if self._ensure_providers is not None:
+            loops.append(self._every(RECONCILE_S, self._ensure_providers))
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
+
+    async def close(self) -> None:
+        """Stop keeping time and store what is buffered. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            self._tasks = []
+            await self._flush()
+        await self._store.close()
+
+    # ── gateways ──────────────────────────────────────────────────────────────────────
+
+    async def route(self, requests: list[RouteRequest]) -> list[Grant | Busy | MarketError]:
+        """A reply for each request, in order. Busy: queued, if it carried funding."""
+        replies = self._state.route(requests, time.monotonic())
+        self._after()
+        return replies
+
+    async def report(self, outcomes: list[Outcome]) -> list[None]:
+        """Take the ends of attempts in."""
+        self._state.report(outcomes, time.monotonic())
+        self._after()
+        return [None] * len(outcomes)
+
+    async def poll(self, beat: GatewayBeat, wait_s: float = 2.0) -> list[Grant | Refused]:
+        """Answers for a gateway's queued requests, at once or within `wait_s`.
+
+        A newer poll of the same gateway ends an older one, which then delivers nothing.
+        """
+        self._state.beat_gateway(beat, time.monotonic())
+        self._after()
+        mail = self._state.take_mail(beat.gateway)
+        if mail:
+            return mail
+        arrived = asyncio.Event()
+        older = self._polls.get(beat.gateway)
+        self._polls[beat.gateway] = arrived
+        if older is not None:
+            older.set()
+        try:
+            async with asyncio.timeout(min(wait_s, POLL_S_MAX)):
+                await arrived.wait()
+        except TimeoutError:
+            return []
+        finally:
+            is_newest = self._polls.get(beat.gateway) is arrived
+            if is_newest:
+                del self._polls[beat.gateway]
+        return self._state.take_mail(beat.gateway) if is_newest else []
+
+    async def availability(self) -> list[ModelAvailability]:
+        return self._state.availability(time.monotonic())
+
+    # ── Macs ──────────────────────────────────────────────────────────────────────────
+
+    async def heartbeat(self, beat: ProviderBeat) -> ProviderOrders:
+        """Take a Mac's declaration in and answer with its orders."""
+        orders = self._state.beat_provider(beat, time.monotonic())
+        self._after()
+        return orders
+
+    async def machine_lost(self, machine: MachineId, reason: str) -> None:
+        """A death notice: the process of this Mac's provider is gone."""
+        log.warning("%s is lost: %s", machine, reason)
+        self._state.machine_lost(machine, reason, time.monotonic())
+        self._after()
+
+    async def drain(self, machine: MachineId, reason: str) -> None:
+        """No new work for this Mac until undrained; remembered before this returns."""
+        await self._store.put_intent(Intent(machine, "drain", reason, time.time()))
+        self._state.drain(machine, reason)
+        self._after()
+
+    async def undrain(self, machine: MachineId) -> None:
+        """The Mac may work again; remembered before this returns."""
+        await self._store.drop_intent(machine, "drain")
+        self._state.undrain(machine, time.monotonic())
+        self._after()
+
+    # ── operators ─────────────────────────────────────────────────────────────────────
+
+    async def close_door(self) -> int:
+        """Take no new requests; returns how many are not done yet."""
+        return self._state.close_door()
+
+    async def explain(self, request_id: RequestId) -> dict[str, Any] | None:
+        """Why this Mac: attempts, candidates, terms, outcomes; None when nothing is known."""
+        verdicts = self._state.verdicts(request_id)
+        await self._flush()
+        story = explain(request_id, await self._store.records_of(request_id))
+        if story is not None and verdicts is not None:
+            story["verdicts"] = [
+                {
+                    "provider": provider,
+                    "reason": verdict.reason,
+                    "total_ms": verdict.total_ms,
+                    "terms_ms": dict(verdict.terms_ms),
+                }
+                for provider, verdict in verdicts
+            ]
+        return story
+
+    async def status(self) -> dict[str, Any]:
+        """Macs, gateways, queues and drains, with the router's own pid and troubles."""
+        return {
+            **await self.describe(),
+            "records_buffered": len(self._buffer),
+            "records_dropped": self._dropped,
+            "store_errors": self._store_errors,
+            "last_error": self._last_error,
+            **self._state.status(time.monotonic()),
+        }
+
+    async def describe(self) -> dict[str, Any]:
+        """Who this is: pid, role and state."""
+        return {
+            "role": "router",
+            "pid": os.getpid(),
+            "state": "ready" if self._tasks else "stopped",
+            "uptime_s": round(time.monotonic() - self._started_s, 3),
+        }
+
+    async def metrics(self) -> dict[str, float]:
+        """The gateways' counters added up, and the router's own."""
+        return {
+            **self._state.metrics(time.monotonic()),
+            "coster_router_records_dropped_total": float(self._dropped),
+            "coster_router_store_errors_total": float(self._store_errors),
+        }
+
+    # ── loops ─────────────────────────────────────────────────────────────────────────
+
+    async def _every(self, period_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it again and again; a failure is recorded and does not end the others."""
+        while True:
+            await asyncio.sleep(period_s)
+            try:
+                await work()
+            except Exception as error:
+                self._last_error = f"{getattr(work, '__name__', 'work')}: {error!r}"[:500]
+                log.exception("the router's periodic work failed")
+
+    async def _tick(self) -> None:
+        self._state.tick(time.monotonic())
+        self._after()
+
+    async def _snapshot(self) -> None:
+        status = self._state.status(time.monotonic())
+        self._keep([FleetSnapshot(time.time(), status)])
+
+    async def _prune(self) -> None:
+        await self._store.prune(time.time() - KEEP_DECISIONS_S)
+
+    async def _flush(self) -> None:
+        """Store what is buffered; what could not be stored waits for the next time."""
+        async with self._flushing:
+            batch, self._buffer = self._buffer, deque()
+            if not batch:
+                return
+            try:
+                await self._store.append(list(batch))
+            except BaseException as error:
+                # Storing a record twice is harmless, losing one is not.
+                newer, self._buffer = self._buffer, batch
+                self._keep(newer)
+                if not isinstance(error, Exception):
+                    raise
+                self._store_errors += 1
+                self._last_error = f"store: {error!r}"[:500]
+                log.exception("decisions could not be stored; %d wait", len(self._buffer))
+
+    def _after(self) -> None:
+        """What every change of state is followed by: wake polls, collect the journal."""
+        for gateway in self._state.woken():
+            poll = self._polls.get(gateway)
+            if poll is not None:
+                poll.set()
+        journal = self._state.take_journal()
+        if journal:
+            # The state keeps monotonic time; the store keeps the calendar's.
+            offset_s = time.time() - time.monotonic()
+            self._keep([_on_calendar(record, offset_s) for record in journal])
+
+    def _keep(self, records: Iterable[LogRecord]) -> None:
+        self._buffer.extend(records)
+        while len(self._buffer) > BUFFERED_RECORDS_MAX:
+            self._buffer.popleft()
+            self._dropped += 1
+
+
+def _on_calendar(record: DecisionRecord | OutcomeRecord, offset_s: float) -> LogRecord:
+    if isinstance(record, DecisionRecord):
+        return replace(record, decided_s=record.decided_s + offset_s)
+    return replace(record, ended_s=record.ended_s + offset_s)

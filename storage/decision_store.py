@@ -1,0 +1,268 @@
+"""The router's own database, `router.db`: intents, decisions, outcomes, snapshots.
+
+A second file with its own single writer, never the ledger's: what is written here at a
+high rate must not delay or endanger money. It is a log, not a book: bodies are JSON, so a
+version number in the file is enough and no migration tool is needed. All work happens on
+one thread of its own, so that no statements of two callers can interleave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+from sqlalchemy import (
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    delete,
+    event,
+    func,
+    select,
+)
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.pool import StaticPool
+
+from market.decision_log import (
+    DecisionRecord,
+    FleetSnapshot,
+    Intent,
+    LogRecord,
+    OutcomeRecord,
+    ScoredMac,
+)
+from market.errors import Internal
+from market.types import MachineId, ProviderId, RequestId
+
+SCHEMA_VERSION = 1
+MAX_ROWS = 1_000_000
+"""Attempts kept however young: about 1.5 KB each, 1.5 GB."""
+
+_metadata = MetaData()
+_intents = Table(
+    "intents",
+    _metadata,
+    Column("machine", String, primary_key=True),
+    Column("kind", String, primary_key=True),
+    Column("reason", String, nullable=False),
+    Column("since_s", Float, nullable=False),
+)
+
+
+def _log_table(name: str) -> Table:
+    return Table(
+        name,
+        _metadata,
+        Column("request_id", String, primary_key=True),
+        Column("attempt", Integer, primary_key=True),
+        Column("at_s", Float, nullable=False),
+        Column("machine", String),
+        Column("body", LargeBinary, nullable=False),
+        Index(f"{name}_at_s", "at_s"),
+    )
+
+
+_decisions = _log_table("decisions")
+_outcomes = _log_table("outcomes")
+_snapshots = Table(
+    "snapshots",
+    _metadata,
+    Column("at_s", Float, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+
+Result = TypeVar("Result")
+
+
+class StoreUnusable(Internal):
+    """The router's database cannot be opened."""
+
+
+class SqliteDecisionStore:
+    """A `market.ports.DecisionStore` in one SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="router-db")
+        self._engine: Engine | None = None
+
+    async def open(self) -> None:
+        """Open or create the file; raises StoreUnusable with the way out."""
+        try:
+            await self._on_thread(self._open)
+        except (DatabaseError, sqlite3.Error, OSError) as error:
+            reason = str(getattr(error, "orig", error))
+            raise StoreUnusable(
+                f"The router's log {self._path} cannot be opened: {reason}. It holds no money: "
+                "move it away to start an empty one, or make its folder writable.",
+                "data",
+                "store_unusable",
+            ) from error
+
+    async def intents(self) -> list[Intent]:
+        query = select(_intents).order_by(_intents.c.machine, _intents.c.kind)
+        rows = await self._read(lambda c: c.execute(query).all())
+        return [Intent(MachineId(r.machine), r.kind, r.reason, r.since_s) for r in rows]
+
+    async def put_intent(self, intent: Intent) -> None:
+        row = asdict(intent)
+        statement = insert(_intents).values(row)
+        statement = statement.on_conflict_do_update(
+            index_elements=["machine", "kind"],
+            set_={"reason": statement.excluded.reason, "since_s": statement.excluded.since_s},
+        )
+        await self._write(lambda c: c.execute(statement))
+
+    async def drop_intent(self, machine: MachineId, kind: str) -> None:
+        same = (_intents.c.machine == machine) & (_intents.c.kind == kind)
+        await self._write(lambda c: c.execute(delete(_intents).where(same)))
+
+    async def append(self, records: Sequence[LogRecord]) -> None:
+        """Store a batch in one transaction; a newer record of one attempt replaces it."""
+        if records:
+            await self._write(lambda c: _append(c, records))
+
+    async def records_of(self, request_id: RequestId) -> list[DecisionRecord | OutcomeRecord]:
+        def read(connection: Connection) -> list[DecisionRecord | OutcomeRecord]:
+            found: list[DecisionRecord | OutcomeRecord] = [
+                _decision(orjson.loads(row.body))
+                for row in connection.execute(_of_request(_decisions, request_id))
+            ]
+            found += [
+                OutcomeRecord(**orjson.loads(row.body))
+                for row in connection.execute(_of_request(_outcomes, request_id))
+            ]
+            return sorted(found, key=lambda r: (r.attempt, isinstance(r, OutcomeRecord)))
+
+        return await self._read(read)
+
+    async def prune(self, before_s: float) -> int:
+        """Delete what is older than this, and the oldest beyond `MAX_ROWS`."""
+        return await self._write(lambda c: sum(_prune(c, t, before_s) for t in _LOGS))
+
+    async def close(self) -> None:
+        """Idempotent."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, engine.dispose)
+        self._thread.shutdown(wait=True)
+
+    # ── on the thread ─────────────────────────────────────────────────────────────────
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path.touch(mode=0o600)
+        version, has_tables = _peek(self._path)
+        if has_tables and version > SCHEMA_VERSION:
+            raise OSError(f"it was written by a newer version (schema {version})")
+        engine = create_engine(f"sqlite:///{self._path}", poolclass=StaticPool)
+        event.listen(engine, "connect", _set_pragmas)
+        with engine.begin() as connection:
+            _metadata.create_all(connection)
+            connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+        self._engine = engine
+
+    async def _write(self, work: Callable[[Connection], Result]) -> Result:
+        def run() -> Result:
+            with self._opened().begin() as connection:
+                return work(connection)
+
+        return await self._on_thread(run)
+
+    async def _read(self, work: Callable[[Connection], Result]) -> Result:
+        def run() -> Result:
+            with self._opened().connect() as connection:
+                return work(connection)
+
+        return await self._on_thread(run)
+
+    async def _on_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _opened(self) -> Engine:
+        if self._engine is None:
+            raise StoreUnusable(f"The router's log {self._path} is not open.")
+        return self._engine
+
+
+_LOGS = (_decisions, _outcomes, _snapshots)
+
+
+def _peek(path: Path) -> tuple[int, bool]:
+    """Schema version of the file, and whether it holds anything."""
+    connection = sqlite3.connect(path)
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        return int(version), tables > 0
+    finally:
+        connection.close()
+
+
+def _set_pragmas(connection: Any, _record: Any) -> None:
+    """WAL; FULL, because an intent must outlive a power cut once it is acknowledged."""
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=2000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _append(connection: Connection, records: Sequence[LogRecord]) -> None:
+    rows: dict[str, list[dict[str, Any]]] = {"decisions": [], "outcomes": [], "snapshots": []}
+    for record in records:
+        body = orjson.dumps(asdict(record))
+        if isinstance(record, FleetSnapshot):
+            rows["snapshots"].append({"at_s": record.taken_s, "body": body})
+            continue
+        is_decision = isinstance(record, DecisionRecord)
+        row = {
+            "request_id": record.request_id,
+            "attempt": record.attempt,
+            "at_s": record.decided_s if isinstance(record, DecisionRecord) else record.ended_s,
+            "machine": record.chosen if isinstance(record, DecisionRecord) else record.machine,
+            "body": body,
+        }
+        rows["decisions" if is_decision else "outcomes"].append(row)
+    for table in _LOGS:
+        if rows[table.name]:
+            connection.execute(table.insert().prefix_with("OR REPLACE"), rows[table.name])
+
+
+def _of_request(table: Table, request_id: RequestId) -> Any:
+    return select(table.c.body).where(table.c.request_id == request_id)
+
+
+def _prune(connection: Connection, table: Table, before_s: float) -> int:
+    gone = connection.execute(delete(table).where(table.c.at_s < before_s)).rowcount
+    excess = connection.execute(select(func.count()).select_from(table)).scalar_one() - MAX_ROWS
+    if excess > 0:
+        times = select(table.c.at_s).order_by(table.c.at_s).offset(excess).limit(1)
+        cut_s = connection.execute(times).scalar_one()
+        gone += connection.execute(delete(table).where(table.c.at_s < cut_s)).rowcount
+    return int(gone)
+
+
+def _decision(body: dict[str, Any]) -> DecisionRecord:
+    body["counts"] = tuple((name, count) for name, count in body["counts"])
+    body["top"] = tuple(
+        ScoredMac(
+            MachineId(mac["machine"]),
+            ProviderId(mac["provider"]) if mac["provider"] is not None else None,
+            mac["total_ms"],
+            tuple((name, ms) for name, ms in mac["terms_ms"]),
+        )
+        for mac in body["top"]
+    )
+    return DecisionRecord(**body)
