@@ -54,35 +54,55 @@ bench: $(DEV_STAMP) ## every benchmark in turn; they print ratios and never fail
 	done
 
 wheel: $(RUN_STAMP) ## build the wheel into dist/
+	@$(ensure_uv)
 	$(UV) build --wheel --out-dir dist
 
 clean: ## remove the environment, caches and builds; never a market's data
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(RUN_STAMP): $(LOCK) | $(UV)
-	$(UV) sync --frozen --no-dev --inexact
+$(RUN_STAMP): $(LOCK)
+	@$(ensure_uv)
+	$(call sync,--no-dev --inexact,--no-dev)
 	@touch $@
 
-$(DEV_STAMP): $(LOCK) | $(UV)
-	$(UV) sync --frozen
+$(DEV_STAMP): $(LOCK)
+	@$(ensure_uv)
+	$(call sync,,)
 	@touch $(RUN_STAMP) $@
 
-# Only reached where no uv is on the PATH. pip keeps the user's index configuration; uv
-# leaves itself in place in an environment that it did not create.
-$(VENV)/bin/uv:
-	@set -e; found=; \
-	for python in python3.13 python3.12 python3.11 python3; do \
-	  if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
-	      >/dev/null 2>&1; then found="$$python"; break; fi; \
-	done; \
-	if [ -z "$$found" ]; then \
-	  echo "coster needs Python 3.11, 3.12 or 3.13 on the PATH; install one and try again." >&2; \
-	  exit 1; \
-	fi; \
-	echo "No uv here: setting up $(VENV) with $$found"; \
-	"$$found" -m venv $(VENV) || { \
-	  echo "$$found cannot make environments; on Debian: apt-get install python3-venv" >&2; \
-	  rm -rf $(VENV); exit 1; \
-	}; \
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+# $(call sync,FLAGS OF SYNC,FLAGS OF EXPORT): the locked packages into the environment. uv does
+# not read pip's configuration; where it fails, pip is asked, with this machine's own index,
+# certificates and folders of wheels.
+define sync
+$(UV) sync --frozen $(1) || { \
+  echo "uv could not fetch the packages; asking pip, with this machine's index settings" >&2; \
+  { test -x $(PYTHON) || $(UV) venv $(VENV); } && \
+  $(UV) export --quiet --frozen --no-emit-project $(2) -o $(VENV)/locked.txt && \
+  { $(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip; } && \
+  $(PYTHON) -m pip install --quiet --no-deps -r $(VENV)/locked.txt && \
+  $(PYTHON) -m pip install --quiet --no-deps -e .; \
+}
+endef
+
+# Does nothing where uv is at hand. The environment is then made by Python itself, in which uv
+# keeps what it did not install: itself and pip.
+define ensure_uv
+test -x "$(UV)" || { \
+  found=; \
+  for python in python3.13 python3.12 python3.11 python3; do \
+    if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+        >/dev/null 2>&1; then found="$$python"; break; fi; \
+  done; \
+  if [ -z "$$found" ]; then \
+    echo "coster needs Python 3.11, 3.12 or 3.13 on the PATH; install one and try again." >&2; \
+    exit 1; \
+  fi; \
+  echo "No uv here: setting up $(VENV) with $$found"; \
+  "$$found" -m venv $(VENV) || { \
+    echo "$$found cannot make environments; on Debian: apt-get install python3-venv" >&2; \
+    rm -rf $(VENV); exit 1; \
+  }; \
+  $(PYTHON) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
+}
+endef

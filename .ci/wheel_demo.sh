@@ -56,6 +56,7 @@ if ! [ -s "$folder/ready.json" ]; then
   echo "the market was not ready within $READY_S_MAX s" >&2
   exit 1
 fi
+grep -q '"ready": *true' "$folder/ready.json" || { cat "$folder/ready.json" >&2; exit 1; }
 echo "ready"
 
 (umask 077 && printf 'Authorization: Bearer %s\n' "$(field "$folder/ready.json" api_key)" >"$folder/auth")

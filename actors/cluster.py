@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ray.exceptions import (
 
 from actors.accountant import Accountant, AccountantSettings
 from actors.calls import ActorAway
-from actors.engines.factory import make_engine
+from actors.engines.factory import make_engine, served_catalogue
 from actors.nodes import NAMESPACE, macs_of_nodes, provider_name
 from actors.process import begin_process
 from actors.provider import Provider, ProviderConfig
@@ -34,6 +35,7 @@ from market.errors import Internal, MarketError
 from market.messages import ProviderBeat, ProviderOrders
 from market.settings import MacSettings, MarketSettings
 from market.types import Event, GatewayId, Job, MachineId, RequestId
+from storage.pepper import load_pepper
 
 ACCOUNTANT = "accountant"
 ROUTER = "router"
@@ -72,7 +74,8 @@ class NamedActor:
             self._handle = None
             raise ActorAway(f"{self._name} is away ({type(error).__name__})") from error
         except RayTaskError as error:
-            log.error("%s.%s failed: %s", self._name, method, type(error.cause).__name__)
+            kind = type(error.cause).__name__
+            log.error("%s.%s failed: %s", self._name, method, kind)  # noqa: TRY400 - no frames
             raise Internal(f"{self._name} failed at {method}.") from error
         except ValueError as error:  # Ray's answer for a name that is not registered
             raise ActorAway(f"{self._name} is not registered") from error
@@ -99,12 +102,24 @@ class AccountantActor(Accountant):
 
     async def __init__(self, settings: MarketSettings) -> None:  # type: ignore[misc]
         begin_process("accountant", settings)
-        super().__init__(AccountantSettings.of_market(settings), on_fatal=_die)
+        self._data_dir = settings.data_dir
+        super().__init__(
+            AccountantSettings(
+                data=Path(settings.data_dir),
+                catalogue=served_catalogue(settings),
+                fee_bps=settings.fee_bps,
+                promo_nano=settings.promo_nano,
+            ),
+            on_fatal=_die,
+        )
         await self.start()
+
+    async def describe(self) -> dict[str, object]:
+        return {**await super().describe(), "node": node_id()}
 
     async def key_pepper(self) -> bytes:
         """What gateways hash API keys with; they ask once, when they start."""
-        return self.pepper
+        return load_pepper(Path(self._data_dir))
 
 
 class RouterActor(Router):
@@ -118,6 +133,9 @@ class RouterActor(Router):
             Path(settings.data_dir) / "router.db", ensure_providers=self._reconciler.ensure
         )
         await self.start()
+
+    async def describe(self) -> dict[str, Any]:
+        return {**await super().describe(), "node": node_id()}
 
     async def wire_secret(self) -> bytes:
         """What gateways prove to providers; they ask once, when they start."""
@@ -137,11 +155,14 @@ class ProviderActor(Provider):
 
         source = settings.models[0]
         super().__init__(
-            config, lambda: make_engine(settings.engine, source, config.mac), beat, _die
+            replace(config, node=node_id()),
+            lambda: make_engine(settings.engine, source, config.mac),
+            beat,
+            _die,
         )
         await self.start()
 
-    async def stream_events(self, gateway: GatewayId) -> AsyncIterator[list[Event]]:  # type: ignore[override]
+    async def stream_events(self, gateway: GatewayId) -> AsyncIterator[list[Event]]:
         """The fallback transport: a streaming call, an item per batch."""
         async for batch in self.streams.events(gateway):
             yield batch
@@ -191,8 +212,7 @@ class Reconciler:
             )
 
     def _get_or_create(self, mac: MacSettings) -> Any:
-        node = dict(mac.labels).get("coster-node", "local")
-        config = ProviderConfig(mac, self._secret, self._settings.code_version, node)
+        config = ProviderConfig(mac, self._secret, self._settings.code_version)
         options: dict[str, Any] = {"label_selector": dict(mac.labels)} if mac.labels else {}
         return (
             ray.remote(ProviderActor)
@@ -287,6 +307,21 @@ async def _describe(name: str) -> dict[str, object]:
             "reason": str(error),
         }
     return {"actor": name, **facts}
+
+
+async def stop_market() -> None:
+    """End every actor of the market for good, the accountant last and after its last commit."""
+    entries = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+    names = [str(entry["name"]) for entry in entries if entry["namespace"] == NAMESPACE]
+    kill_actor(ROUTER)  # first, or it would start the providers again
+    for name in names:
+        if name not in (ACCOUNTANT, ROUTER):
+            kill_actor(name)
+    try:
+        await NamedActor(ACCOUNTANT)("stop", timeout_s=CALL_S_MAX)
+    except ActorAway as error:
+        log.warning("the accountant was not there to close its books: %s", error)
+    kill_actor(ACCOUNTANT)
 
 
 def kill_actor(name: str) -> None:

@@ -77,11 +77,10 @@ async def connect_gateway(
     streams: StreamCalls,
     counters: Callable[[], Mapping[str, float]],
 ) -> GatewayClients:
-    """Fetch the secrets from the actors and start the router's poll."""
+    """Fetch the secrets from the actors; the caller starts the router's poll."""
     pepper = await _first_answer(accountant, "key_pepper")
     secret = await _first_answer(router, "wire_secret")
     routing = RouterClient(router, gateway=gateway, pid=os.getpid(), node=node, counters=counters)
-    routing.start()
 
     def make_link(grant: Grant) -> ProviderLink:
         if settings.transport == "ray_stream":

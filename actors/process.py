@@ -40,8 +40,11 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=True)
 
 
-def begin_process(role: str, settings: MarketSettings) -> None:
-    """Send this process's log to its file. Repeated calls change nothing."""
+def begin_process(role: str, settings: MarketSettings, *also: str) -> None:
+    """Send this process's log to its file. Repeated calls change nothing.
+
+    `also` names loggers of libraries whose messages belong there and quote no request.
+    """
     root = logging.getLogger("coster")
     if any(isinstance(handler, RotatingFileHandler) for handler in root.handlers):
         return
@@ -54,4 +57,6 @@ def begin_process(role: str, settings: MarketSettings) -> None:
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     root.propagate = False
+    for name in also:
+        logging.getLogger(name).addHandler(handler)
     root.info("started, pid %d", os.getpid())

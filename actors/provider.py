@@ -48,7 +48,7 @@ class ProviderConfig:
     mac: MacSettings
     wire_secret: bytes
     code_version: str
-    node: str
+    node: str = ""  # filled in by the process itself, which knows where it runs
 
 
 class Provider:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coster.options import Data, Json, reported
 from coster.output import ERROR, print_json, styled
+from market.errors import InvalidRequest, NotFound
+
+if TYPE_CHECKING:
+    from market.audit import VerifyReport
+
+SQLITE = "sqlite:///"
 
 ledger = typer.Typer(help="The double-entry ledger.", no_args_is_help=True)
 
@@ -23,24 +29,50 @@ def add_to(app: typer.Typer) -> None:
 def verify(
     data: Data = None,
     database: Annotated[
-        str | None, typer.Option("--database", help="A database URL instead of a data folder.")
+        str | None, typer.Option("--database", help="sqlite:///FILE instead of a data folder.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Replay every transfer and compare; works while the market runs and after."""
+    from coster.market_http import paths_of
+    from storage.database import StorageError
     from storage.verify import verify as verify_ledger
 
-    from coster.market_http import paths_of
-
     with reported(as_json=json):
-        url = database or f"sqlite+aiosqlite:///{paths_of(data).data / 'ledger.db'}"
-        report: Any = asyncio.run(verify_ledger(url))
+        try:
+            report = verify_ledger(_folder_of(database) or paths_of(data).data)
+        except StorageError as error:
+            raise NotFound(str(error), "data") from error
     if json:
         print_json(report.as_json())
     else:
-        mark = styled("✓", "green", sys.stdout) if report.ok else styled("✗", "red", sys.stdout)
-        sys.stdout.write(f"{mark} {report.summary()}\n")
-        for problem in report.problems:
-            sys.stdout.write(f"  {problem}\n")
+        _print(report)
     if not report.ok:
         raise SystemExit(ERROR)
+
+
+def _folder_of(database: str | None) -> Path | None:
+    """The data folder that a database URL points into."""
+    if database is None:
+        return None
+    if not database.startswith(SQLITE):
+        raise InvalidRequest(
+            f"--database is {database[:60]!r}; this version reads {SQLITE}/path/to/ledger.sqlite3.",
+            "database",
+        )
+    return Path(database.removeprefix(SQLITE)).parent
+
+
+def _print(report: VerifyReport) -> None:
+    out = sys.stdout
+    counts = ", ".join(f"{count:,} {name}" for name, count in report.counts.items())
+    if report.ok:
+        out.write(f"{styled('✓', 'green', out)} the books balance to the nano: {counts}\n")
+    else:
+        out.write(f"{styled('✗', 'red', out)} {report.problem_count} problems in {counts}\n")
+    for name, nano in report.totals_nano.items():
+        out.write(f"  {name:24} ${nano / 1e9:,.9f}\n")
+    for problem in report.problems:
+        out.write(f"  {problem}\n")
+    if report.head_hash:
+        out.write(f"  head {report.head_hash}\n")

@@ -31,11 +31,11 @@ from market.settings import (
 from market.types import ModelId
 
 if TYPE_CHECKING:
-    from ray.serve import Application
+    from serve_app.deployment import Application
 
 ADMIN_KEY_FILE = "admin_key"
 WIRE_FILE = "wire"
-RAY_TOKEN_FILE = "ray_token"
+RAY_TOKEN_FILE = "ray_token"  # noqa: S105 - a file name
 DEMO_KEY_FILE = "demo_key"
 DEMO_MANAGEMENT_FILE = "demo_management_key"
 DEMO_ACCOUNTS = (DEMO_CONSUMER, DEMO_PROVIDER)
@@ -128,7 +128,8 @@ def _settings_of(raw: Mapping[str, Any]) -> MarketSettings:
         macs_from_nodes=True,
         ledger_pinned=True,
     )
-    return _typed(base, rest, "")
+    settings: MarketSettings = _typed(base, rest, "")
+    return settings
 
 
 def _reject_unknown(raw: Mapping[str, Any], known: set[str], prefix: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coster import books, consumer, keys, market_state
+from coster import books, consumer, keys, market_state, node
 from coster.options import Data
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ market_state.add_to(app)
 consumer.add_to(app)
 keys.add_to(app)
 books.add_to(app)
+node.add_to(app)
 
 
 def run() -> None:

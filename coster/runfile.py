@@ -54,7 +54,7 @@ def is_alive(pid: int, started_s: float) -> bool:
     """Whether the very process that was recorded still runs."""
     try:
         process = psutil.Process(pid)
-        return (
+        return bool(
             process.status() != psutil.STATUS_ZOMBIE
             and abs(process.create_time() - started_s) < START_TOLERANCE_S
         )

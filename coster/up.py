@@ -134,7 +134,7 @@ def _run(
     _wait(paths, run, stop)
     asyncio.run(_drain(progress, stop))
     deployment.stop_http()
-    cluster.stop_market()
+    asyncio.run(cluster.stop_market())
     cluster.stop_local_ray()
     end_processes(leftovers(read_run(paths) or run))
     progress.done("stopped; the books are in " + str(paths.data))
@@ -169,7 +169,9 @@ def _quiet_libraries() -> None:
     """Ray and Serve talk on standard error; what matters of it is in their session logs."""
     warnings.simplefilter("ignore")
     for name in ("ray", "ray.serve", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.ERROR)
+        logger.disabled = True
 
 
 async def _demo_accounts(paths: MarketPaths, settings: MarketSettings) -> str:

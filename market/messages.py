@@ -79,14 +79,15 @@ class RateState:
 
 @dataclass(frozen=True, slots=True)
 class Funding:
-    """The legs of a hold in nano-USD; promo is spent before cash."""
+    """The legs of a hold in nano-USD; promo is spent before cash, earnings last."""
 
     promo_nano: int
     cash_nano: int
+    earnings_nano: int = 0
 
     @property
     def total_nano(self) -> int:
-        return self.promo_nano + self.cash_nano
+        return self.promo_nano + self.cash_nano + self.earnings_nano
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,29 @@ class Checkpoint:
 
 AccountantOp = ResolveKey | Admit | Settle | Void | Checkpoint
 AccountantReply = KeyRecord | Admitted | Settled | Voided | None
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """An account's money in nano-USD. Each part is what new holds may still take.
+
+    The balance is credit plus earnings; what open holds reserve stands beside it. Only
+    earnings can be withdrawn.
+    """
+
+    promo_nano: int
+    cash_nano: int
+    earnings_nano: int
+    held_nano: int
+
+    @property
+    def balance_nano(self) -> int:
+        return self.promo_nano + self.cash_nano + self.earnings_nano
+
+    @property
+    def withdrawable_nano(self) -> int:
+        return self.earnings_nano
+
 
 # ── router ────────────────────────────────────────────────────────────────────────────
 

@@ -29,6 +29,7 @@ class Check:
 
 
 def wrong(field: str, rule: str, value: Any, code: str = "invalid_type") -> InvalidRequest:
+    """The error of a value of the wrong type: its field, the rule and what kind it was."""
     return InvalidRequest(f"{field} must be {rule}, not {json_type(value)}.", field, code)
 
 
@@ -68,6 +69,8 @@ def number(low: float, high: float, *, above: bool = False) -> Check:
 
 
 def boolean() -> Check:
+    """True or false; 0 and 1 are numbers."""
+
     def apply(field: str, value: Any) -> bool:
         if type(value) is not bool:
             raise wrong(field, "true or false", value)
@@ -77,6 +80,8 @@ def boolean() -> Check:
 
 
 def string(max_chars: int, *, empty: bool = False) -> Check:
+    """A string of at most `max_chars` characters."""
+
     def apply(field: str, value: Any) -> str:
         if type(value) is not str:
             raise wrong(field, "a string", value)
@@ -90,9 +95,7 @@ def string(max_chars: int, *, empty: bool = False) -> Check:
             )
         return value
 
-    return Check(
-        apply, {"type": "string", "minLength": 0 if empty else 1, "maxLength": max_chars}
-    )
+    return Check(apply, {"type": "string", "minLength": 0 if empty else 1, "maxLength": max_chars})
 
 
 def stop() -> Check:

@@ -10,20 +10,35 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
-from actors.admin import MarketAdmin
 from ray import serve
+from ray.serve import Application as Application
 from ray.serve._private import replica as serve_replica
 
-from actors.cluster import NamedActor, node_id
-from actors.gateway import connect_gateway
+from actors.admin import MarketAdmin
+from actors.cluster import (
+    ACCOUNTANT,
+    ROUTER,
+    NamedActor,
+    describe_actors,
+    node_id,
+    stream_of,
+)
+from actors.gateway import StreamCalls, connect_gateway
+from actors.nodes import provider_name
 from actors.process import begin_process
+from market.keys import key_hash, well_formed
 from market.settings import MarketSettings
 from market.types import GatewayId
 from serve_app.admin import create_admin_app
-from serve_app.app import GatewayPorts, create_app
+from serve_app.app import create_app
+from serve_app.clock import SystemClock
+from serve_app.ports import GatewayPorts
+from serve_app.served import load_models
 
 GATEWAY_APP = "market"
 ADMIN_APP = "operations"
@@ -46,6 +61,10 @@ def _bind_replica_rpc_to_loopback() -> None:
     serve_replica.add_port_to_grpc_server = loopback_only
 
 
+def _hash_key(pepper: bytes, secret: str) -> bytes | None:
+    return key_hash(secret, pepper) if well_formed(secret) else None
+
+
 @serve.deployment(
     max_ongoing_requests=ONGOING_REQUESTS_MAX,
     max_queued_requests=QUEUED_REQUESTS_MAX,
@@ -57,24 +76,37 @@ def _bind_replica_rpc_to_loopback() -> None:
 class Gateway:
     """One replica of the HTTP door; keeps nothing but caches."""
 
-    async def __init__(self, settings: MarketSettings) -> None:
+    async def __init__(self, settings: MarketSettings) -> None:  # type: ignore[misc]
         _bind_replica_rpc_to_loopback()
-        gateway = GatewayId(f"gw_{secrets.token_hex(8)}")
         begin_process(f"gateway-{os.getpid()}", settings)
-        self._parts = await connect_gateway(settings, gateway, node=node_id())
+        gateway = GatewayId(f"gw_{secrets.token_hex(8)}")
+        models, catalogue = await asyncio.to_thread(load_models, settings)
+        clients = await connect_gateway(
+            settings,
+            gateway,
+            node=node_id(),
+            accountant=NamedActor(ACCOUNTANT),
+            router=NamedActor(ROUTER),
+            streams=StreamCalls(stream_of, lambda machine: NamedActor(provider_name(machine))),
+            counters=self._counters,
+        )
         self._app = create_app(
             GatewayPorts(
-                accountant=self._parts.accountant,
-                router=self._parts.router,
-                providers=self._parts.providers,
-                models=self._parts.models,
-                catalogue=self._parts.catalogue,
-                readiness=self._parts.readiness,
-                hash_key=self._parts.hash_key,
-                clock=self._parts.clock,
-                metrics=self._parts.metrics,
+                gateway=gateway,
+                accountant=clients.accountant,
+                router=clients.router,
+                providers=clients.providers,
+                models=models,
+                catalogue=catalogue,
+                clock=SystemClock(),
+                readiness=clients.readiness,
+                hash_key=partial(_hash_key, clients.pepper),
             )
         )
+        clients.router.start()
+
+    def _counters(self) -> dict[str, float]:
+        return self._app.counters()
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
@@ -84,10 +116,17 @@ class Gateway:
 class Operations:
     """The operator's listener: metrics and admin routes, on loopback, behind the admin key."""
 
-    async def __init__(self, settings: MarketSettings, admin_key: str) -> None:
+    async def __init__(self, settings: MarketSettings, admin_key: str) -> None:  # type: ignore[misc]
         _bind_replica_rpc_to_loopback()
-        begin_process("operations", settings)
-        app = create_admin_app(MarketAdmin(settings, NamedActor), admin_key)
+        begin_process("operations", settings, "uvicorn.error")
+        admin = MarketAdmin(
+            accountant=NamedActor(ACCOUNTANT),
+            router=NamedActor(ROUTER),
+            describe_actors=describe_actors,
+            serve_states=serve_states,
+            data_dir=Path(settings.data_dir),
+        )
+        app = create_admin_app(admin, admin_key)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -115,14 +154,16 @@ class Operations:
             raise RuntimeError("the admin listener has ended")
 
 
-def gateway_application(settings: MarketSettings) -> serve.Application:
+def gateway_application(settings: MarketSettings) -> Application:
     """The routed application: `settings.gateways` identical replicas."""
-    return Gateway.options(num_replicas=settings.gateways).bind(settings)
+    deployment: Any = Gateway  # what the decorators have made of the class
+    return deployment.options(num_replicas=settings.gateways).bind(settings)
 
 
-def operations_application(settings: MarketSettings, admin_key: str) -> serve.Application:
+def operations_application(settings: MarketSettings, admin_key: str) -> Application:
     """The unrouted application with the operator's listener."""
-    return Operations.bind(settings, admin_key)
+    deployment: Any = Operations
+    return deployment.bind(settings, admin_key)
 
 
 def start_http(settings: MarketSettings) -> None:
@@ -134,9 +175,16 @@ def start_http(settings: MarketSettings) -> None:
     )
 
 
-def run_application(application: serve.Application, name: str, route: str | None) -> None:
-    """Deploy and wait until every replica is healthy."""
-    serve.run(application, name=name, route_prefix=route, _blocking=True)
+def run_applications(settings: MarketSettings, admin_key: str) -> None:
+    """Deploy both applications side by side and wait until every replica is healthy."""
+    serve.run_many(
+        [
+            serve.RunTarget(gateway_application(settings), name=GATEWAY_APP, route_prefix="/"),
+            serve.RunTarget(
+                operations_application(settings, admin_key), name=ADMIN_APP, route_prefix=None
+            ),
+        ]
+    )
 
 
 def stop_http() -> None:
@@ -155,7 +203,8 @@ def serve_states() -> list[dict[str, object]]:
                     "deployment": name,
                     "state": str(deployment.status.value).lower(),
                     "replicas": {
-                        str(k.value).lower(): v for k, v in deployment.replica_states.items()
+                        str(state).lower(): count
+                        for state, count in deployment.replica_states.items()
                     },
                     "message": deployment.message,
                 }

@@ -24,6 +24,7 @@ def error_object(error: MarketError) -> dict[str, Any]:
 
 
 def error_body(error: MarketError) -> bytes:
+    """The whole envelope as JSON."""
     return orjson.dumps({"error": error_object(error)})
 
 

@@ -89,9 +89,7 @@ class StreamReply:
             choice.begun = True
             parts.append(wire.role(index))
         if event.logprobs:
-            parts.append(
-                wire.text_with_logprobs(index, event.text, event.logprobs, choice.chars)
-            )
+            parts.append(wire.text_with_logprobs(index, event.text, event.logprobs, choice.chars))
         elif event.text:
             parts.append(wire.text(index, event.text))
         choice.chars += len(event.text)
@@ -108,9 +106,7 @@ class StreamReply:
         if not self._started:
             await self._start()
         self.written = True
-        await self._send(
-            {"type": "http.response.body", "body": b"".join(parts), "more_body": True}
-        )
+        await self._send({"type": "http.response.body", "body": b"".join(parts), "more_body": True})
         if self._progress is not None:
             self.delivered = self._progress.tokens
 
@@ -137,7 +133,7 @@ class StreamReply:
     async def fail(self, error: MarketError) -> None:
         if not self._started:
             self.status = error.status
-            await send_error(self._send, error, self._headers_for(self._provider))
+            await send_error(self._send, error, self._headers_for(None))
             return
         choices = self._open if self._progress is None else self._progress.open_indexes()
         body = self._wire.failure(error, choices or [self._last])
@@ -156,13 +152,12 @@ class WholeReply:
     delivered = 0
 
     def __init__(
-        self, send: Send, wire: Wire, headers_for: HeadersFor, *, n: int, with_logprobs: bool
+        self, send: Send, wire: Wire, headers_for: HeadersFor, *, with_logprobs: bool
     ) -> None:
         self.status = 200
         self._send = send
         self._wire = wire
         self._headers_for = headers_for
-        self._n = n
         self._with_logprobs = with_logprobs
         self._choices: list[ChoiceText] = []
         self._provider: ProviderId | None = None
@@ -189,4 +184,4 @@ class WholeReply:
 
     async def fail(self, error: MarketError) -> None:
         self.status = error.status
-        await send_error(self._send, error, self._headers_for(self._provider))
+        await send_error(self._send, error, self._headers_for(None))

@@ -24,12 +24,11 @@ class Seat:
         self._request_id = request_id
         self._consumer = consumer
         self._routing: Route | None = None
+        self._queued = False
         self._excluded: tuple[MachineId, ...] = ()
         self.grant: Grant | None = None
 
-    def ask(
-        self, wake: Callable[[], None], *, max_tokens: int, funding: Funding | None
-    ) -> Route:
+    def ask(self, wake: Callable[[], None], *, max_tokens: int, funding: Funding | None) -> Route:
         """Ask for a slot, in parallel with whatever else; `wake` is called at the answer."""
         request = RouteRequest(
             request_id=self._request_id,
@@ -47,6 +46,7 @@ class Seat:
         routing = asyncio.ensure_future(self._desk.ports.router.route(request))
         routing.add_done_callback(lambda _: wake())
         self._routing = routing
+        self._queued = funding is not None
         return routing
 
     def answer(self, routing: Route) -> Grant | Busy:
@@ -63,7 +63,7 @@ class Seat:
             self._desk.ports.providers.cancel(self.grant, self._request_id)
 
     def exclude(self, machine: MachineId) -> None:
-        """This Mac failed the request: the next attempt goes elsewhere."""
+        """Ask for another Mac next time: `machine` failed this request."""
         self._excluded = (*self._excluded, machine)
 
     def give_back(
@@ -100,7 +100,8 @@ class Seat:
             self._desk.background.start(self._release(routing))
 
     async def _release(self, routing: Route) -> None:
-        routing.cancel()
+        if self._queued:
+            routing.cancel()  # the router is told to forget a waiting request
         await asyncio.wait([routing])
         if routing.cancelled() or routing.exception() is not None:
             return

@@ -68,7 +68,7 @@ class ServedModel:
     ) -> None:
         try:
             self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
-        except Exception as error:  # noqa: BLE001  (tokenizers raises bare Exception)
+        except Exception as error:  # the library raises nothing more specific
             raise InvalidRequest(
                 f"{tokenizer_json.name} of {model} cannot be read: {type(error).__name__}; "
                 "the model folder needs a tokenizer.json of the tokenizers library."
@@ -106,7 +106,14 @@ class ServedModel:
                 "messages",
                 "chat_template",
             ) from None
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        except (
+            TemplateError,
+            TypeError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            IndexError,
+        ) as error:
             # The text of these may quote a message: only the kind is told.
             raise InvalidRequest(
                 f"The chat template of {self.model} cannot render these messages "

@@ -128,7 +128,7 @@ class Wire:
 
     def failure(self, error: MarketError, open_indexes: Sequence[int]) -> bytes:
         """The terminal event: an error, and `finish_reason: error` for each open choice."""
-        inside = {"delta": {}} if self._chat else {"text": ""}
+        inside: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
         choices = [
             {"index": index, **inside, "logprobs": None, "finish_reason": "error"}
             for index in open_indexes

@@ -22,7 +22,7 @@ TIDY = {
     "coster/main.py": (
         '"""The command line."""\n'
         "from coster import keys\nfrom serve_app.deployment import gateway\n\n"
-        "app.add_typer(keys.app, name='keys')\n\n"
+        "app.add_typer(keys.app, name='keys')\napp.command()(keys.status)\n\n"
         "@app.command()\ndef up() -> None:\n    print('ready')\n"
     ),
     "coster/keys.py": (
@@ -30,8 +30,8 @@ TIDY = {
     ),
     "tests/unit/test_money.py": '"""Laws."""\n\ndef test_adds() -> None:\n    """One and one."""\n',
     "Makefile": "demo: ready\n\trun\n",
-    "README.md": "Run `make demo` or:\n```\n$ coster up --json\ncoster keys list\n```\n"
-    "Read [the law](tests/unit/test_money.py) of `market/money.py`.\n",
+    "README.md": "Run `make demo`:\n```\n$ coster up --json\ncoster keys list\n```\n"
+    "Then `coster status`. Read [the law](tests/unit/test_money.py) of `market/money.py`.\n",
 }
 """The smallest checkout in which every rule holds."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from actors.engines.model_folder import resolve_model
+from actors.engines.model_folder import read_folder, resolve_model
+from market.catalogue import Catalogue
 from market.ports import Engine
-from market.settings import EngineSettings, MacSettings, ModelSource
+from market.settings import EngineSettings, MacSettings, MarketSettings, ModelSource
 
 DEMO_FOLDER = Path(__file__).parent.parent / "demo" / "model"
 
@@ -18,6 +19,17 @@ def model_folder(source: ModelSource) -> Path:
     Raises InvalidRequest when there is no such folder or the download fails.
     """
     return DEMO_FOLDER if not source.source else resolve_model(source.source)
+
+
+def served_catalogue(settings: MarketSettings) -> Catalogue:
+    """The catalogue with the operator's own models in it, at the demo model's price."""
+    catalogue = Catalogue()
+    for source in settings.models:
+        facts = read_folder(model_folder(source))
+        catalogue = catalogue.served_like(
+            source.model, context_tokens=facts.context_tokens, quantization=facts.quantization
+        )
+    return catalogue
 
 
 def make_engine(settings: EngineSettings, source: ModelSource, mac: MacSettings) -> Engine:
@@ -40,7 +52,7 @@ def make_engine(settings: EngineSettings, source: ModelSource, mac: MacSettings)
             seed=_seed_of(mac.machine),
             memory_gb=mac.hardware.memory_gb,
         )
-    from actors.engines.mlx import MlxEngine
+    from actors.engines.mlx.engine import MlxEngine
 
     return MlxEngine(
         source.model,

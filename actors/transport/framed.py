@@ -16,7 +16,7 @@ import hmac
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from actors.transport.codec import (
     FrameReader,
@@ -64,8 +64,8 @@ class _Wire(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports have the methods but not the base class.
+        self._transport = cast("asyncio.Transport", transport)
         self._heard_s = self._loop.time()
         self._timer = self._loop.call_later(BEAT_S, self._beat)
 

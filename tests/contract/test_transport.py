@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+import uvloop
 
 from actors.transport.codec import FrameReader, Kind, ProtocolError, pack_frame
 from actors.transport.door import Outlet
@@ -303,6 +304,28 @@ def test_frames_survive_any_split_of_the_bytes(size: int) -> None:
     ]
 
     assert got == sent
+
+
+def test_the_framed_transport_works_on_uvloop() -> None:
+    """Ray's actors run uvloop, whose transports are not asyncio's: a job still gets through."""
+
+    async def exchange() -> list[Event]:
+        door, heard = RecordingDoor(), list[Event]()
+        server = FramedServer(door, machine=MACHINE, secret=SECRET)
+        host, port = await server.listen("127.0.0.1")
+        link = FramedLink(host, port, machine=MACHINE, gateway=GATEWAY, secret=SECRET)
+        await link.submit(job("req_1"), heard.append)
+        await until(lambda: door.jobs)
+        door.send(event("req_1", "hi", 1, finish="stop"))
+        await until(lambda: heard)
+        await link.close()
+        await server.close()
+        return heard
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        heard = runner.run(exchange())
+
+    assert [e.text for e in heard] == ["hi"]
 
 
 def test_an_oversized_frame_is_refused_before_it_is_buffered() -> None:

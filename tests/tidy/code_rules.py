@@ -49,6 +49,8 @@ MARKET_BANNED_CALLS = {"open", "input", "datetime.now", "datetime.utcnow", "date
 SEEDED = {"Random", "default_rng", "Generator", "PCG64", "SeedSequence"}
 
 ENTRY_POINTS = ("coster/main.py", "coster/compose.py", "storage/migrations/*", "*/__main__.py")
+PRAGMA = re.compile(r"\s*# (?:type: ignore|noqa)\b.*$")
+"""Addressed to the tools, not to the reader: it does not count towards a line's width."""
 UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
 
 
@@ -104,8 +106,9 @@ def files_and_functions_fit(tree: Tree) -> Iterator[str]:
         if len(lines) > FILE_LINES_MAX:
             yield f"{module.path} has {len(lines)} lines, more than {FILE_LINES_MAX}"
         for number, line in enumerate(lines, 1):
-            if len(line) > LINE_CHARACTERS_MAX:
-                yield f"{module.path}:{number} is {len(line)} characters wide"
+            width = len(PRAGMA.sub("", line))
+            if width > LINE_CHARACTERS_MAX:
+                yield f"{module.path}:{number} is {width} characters wide"
         for node in module.functions:
             size = (node.end_lineno or node.lineno) - node.lineno + 1
             if size > FUNCTION_LINES_MAX:
@@ -121,9 +124,13 @@ def nothing_is_unfinished(tree: Tree) -> Iterator[str]:
 
 
 def every_module_is_used(tree: Tree) -> Iterator[str]:
-    """Each module is imported by another, named by a string or a setting, or is run itself."""
+    """Each module is imported by another, named by a string or a setting, or is run itself.
+
+    A second implementation of a port may have only tests as users: `market/ports.py` names it.
+    """
     imported = {name for module in tree.rooms for _, name in module.imports}
-    settings = "\n".join(tree.settings.values())
+    ports = "\n".join(module.text for module in tree.rooms if module.path == "market/ports.py")
+    settings = "\n".join([*tree.settings.values(), ports])
     strings = "\n".join(text for m in tree.rooms for _, text in m.strings if "\n" not in text)
     for module in tree.rooms:
         runs_itself = "\nif __name__ ==" in module.text or module.within(ENTRY_POINTS)

@@ -14,7 +14,9 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 COMMAND = re.compile(r"^(?:\$ )?(?:[\w./-]*/)?(coster|make) ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?")
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
-FILE = re.compile(rf"^(?:{'|'.join((*ROOMS, 'tests', 'docs', 'benchmarks', '.ci'))})/[\w./-]+$")
+FILE = re.compile(
+    rf"^(?:(?:{'|'.join(ROOMS)})/[\w/-]+\.\w+|(?:tests|docs|benchmarks|\.ci)/[\w./-]+)$"
+)
 
 
 def no_path_of_one_machine(tree: Tree) -> Iterator[str]:
@@ -80,12 +82,14 @@ def _command_line(tree: Tree) -> tuple[set[str], dict[str, set[str]]]:
 def _declared_verbs(module: Module) -> Iterator[tuple[str, str]]:
     """(app variable, verb) pairs.
 
-    Read from `@app.command("verb")`, `@app.command()` over `def verb`, `app.command("verb")(f)`.
+    Read from `@app.command("verb")`, `@app.command()` over `def verb`, `app.command()(verb)`.
     """
     for _, name, call in module.calls:
         app, _, attribute = name.rpartition(".")
         if attribute == "command" and call.args:
             yield app, str(ast.literal_eval(call.args[0]))
+        elif attribute == "command()":
+            yield app, ast.unparse(call.args[0]).rpartition(".")[2].replace("_", "-")
     for node in module.functions:
         for decorator in node.decorator_list:
             app, _, attribute = ast.unparse(getattr(decorator, "func", decorator)).rpartition(".")

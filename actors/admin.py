@@ -1,0 +1,104 @@
+"""What the operator's listener knows: every actor asked at once, put into one answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from actors.calls import ActorAway, ActorCall
+from market.errors import NotFound, Unavailable
+from market.types import MachineId, RequestId
+from storage.verify import verify
+
+HEALTHY = ("ready", "running", "draining", "drained")
+
+
+class MarketAdmin:
+    """A `serve_app.ports.AdminPort` over the named actors."""
+
+    def __init__(
+        self,
+        *,
+        accountant: ActorCall,
+        router: ActorCall,
+        describe_actors: Callable[[], Awaitable[list[dict[str, object]]]],
+        serve_states: Callable[[], list[dict[str, object]]],
+        data_dir: Path,
+    ) -> None:
+        self._accountant = accountant
+        self._router = router
+        self._describe_actors = describe_actors
+        self._serve_states = serve_states
+        self._data_dir = data_dir
+
+    async def status(self) -> dict[str, Any]:
+        """Every actor, gateway and deployment; `ok` when all of them are healthy."""
+        actors, routing, models, serve = await asyncio.gather(
+            self._describe_actors(),
+            _or_none(self._router("status")),
+            _or_none(self._router("availability")),
+            asyncio.to_thread(self._serve_states),
+        )
+        routing = routing or {}
+        every = [*actors, *(_gateway(entry) for entry in routing.get("gateways", ()))]
+        return {
+            "ok": bool(routing) and all(entry.get("state") in HEALTHY for entry in every),
+            "actors": every,
+            "serve": serve,
+            "models": [asdict(model) for model in models or ()],
+            "queues": routing.get("queues", {}),
+            "machines": routing.get("macs", []),
+            "drains": routing.get("drains", {}),
+        }
+
+    async def metrics(self) -> Mapping[str, float]:
+        """The accountant's and the router's figures; the router adds the gateways' up."""
+        routing, books = await asyncio.gather(
+            _or_none(self._router("metrics")), _or_none(self._accountant("metrics"))
+        )
+        if routing is None and books is None:
+            raise Unavailable(
+                "Neither the router nor the accountant answers.", None, "restarting", 1.0
+            )
+        return {**(routing or {}), **(books or {})}
+
+    async def explain(self, request_id: RequestId) -> dict[str, Any] | None:
+        answer: dict[str, Any] | None = await self._router("explain", request_id)
+        return answer
+
+    async def verify(self) -> dict[str, Any]:
+        """Audit the ledger beside the running accountant, which never waits for it."""
+        return (await asyncio.to_thread(verify, self._data_dir)).as_json()
+
+    async def drain(self, machine: str, reason: str) -> dict[str, Any]:
+        await self._known(machine)
+        await self._router("drain", MachineId(machine), reason)
+        return {"machine": machine, "drain": True, "reason": reason}
+
+    async def undrain(self, machine: str) -> dict[str, Any]:
+        await self._known(machine)
+        await self._router("undrain", MachineId(machine))
+        return {"machine": machine, "drain": False}
+
+    async def _known(self, machine: str) -> None:
+        machines = (await self._router("status")).get("macs", [])
+        if machine not in {str(entry.get("machine")) for entry in machines}:
+            raise NotFound(
+                f"There is no machine {machine[:80]!r}; coster status lists them.", "machine"
+            )
+
+
+def _gateway(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A gateway as the router knows it, in the words of the other actors."""
+    state = "suspect" if entry.get("suspect") else "running"
+    return {"role": "gateway", "name": entry.get("gateway"), "state": state, **entry}
+
+
+async def _or_none(answer: Awaitable[Any]) -> Any:
+    try:
+        return await answer
+    except ActorAway:
+        return None

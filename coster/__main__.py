@@ -1,0 +1,5 @@
+"""`python -m coster`."""
+
+from coster.main import run
+
+run()

@@ -1,0 +1,262 @@
+"""The audit: replay every transfer and say, in sentences, what does not add up.
+
+Pure: it is fed the rows of a ledger in order and ends with a report. Each problem names
+the row it is in, because "the books are wrong" helps nobody at three in the morning.
+
+What can be seen: a changed row (its checksum, and the batch's hash), a missing row (a gap
+in the numbers), an altered balance (the transfers add up to something else), a settlement
+that does not pay what it charged. What cannot: somebody rewriting everything since some
+batch and every hash after it; for that, keep the head's hash elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from market.chain import GENESIS, BatchRow, Cell, batch_hash, crc_of, row_text
+from market.chart import NO_NEGATIVE, SPENDING_ORDER, Account, Code, Posting
+from market.ledger_rows import HoldRow, RequestRow, TransferRow
+from market.money import format_usd_exact
+from market.pricing import BPS_MAX, cost_nano, split_fee
+
+PROBLEMS_MAX: Final = 100  # sentences kept; the count goes on
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What an audit found. `problems` are sentences; sums are nano-USD."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    totals_nano: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    problem_count: int = 0
+    head_hash: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.problem_count == 0
+
+    def as_json(self) -> dict[str, object]:
+        """The whole report, JSON-able."""
+        return {
+            "ok": self.ok,
+            "counts": self.counts,
+            "totals_nano": {name: str(nano) for name, nano in self.totals_nano.items()},
+            "problem_count": self.problem_count,
+            "problems": self.problems,
+            "head_hash": self.head_hash,
+        }
+
+    def add(self, problem: str) -> None:
+        """Keep a finding; beyond PROBLEMS_MAX only count it."""
+        self.problem_count += 1
+        if len(self.problems) < PROBLEMS_MAX:
+            self.problems.append(problem)
+
+
+@dataclass(slots=True)
+class BatchContents:
+    """A batch's journal rows as stored: (number, fields…, batch, crc)."""
+
+    accounts: Sequence[tuple[Cell, ...]]
+    transfers: Sequence[tuple[Cell, ...]]
+    requests: Sequence[tuple[Cell, ...]]
+    operations: Sequence[tuple[Cell, ...]]
+
+
+class Audit:
+    """Feed it accounts, then batches in order, then holds and the head; then `finish`."""
+
+    def __init__(self, accounts: Iterable[Account]) -> None:
+        self.report = VerifyReport()
+        self._accounts = {account.number: account for account in accounts}
+        self._debited: defaultdict[int, int] = defaultdict(int)
+        self._credited: defaultdict[int, int] = defaultdict(int)
+        self._held: defaultdict[tuple[Code, str], int] = defaultdict(int)
+        self._counts: defaultdict[str, int] = defaultdict(int)
+        self._totals: defaultdict[str, int] = defaultdict(int)
+        self._next = {"account": 1, "transfer": 1, "request": 1, "operation": 1}
+        self._number = 0
+        self._hash = GENESIS
+
+    # ── the journal ───────────────────────────────────────────────────────────────────
+
+    def batch(self, batch: BatchRow, contents: BatchContents) -> None:
+        """Check one batch: its place, its rows, its hash, and what its transfers mean."""
+        report = self.report
+        self._counts["batches"] += 1
+        for missing in range(self._number + 1, batch.number):
+            report.add(f"Batch {missing} is missing.")
+        self._number = batch.number
+        texts: list[bytes] = []
+        damaged = False
+        for kind, count, rows in (
+            ("account", batch.accounts, contents.accounts),
+            ("transfer", batch.transfers, contents.transfers),
+            ("request", batch.requests, contents.requests),
+            ("operation", batch.operations, contents.operations),
+        ):
+            damaged |= self._rows(kind, count, rows, batch.number, texts)
+        digest = batch_hash(self._hash, batch[:-1], texts)
+        if digest != batch.hash:
+            cause = "see its rows above" if damaged else "its head or its rows were changed"
+            report.add(f"Batch {batch.number} does not match its hash: {cause}.")
+        self._hash = batch.hash  # so that one bad batch does not spoil all that follow
+        self._settlements(contents)
+
+    def _rows(
+        self,
+        kind: str,
+        count: int,
+        rows: Sequence[tuple[Cell, ...]],
+        number: int,
+        texts: list[bytes],
+    ) -> bool:
+        """Check numbers and checksums of one journal's rows in a batch."""
+        first = self._next[kind]
+        expected = range(first, first + count)
+        self._next[kind] = first + count
+        self._counts[f"{kind}s"] += len(rows)
+        before = self.report.problem_count
+        found = {row[0] for row in rows}
+        for missing in expected:
+            if missing not in found:
+                self.report.add(f"The {kind} {missing} of batch {number} is missing.")
+        for row in rows:
+            text = row_text(kind, row[:-1])
+            texts.append(text)
+            if crc_of(text) != row[-1]:
+                self.report.add(f"The {kind} {_name(kind, row)} was changed after it was written.")
+            elif row[0] not in expected:
+                self.report.add(f"The {kind} {_name(kind, row)} does not belong to its batch.")
+        return self.report.problem_count > before
+
+    def stray(self, kind: str, row: tuple[Cell, ...]) -> None:
+        """A row whose batch does not exist."""
+        self.report.add(f"The {kind} {_name(kind, row)} belongs to no batch.")
+
+    def _settlements(self, contents: BatchContents) -> None:
+        legs: defaultdict[str, list[TransferRow]] = defaultdict(list)
+        for row in contents.transfers:
+            transfer = TransferRow(*row[1:-2])  # type: ignore[arg-type]
+            self._post(int(str(row[0])), transfer)
+            if transfer.code == Posting.PROMO_GRANT:
+                self._totals["promo_granted"] += transfer.amount_nano
+            else:
+                legs[transfer.id].append(transfer)
+        for row in contents.requests:
+            request = RequestRow(*row[1:-2])  # type: ignore[arg-type]
+            self._request(request, legs.pop(request.request_id, []))
+        for request_id in legs:
+            self.report.add(f"A transfer pays for {request_id}, which did not end in its batch.")
+
+    def _post(self, seq: int, transfer: TransferRow) -> None:
+        for side in (transfer.debit, transfer.credit):
+            if side not in self._accounts:
+                self.report.add(f"The transfer {seq} names account {side}, which does not exist.")
+        self._debited[transfer.debit] += transfer.amount_nano
+        self._credited[transfer.credit] += transfer.amount_nano
+
+    def _request(self, row: RequestRow, legs: list[TransferRow]) -> None:
+        """A settlement pays exactly what it charged, from its owner, to its payee and us."""
+        report, name = self.report, row.request_id
+        self._totals["spent"] += row.cost_nano
+        self._totals["providers"] += row.provider_nano
+        self._totals["fees"] += row.fee_nano
+        due = 0
+        if row.payee is not None:
+            due = cost_nano(
+                prompt_tokens=row.prompt_tokens,
+                completion_tokens=row.completion_tokens,
+                price_in_nano=row.price_in_nano,
+                price_out_nano=row.price_out_nano,
+            )
+        if row.cost_nano != due:
+            report.add(f"The request {name} cost {row.cost_nano} nano-USD; its tokens cost {due}.")
+        split = (row.provider_nano, row.fee_nano)
+        sane = row.cost_nano >= 0 and 0 <= row.fee_bps <= BPS_MAX
+        if not sane or split != split_fee(row.cost_nano, row.fee_bps):
+            report.add(f"The request {name} is not split at its fee of {row.fee_bps} bps.")
+        paid: defaultdict[tuple[Code, str], int] = defaultdict(int)
+        taken: defaultdict[tuple[Code, str], int] = defaultdict(int)
+        for leg in legs:
+            debit, credit = self._accounts.get(leg.debit), self._accounts.get(leg.credit)
+            if debit and credit:
+                taken[debit.code, debit.owner] += leg.amount_nano
+                paid[credit.code, credit.owner] += leg.amount_nano
+        sources = (row.promo_nano, row.cash_nano, row.earnings_nano)
+        want_taken = {
+            (code, str(row.owner)): amount
+            for code, amount in zip(SPENDING_ORDER, sources, strict=True)
+            if amount
+        }
+        want_paid: dict[tuple[Code, str], int] = {}
+        if row.provider_nano:
+            want_paid[Code.PROVIDER_EARNINGS, str(row.payee)] = row.provider_nano
+        if row.fee_nano:
+            want_paid[Code.PLATFORM_FEE, ""] = row.fee_nano
+        if dict(taken) != want_taken or dict(paid) != want_paid:
+            report.add(f"The transfers of {name} do not move what the request cost.")
+
+    # ── the present ───────────────────────────────────────────────────────────────────
+
+    def hold(self, row: HoldRow, crc: int, *, ended: bool) -> None:
+        """Check one open hold; `ended` says that its request has already finished."""
+        self._counts["holds"] += 1
+        if crc_of(row_text("hold", row)) != crc:
+            self.report.add(f"The hold {row.request_id} was changed after it was written.")
+        if ended:
+            self.report.add(f"The request {row.request_id} has ended and still has a hold.")
+        legs = (row.promo_nano, row.cash_nano, row.earnings_nano)
+        for code, amount in zip(SPENDING_ORDER, legs, strict=True):
+            self._held[code, row.owner] += amount
+            self._totals["held"] += amount
+
+    def head(self, number: int, digest: bytes) -> None:
+        """Check that the chain ends where the ledger says it does."""
+        self.report.head_hash = digest.hex()
+        if (number, digest) != (self._number, self._hash):
+            self.report.add(
+                f"The ledger's head is batch {number} ({digest.hex()[:12]}…), its last batch is "
+                f"{self._number} ({self._hash.hex()[:12]}…): batches are missing at the end."
+            )
+
+    def finish(self) -> VerifyReport:
+        """Compare every account with its transfers and holds, and draw the totals."""
+        for account in self._accounts.values():
+            self._account(account)
+        posted_debits = sum(account.dpo for account in self._accounts.values())
+        posted_credits = sum(account.cpo for account in self._accounts.values())
+        if posted_debits != posted_credits:
+            self.report.add(
+                f"All debits are {format_usd_exact(posted_debits)} and all credits "
+                f"{format_usd_exact(posted_credits)}; they must be equal."
+            )
+        self._totals["debits"] = posted_debits
+        self._totals["credits"] = posted_credits
+        self.report.counts = dict(self._counts)
+        self.report.totals_nano = dict(self._totals)
+        return self.report
+
+    def _account(self, account: Account) -> None:
+        where = f"Account {account.number} ({account.label()})"
+        for what, stored, replayed in (
+            ("debited", account.dpo, self._debited[account.number]),
+            ("credited", account.cpo, self._credited[account.number]),
+            ("held", account.dp, self._held[account.code, account.owner]),
+            ("announced", account.cp, 0),
+        ):
+            if stored != replayed:
+                self.report.add(
+                    f"{where} says {stored} nano-USD {what}; its rows add up to {replayed}."
+                )
+        if account.code in NO_NEGATIVE and account.available_nano < 0:
+            self.report.add(f"{where} is below zero: {account.available_nano} nano-USD.")
+
+
+def _name(kind: str, row: tuple[Cell, ...]) -> str:
+    """A row's number, and for a transfer whose it is."""
+    return f"{row[0]} ({row[1]}, leg {row[2]})" if kind == "transfer" else f"{row[0]} ({row[1]})"

@@ -1,0 +1,247 @@
+"""What the ledger writes and reads back: rows, a batch of changes, and the store's port.
+
+Rows are plain tuples with names: they cross from the rules to a store thousands of times a
+second, and a store writes them as they are. Nothing here knows SQL.
+
+Two kinds of rows must not be confused. *Journal* rows (owner accounts, transfers, finished
+requests, operations) are written once and never change; they are what the hash chain
+covers. *State* rows (counters, open holds, keys, day quotas) are the present, and every
+sum in them can be computed again from the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+from market.chart import Account, Code
+from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId
+
+RequestStatus = Literal["held", "settled", "voided", "expired"]
+
+
+class OwnerRow(NamedTuple):
+    """A customer of the market: who owns keys, credit and earnings."""
+
+    id: AccountId
+    name: str
+    tier: str
+    created_ns: int
+
+
+class KeyRow(NamedTuple):
+    """An API key as stored: its hash, never the key."""
+
+    id: KeyId
+    owner: AccountId
+    hash: bytes
+    name: str
+    prefix: str
+    scopes: str  # space separated, sorted
+    created_ns: int
+    expires_ns: int | None
+    revoked_ns: int | None
+
+
+class AccountRow(NamedTuple):
+    """A ledger account's identity; its counters travel separately."""
+
+    number: int
+    code: int
+    owner: str
+
+
+class TransferRow(NamedTuple):
+    """One posting: `amount_nano` from the debit account to the credit account.
+
+    (id, leg) is unique. `code` is a `market.chart.Posting`.
+    """
+
+    id: str
+    leg: int
+    debit: int
+    credit: int
+    amount_nano: int
+    code: int
+    ts_ns: int
+
+
+class HoldRow(NamedTuple):
+    """The frozen terms of an open hold."""
+
+    request_id: RequestId
+    owner: AccountId
+    key_id: KeyId
+    model: ModelId
+    prompt_tokens: int
+    asked_max_tokens: int | None
+    max_tokens_cap: int
+    n: int
+    max_tokens: int
+    promo_nano: int
+    cash_nano: int
+    earnings_nano: int
+    price_in_nano: int
+    price_out_nano: int
+    fee_bps: int
+    created_ns: int
+
+
+class CheckpointRow(NamedTuple):
+    """How far an open request has come, as last reported."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    payee: AccountId | None = None
+    machine: MachineId | None = None
+    provider: ProviderId | None = None
+
+
+class RequestRow(NamedTuple):
+    """One request, finished: what was delivered, what it cost, who got it.
+
+    The three `*_nano` funding columns say how the cost was paid; they add up to it, as do
+    `provider_nano` and `fee_nano`. `held_nano` is what had been reserved.
+    """
+
+    request_id: RequestId
+    owner: AccountId
+    key_id: KeyId
+    model: ModelId
+    status: RequestStatus
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    cost_nano: int
+    provider_nano: int
+    fee_nano: int
+    promo_nano: int
+    cash_nano: int
+    earnings_nano: int
+    held_nano: int
+    price_in_nano: int
+    price_out_nano: int
+    fee_bps: int
+    max_tokens: int
+    n: int
+    payee: AccountId | None
+    machine: MachineId | None
+    provider: ProviderId | None
+    finish_reason: str
+    attempts: int
+    ttft_ms: float
+    total_ms: float
+    created_ns: int
+    finished_ns: int
+
+    @property
+    def created_s(self) -> float:
+        return self.created_ns / 1e9
+
+    @property
+    def settled_s(self) -> float | None:
+        """When it ended, in Unix seconds; None while it runs."""
+        return self.finished_ns / 1e9 if self.finished_ns else None
+
+
+class OperationRow(NamedTuple):
+    """An idempotent administrative operation, remembered by its caller's key."""
+
+    key: str
+    fingerprint: str
+    result: str
+    ts_ns: int
+
+
+@dataclass(slots=True)
+class Changes:
+    """Everything one commit must write, together or not at all.
+
+    `counters` holds the final (dp, dpo, cp, cpo) of every account touched. A hold opened
+    and closed within one batch never reaches the store.
+    """
+
+    owners: list[OwnerRow] = field(default_factory=list)
+    keys: list[KeyRow] = field(default_factory=list)
+    revoked: list[tuple[KeyId, int]] = field(default_factory=list)
+    accounts: list[AccountRow] = field(default_factory=list)
+    counters: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
+    transfers: list[TransferRow] = field(default_factory=list)
+    opened: dict[RequestId, HoldRow] = field(default_factory=dict)
+    closed: list[RequestId] = field(default_factory=list)
+    checkpoints: dict[RequestId, CheckpointRow] = field(default_factory=dict)
+    requests: list[RequestRow] = field(default_factory=list)
+    operations: list[OperationRow] = field(default_factory=list)
+    quotas: dict[AccountId, tuple[int, int]] = field(default_factory=dict)  # day, tokens
+    last_ts_ns: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.opened
+            or self.closed
+            or self.requests
+            or self.counters
+            or self.checkpoints
+            or self.owners
+            or self.keys
+            or self.revoked
+            or self.accounts
+            or self.operations
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a store remembers at start: the present, not the history."""
+
+    owners: tuple[OwnerRow, ...] = ()
+    keys: tuple[KeyRow, ...] = ()
+    accounts: tuple[tuple[AccountRow, tuple[int, int, int, int]], ...] = ()
+    holds: tuple[tuple[HoldRow, CheckpointRow], ...] = ()
+    operations: tuple[OperationRow, ...] = ()
+    quotas: tuple[tuple[AccountId, int, int], ...] = ()
+    last_ts_ns: int = 0
+
+    def account_objects(self) -> list[Account]:
+        return [
+            Account(row.number, Code(row.code), row.owner, *counters)
+            for row, counters in self.accounts
+        ]
+
+
+class LedgerStore(Protocol):
+    """Where the ledger is kept. One writer; `commit` is durable when it returns.
+
+    Laws, held by `tests/contract/test_ledger_store.py` for each implementation: what was
+    committed is what `load` returns after reopening; a commit is all or nothing; a store
+    whose epoch has been superseded commits nothing and raises.
+    """
+
+    async def load(self) -> Snapshot:
+        """The present state, read once at start."""
+        ...
+
+    async def commit(self, changes: Changes) -> None:
+        """Write all of it durably. Any exception means: unknown outcome, stop."""
+        ...
+
+    async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:
+        """Those of these requests that have ended, in no particular order."""
+        ...
+
+    async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
+        """The owner's finished requests that were charged, newest first."""
+        ...
+
+    async def close(self) -> None:
+        """Release the files. Idempotent."""
+        ...
+
+
+def scopes_text(scopes: Iterable[str]) -> str:
+    """Scopes as one column holds them."""
+    return " ".join(sorted(scopes))

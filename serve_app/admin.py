@@ -1,0 +1,123 @@
+"""The operator's listener: metrics and orders, behind a key of its own.
+
+It is a separate app so that it can listen where consumers cannot reach it. Every route,
+`/metrics` included, needs the admin key; there is nothing here for anyone without it.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from pydantic import Field
+
+from market.errors import MarketError, NotFound, Unauthenticated
+from market.types import RequestId
+from serve_app.asgi import Bodies
+from serve_app.auth import bearer
+from serve_app.limits import Limits
+from serve_app.openapi import json_body, plain_document
+from serve_app.ports import AdminPort
+from serve_app.rest import error_response, new_app, read_shape
+from serve_app.schemas import Shape
+
+EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class DrainBody(Shape):
+    """Why a Mac is drained; its owner and `status` show it."""
+
+    reason: str = Field(default="operator", min_length=1, max_length=200)
+
+
+def create_admin_app(port: AdminPort, admin_key: str, limits: Limits | None = None) -> FastAPI:
+    """The admin app. `admin_key` is compared in constant time and never logged."""
+    app = new_app("coster admin", "1", "The operator's view of one market.")
+    bodies = Bodies(limits or Limits())
+    expected = admin_key.encode()
+
+    @app.middleware("http")
+    async def guard(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        header = request.headers.get("authorization")
+        try:
+            given = bearer(None if header is None else header.encode("latin-1"))
+            if not hmac.compare_digest(given.encode(), expected):
+                raise Unauthenticated("The admin key is not valid.", None, "invalid_admin_key")
+        except MarketError as error:
+            return error_response(error)
+        return await call_next(request)
+
+    _add_reads(app, port)
+    _add_orders(app, port, bodies)
+    plain_document(app, {"DrainBody": DrainBody})
+    return app
+
+
+def _add_reads(app: FastAPI, port: AdminPort) -> None:
+    @app.get("/metrics", tags=["operations"])
+    async def metrics() -> Response:
+        """Every counter and gauge of the market, in Prometheus' text format."""
+        return Response(exposition(await port.metrics()), media_type=EXPOSITION)
+
+    @app.get("/admin/status", tags=["operations"])
+    async def status() -> Response:
+        """Every actor with its process, node and state."""
+        return _json(await port.status())
+
+    @app.get("/admin/why/{request_id}", tags=["operations"])
+    async def why(request_id: str) -> Response:
+        """Why a request went where it went: candidates, verdicts, attempts, outcome."""
+        found = await port.explain(RequestId(request_id))
+        if found is None:
+            raise NotFound(
+                "No decision is kept for this request; decisions are kept for 7 days.",
+                "request_id",
+                "no_decision",
+            )
+        return _json(found)
+
+
+def _add_orders(app: FastAPI, port: AdminPort, bodies: Bodies) -> None:
+    @app.post("/admin/ledger/verify", tags=["operations"])
+    async def verify() -> Response:
+        """Replay the ledger read-only; 200 either way, `ok` says how it stands."""
+        return _json(await port.verify())
+
+    @app.post(
+        "/admin/drain/{machine}",
+        tags=["operations"],
+        openapi_extra=json_body("DrainBody", required=False),
+    )
+    async def drain(request: Request, machine: str) -> Response:
+        """Let a Mac finish what it has and take nothing new."""
+        body = await read_shape(request, bodies, DrainBody)
+        return _json(await port.drain(machine, body.reason))
+
+    @app.post("/admin/undrain/{machine}", tags=["operations"])
+    async def undrain(machine: str) -> Response:
+        """Let a drained Mac work again."""
+        return _json(await port.undrain(machine))
+
+
+def _json(value: Mapping[str, Any]) -> Response:
+    content = orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+    return Response(content, media_type="application/json")
+
+
+def exposition(values: Mapping[str, float]) -> str:
+    """Prometheus' text format. Names ending in `_total`, `_sum` or `_count` are counters."""
+    lines: list[str] = []
+    described = ""
+    for name in sorted(values, key=lambda full: (full.partition("{")[0], full)):
+        family = name.partition("{")[0]
+        if family != described:
+            described = family
+            kind = "counter" if family.endswith(("_total", "_sum", "_count")) else "gauge"
+            lines.append(f"# TYPE {family} {kind}")
+        lines.append(f"{name} {values[name]:.17g}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,108 @@
+"""The gateway app: one ASGI callable, hot routes answered raw, the rest by FastAPI."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+
+from market.errors import Internal, MarketError
+from serve_app import metric_names
+from serve_app.asgi import App, Bodies, Message, Receive, Scope, Send, send_error
+from serve_app.desk import Desk
+from serve_app.faults import describe_fault
+from serve_app.inference import Inference
+from serve_app.limits import Limits
+from serve_app.parameters import Kind
+from serve_app.ports import GatewayPorts
+from serve_app.request_ids import RANDOM_BYTES, echoed_id, new_request_id
+from serve_app.routes import build_routes
+
+_log = logging.getLogger("coster.door")
+HOT: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
+CLOSE_S = 10.0  # how long a stopping gateway waits for its books
+
+
+class GatewayApp:
+    """The ASGI app of one gateway process."""
+
+    def __init__(self, ports: GatewayPorts, limits: Limits) -> None:
+        self._desk = Desk.of(ports, limits)
+        bodies = Bodies(limits)
+        self._inference = Inference(self._desk, bodies)
+        self._routes: App = build_routes(self._desk, bodies)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection event: a request, or the server's start and stop."""
+        kind = scope["type"]
+        if kind == "http":
+            await self._http(scope, receive, send)
+        elif kind == "lifespan":
+            await self._lifespan(receive, send)
+        elif kind == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+
+    def counters(self) -> dict[str, float]:
+        """Cumulative metrics of this process, by the names of `metric_names`."""
+        return self._desk.counters.snapshot()
+
+    @property
+    def running(self) -> int:
+        """Inference requests under way."""
+        return self._inference.running
+
+    async def close(self) -> None:
+        """Wait for the books of requests that have ended. Idempotent."""
+        await self._inference.close(CLOSE_S)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = new_request_id(self._desk.ports.clock.now_s(), os.urandom(RANDOM_BYTES))
+        theirs = None
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                theirs = value
+        ours = request_id.encode()
+        ids = [(b"x-request-id", echoed_id(theirs, request_id).encode())]
+        ids.append((b"x-coster-request-id", ours))
+        started = False
+
+        async def with_ids(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", ()), *ids]
+            await send(message)
+
+        try:
+            hot = HOT.get(scope["path"])
+            if hot is not None and scope["method"] == "POST":
+                await self._inference.serve(hot, scope, receive, send, request_id, ids)
+            else:
+                await self._routes(scope, receive, with_ids)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  the HTTP boundary: recorded, then answered
+            self._desk.counters.add(metric_names.INTERNAL_ERRORS)
+            _log.error("%s failed: %s", request_id, describe_fault(error))
+            if not started:
+                shown = error if isinstance(error, MarketError) else _internal()
+                await send_error(send, shown, ids)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def _internal() -> Internal:
+    return Internal("An internal error; it has been recorded.")
+
+
+def create_app(ports: GatewayPorts, limits: Limits | None = None) -> GatewayApp:
+    """The gateway over these ports. Call it once per process, on no particular loop."""
+    return GatewayApp(ports, limits or Limits())

@@ -1,0 +1,201 @@
+"""The hot path: raw ASGI for the two inference routes, from bytes to a `Run`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from market.errors import MarketError, Unavailable
+from market.messages import RateState
+from market.types import ProviderId, RequestId
+from serve_app import metric_names
+from serve_app.asgi import Bodies, ClientLeftError, Receive, Scope, Send, send_error
+from serve_app.auth import INFERENCE
+from serve_app.desk import Desk
+from serve_app.envelope import Headers
+from serve_app.parameters import Call, Kind, ignored_header
+from serve_app.prepare import Prepared, prepare
+from serve_app.replies import HeadersFor, Reply, StreamReply, WholeReply
+from serve_app.run import Run
+from serve_app.wire import Wire
+
+WORKER_THREADS = 2  # decoding and tokenising release the GIL for most of their time
+
+
+class Inference:
+    """Serves inference calls and looks after those that run."""
+
+    def __init__(self, desk: Desk, bodies: Bodies) -> None:
+        self._desk = desk
+        self._bodies = bodies
+        self._running: set[Run] = set()
+        self._taken = 0
+        self._ticking: asyncio.TimerHandle | None = None
+        self._workers = ThreadPoolExecutor(WORKER_THREADS, "coster-door")
+
+    @property
+    def running(self) -> int:
+        return self._taken
+
+    async def serve(
+        self,
+        kind: Kind,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        request_id: RequestId,
+        id_headers: Headers,
+    ) -> None:
+        """Answer one call. Raises only CancelledError."""
+        desk = self._desk
+        started_s = desk.ports.clock.monotonic_s()
+        self._taken += 1
+        try:
+            if self._taken > desk.limits.requests_in_flight:
+                raise Unavailable(
+                    f"This gateway already serves {desk.limits.requests_in_flight} requests.",
+                    None,
+                    "busy",
+                    1.0,
+                )
+            headers = dict(scope["headers"])
+            key_hash, key = await desk.keys.identify(
+                headers.get(b"authorization"), INFERENCE, fresh=False
+            )
+            body = await self._bodies.read(headers, receive)
+            prepared = await self._prepare(kind, body)
+            run = Run(desk, prepared, request_id, key_hash, key, started_s)
+            beats = headers.get(b"x-coster-heartbeat", b"").strip().lower() != b"off"
+            reply = self._reply(send, run, prepared, request_id, id_headers, heartbeats=beats)
+            await self._run(run, reply, receive)
+            self._count(kind, reply.status)
+        except ClientLeftError:
+            desk.counters.add(metric_names.CLIENTS_LEFT)
+        except MarketError as error:
+            self._count(kind, error.status)
+            await send_error(send, error, id_headers)
+        finally:
+            self._taken -= 1
+
+    async def close(self, timeout_s: float) -> None:
+        """Let the books be finished; what runs is ended by the server."""
+        await self._desk.background.drain(timeout_s)
+        if self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    async def _prepare(self, kind: Kind, body: bytes) -> Prepared:
+        ports = self._desk.ports
+        if len(body) <= self._desk.limits.inline_body_bytes:
+            return prepare(kind, body, ports.catalogue, ports.models)
+        work = partial(prepare, kind, body, ports.catalogue, ports.models)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+    async def _run(self, run: Run, reply: Reply, receive: Receive) -> None:
+        watcher = asyncio.ensure_future(_watch(receive, run))
+        self._running.add(run)
+        self._arm()
+        try:
+            await run.go(reply)
+        finally:
+            self._running.discard(run)
+            watcher.cancel()
+
+    def _reply(
+        self,
+        send: Send,
+        run: Run,
+        prepared: Prepared,
+        request_id: RequestId,
+        id_headers: Headers,
+        *,
+        heartbeats: bool,
+    ) -> Reply:
+        call = prepared.call
+        created_s = int(self._desk.ports.clock.now_s())
+        wire = Wire(
+            call.kind, request_id, prepared.card.id, created_s, include_usage=call.include_usage
+        )
+        headers_for: HeadersFor = partial(_headers, run, call, id_headers)
+        if call.stream:
+            return StreamReply(
+                send,
+                wire,
+                headers_for,
+                n=call.n,
+                include_usage=call.include_usage,
+                heartbeats=heartbeats,
+            )
+        return WholeReply(send, wire, headers_for, with_logprobs=call.top_logprobs is not None)
+
+    def _count(self, kind: Kind, status: int) -> None:
+        name = metric_names.labelled(metric_names.REQUESTS, route=kind, status=status)
+        self._desk.counters.add(name)
+
+    def _arm(self) -> None:
+        """One timer for all requests of the gateway, while there are any."""
+        if self._ticking is None:
+            loop = asyncio.get_running_loop()
+            self._ticking = loop.call_later(self._desk.limits.tick_s, self._tick)
+
+    def _tick(self) -> None:
+        self._ticking = None
+        now_s = self._desk.ports.clock.monotonic_s()
+        for run in list(self._running):
+            run.tick(now_s)
+        if self._running:
+            self._arm()
+
+
+async def _watch(receive: Receive, run: Run) -> None:
+    """Tell the run when its client closes the connection."""
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                run.left()
+                return
+
+
+def _headers(run: Run, call: Call, ids: Headers, provider: ProviderId | None) -> Headers:
+    headers = list(ids)
+    if provider is not None:
+        headers.append((b"x-coster-provider", provider.encode()))
+    if run.admitted is not None:
+        headers += rate_headers(run.admitted.rate)
+        if call.max_tokens is None:
+            headers.append((b"x-coster-max-tokens", b"%d" % run.admitted.max_tokens))
+    if call.ignored:
+        headers.append((b"x-coster-ignored-params", ignored_header(call.ignored).encode()))
+    return headers
+
+
+def rate_headers(rate: RateState) -> Headers:
+    """OpenAI's rate headers; an unlimited dimension has none."""
+    headers: Headers = []
+    rows = (
+        (b"requests", rate.limit_requests, rate.remaining_requests, rate.reset_requests_s),
+        (b"tokens", rate.limit_tokens, rate.remaining_tokens, rate.reset_tokens_s),
+    )
+    for unit, limit, remaining, reset_s in rows:
+        if limit is not None:
+            headers.append((b"x-ratelimit-limit-" + unit, b"%d" % limit))
+            headers.append((b"x-ratelimit-remaining-" + unit, b"%d" % max(0, remaining or 0)))
+            headers.append((b"x-ratelimit-reset-" + unit, duration(reset_s).encode()))
+    return headers
+
+
+def duration(seconds: float) -> str:
+    """A duration as OpenAI writes it: `12ms`, `1s`, `6m0s`, `2h0m5s`."""
+    if seconds < 1:
+        return f"{max(0, math.ceil(seconds * 1000))}ms"
+    whole = math.ceil(seconds)
+    minutes, rest_s = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{rest_s}s"
+    return f"{minutes}m{rest_s}s" if minutes else f"{rest_s}s"

@@ -1,0 +1,136 @@
+"""What every FastAPI app of the door has in common: the envelope for whatever goes wrong.
+
+FastAPI's own handlers quote the input, answer 422 and 405, and fail on what its encoder
+cannot write; ours do none of that.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+
+from market.errors import Internal, InvalidRequest, MarketError, NotFound, RateLimited
+from serve_app.asgi import Bodies
+from serve_app.envelope import error_body, error_headers
+from serve_app.json_body import decode_object
+from serve_app.schemas import ErrorEnvelope
+
+Body = TypeVar("Body", bound=BaseModel)
+
+CALLERS = 10_000  # client addresses remembered by a gate
+
+
+def new_app(title: str, version: str, description: str) -> FastAPI:
+    """A FastAPI app without pages, telemetry or redirects, answering in the envelope."""
+    app = FastAPI(
+        title=title,
+        version=version,
+        description=description,
+        docs_url=None,  # FastAPI's pages load scripts from the network
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,  # they would carry exception messages, which may quote a prompt
+            "operation_spans": False,
+            "auto_configure": False,
+        },
+        responses={"default": {"model": ErrorEnvelope, "description": "Any error"}},
+    )
+    app.add_exception_handler(MarketError, _market_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
+    return app
+
+
+async def _market_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, MarketError)
+    return error_response(error)
+
+
+async def _validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return error_response(first_problem(error.errors()))
+
+
+async def _internal_error(_: Request, __: Exception) -> Response:
+    """The envelope; the exception itself goes on to the app's boundary, which records it."""
+    return error_response(Internal("An internal error; it has been recorded."))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """An unknown route and a wrong method are the same to the caller: not found."""
+    assert isinstance(error, HTTPException)
+    if error.status_code in (404, 405):
+        shown = f"{request.method} {request.url.path}"[:200]
+        return error_response(
+            NotFound(f"There is no {shown!r}; see /openapi.json.", None, "unknown_route")
+        )
+    return error_response(InvalidRequest("The request cannot be read.", None, "invalid_request"))
+
+
+def error_response(error: MarketError) -> Response:
+    """The envelope with its status and retry headers."""
+    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+    return Response(error_body(error), error.status, headers, "application/json")
+
+
+def first_problem(problems: Any) -> InvalidRequest:
+    """The first validation problem, by field and rule, without the value."""
+    first = problems[0]
+    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    field = ".".join(where)[:100] or None
+    if first["type"] == "extra_forbidden":
+        return InvalidRequest("The body has a field that is not known here.", None, "unknown_field")
+    return InvalidRequest(f"{field or 'The request'}: {first['msg']}.", field, first["type"])
+
+
+async def read_shape(request: Request, bodies: Bodies, shape: type[Body]) -> Body:
+    """The request's JSON body as `shape`; an absent body is an empty object."""
+    raw = await bodies.read(dict(request.scope["headers"]), request.receive)
+    try:
+        return shape.model_validate(decode_object(raw or b"{}"), strict=True)
+    except ValidationError as error:
+        raise first_problem(error.errors(include_input=False)) from None
+
+
+def answer(value: BaseModel | list[Any], status: int = 200) -> Response:
+    """A shape as JSON."""
+    content = (
+        [entry.model_dump() for entry in value] if isinstance(value, list) else value.model_dump()
+    )
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+class Gate:
+    """At most `per_minute` calls per caller, spread evenly; for calls without a key."""
+
+    def __init__(self, per_minute: int, burst: int) -> None:
+        self._interval_s = 60.0 / per_minute
+        self._burst_s = self._interval_s * burst
+        self._due_s: dict[str, float] = {}
+
+    def pass_through(self, caller: str, now_s: float) -> None:
+        """Count one call; RateLimited says when the next is allowed."""
+        due_s = max(self._due_s.get(caller, 0.0), now_s)
+        wait_s = due_s - now_s - self._burst_s
+        if wait_s > 0:
+            raise RateLimited(
+                f"Too many new accounts from here; wait {math.ceil(wait_s)} s.",
+                None,
+                "too_many_accounts",
+                wait_s,
+            )
+        if len(self._due_s) >= CALLERS:
+            self._due_s = {who: at_s for who, at_s in self._due_s.items() if at_s > now_s}
+            if len(self._due_s) >= CALLERS:
+                raise RateLimited("Too many new accounts here now.", None, "too_many_accounts", 60)
+        self._due_s[caller] = due_s + self._interval_s

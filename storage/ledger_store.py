@@ -1,0 +1,232 @@
+"""The ledger on SQLite: one writer, one transaction per batch, durable when it returns.
+
+The whole commit runs in one hop to the connection's thread: fence, insert, seal, COMMIT.
+Opening takes the folder's lock, migrates, and claims a new epoch; a predecessor that is
+still breathing finds its epoch gone and commits nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from market.chain import Head, Sealed, seal
+from market.ledger_rows import (
+    AccountRow,
+    Changes,
+    CheckpointRow,
+    HoldRow,
+    KeyRow,
+    OperationRow,
+    OwnerRow,
+    RequestRow,
+    Snapshot,
+)
+from market.types import AccountId, RequestId
+from storage import statements as sql
+from storage.database import (
+    LEDGER_FILE,
+    Fenced,
+    FolderLock,
+    LedgerConnection,
+    StorageError,
+    migrate,
+    open_reader,
+    open_writer,
+    prepare_folder,
+)
+from storage.reads import usage_rows
+
+LOOKUP_MAX: Final = 500  # ids per statement; SQLite allows 32,766 parameters
+_TERMS: Final = len(HoldRow._fields)
+
+
+@dataclass(slots=True)
+class _Claim:
+    """What this incarnation may write with."""
+
+    epoch: int
+    head: Head
+
+
+class SqliteLedgerStore:
+    """The `LedgerStore` port on one file in the data folder."""
+
+    def __init__(
+        self,
+        writer: LedgerConnection,
+        reader: LedgerConnection,
+        lock: FolderLock | None,
+        claim: _Claim,
+        path: Path,
+    ) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._lock = lock
+        self._claim = claim
+        self._closed = False
+        self.path = path
+
+    @classmethod
+    async def open(
+        cls, folder: Path, *, now_ns: int, lock_wait_s: float = 10.0, locked: bool = True
+    ) -> SqliteLedgerStore:
+        """Open the ledger of a data folder for writing.
+
+        Waits `lock_wait_s` seconds for a predecessor to let go. Raises StorageError with
+        the reason and the fix. `locked=False` skips the file lock, for file systems that
+        have none; the epoch still fences.
+        """
+        prepare_folder(folder)
+        path = folder / LEDGER_FILE
+        lock = FolderLock(folder) if locked else None
+        if lock:
+            await lock.acquire(lock_wait_s)
+        try:
+            await asyncio.to_thread(migrate, path, now_ns)
+            writer = await open_writer(path)
+            try:
+                claim = await writer.run(_claim)
+                reader = await open_reader(path)
+            except BaseException:
+                await writer.close()
+                raise
+        except BaseException:
+            if lock:
+                lock.release()
+            raise
+        return cls(writer, reader, lock, claim, path)
+
+    @property
+    def epoch(self) -> int:
+        return self._claim.epoch
+
+    @property
+    def head(self) -> Head:
+        """The last sealed batch."""
+        return self._claim.head
+
+    async def load(self) -> Snapshot:
+        return await self._writer.run(_load)
+
+    async def commit(self, changes: Changes) -> None:
+        claim = self._claim
+
+        def write(connection: sqlite3.Connection) -> None:
+            sealed = seal(changes, claim.head, claim.epoch)
+            _write(connection, changes, sealed, claim.epoch)
+            # Here and not after the await: a cancelled caller's commit has still happened.
+            claim.head = sealed.head
+
+        try:
+            await self._writer.run(write)
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"The ledger {self.path} could not be written: {error}. Check the disk's free "
+                "space and health; nothing of this batch was kept."
+            ) from error
+
+    async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:
+        def read(connection: sqlite3.Connection) -> list[RequestRow]:
+            rows: list[RequestRow] = []
+            for start in range(0, len(request_ids), LOOKUP_MAX):
+                ids = tuple(request_ids[start : start + LOOKUP_MAX])
+                cursor = connection.execute(sql.select_requests(len(ids)), ids)
+                rows.extend(RequestRow(*row) for row in cursor)
+            return rows
+
+        try:
+            return await self._reader.run(read)
+        except sqlite3.Error as error:
+            raise StorageError(f"The ledger {self.path} could not be read: {error}.") from error
+
+    async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
+        return await self._reader.run(lambda connection: usage_rows(connection, owner, limit))
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        await self._reader.close()
+        await self._writer.close()
+        if self._lock:
+            self._lock.release()
+
+
+def _claim(connection: sqlite3.Connection) -> _Claim:
+    """Take a new epoch: from now on every older incarnation is fenced."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(sql.ENSURE_META, (bytes(32),))
+        connection.execute(sql.CLAIM_EPOCH)
+        epoch, number, digest, _ = connection.execute(sql.SELECT_META).fetchone()
+        following = connection.execute(sql.SELECT_NEXT).fetchone()
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    return _Claim(epoch, Head(number, digest, *following))
+
+
+def _load(connection: sqlite3.Connection) -> Snapshot:
+    (_, _, _, last_ts_ns) = connection.execute(sql.SELECT_META).fetchone()
+    return Snapshot(
+        owners=tuple(OwnerRow(*row) for row in connection.execute(sql.SELECT_OWNERS)),
+        keys=tuple(KeyRow(*row) for row in connection.execute(sql.SELECT_KEYS)),
+        accounts=tuple(
+            (AccountRow(*row[:3]), (row[3], row[4], row[5], row[6]))
+            for row in connection.execute(sql.SELECT_ACCOUNTS)
+        ),
+        holds=tuple(
+            (HoldRow(*row[:_TERMS]), CheckpointRow(*row[_TERMS:]))
+            for row in connection.execute(sql.SELECT_HOLDS)
+        ),
+        operations=tuple(OperationRow(*row) for row in connection.execute(sql.SELECT_OPERATIONS)),
+        quotas=tuple(connection.execute(sql.SELECT_QUOTAS)),
+        last_ts_ns=last_ts_ns,
+    )
+
+
+def _write(connection: sqlite3.Connection, changes: Changes, sealed: Sealed, epoch: int) -> None:
+    """One transaction. Inserts come before the updates and deletes that refer to them."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        head = sealed.head
+        fenced = connection.execute(
+            sql.ADVANCE, (head.number, head.hash, changes.last_ts_ns, epoch)
+        )
+        if fenced.rowcount != 1:
+            raise Fenced(
+                f"The ledger was taken over by a newer accountant; epoch {epoch} may not write. "
+                "This process stops."
+            )
+        many = connection.executemany
+        if sealed.batch is not None:
+            many(sql.INSERT_ACCOUNT, sealed.accounts)
+            many(sql.INSERT_TRANSFER, sealed.transfers)
+            many(sql.INSERT_REQUEST, sealed.requests)
+            if sealed.operations:
+                many(sql.INSERT_OPERATION, sealed.operations)
+            connection.execute(sql.INSERT_BATCH, sealed.batch)
+        if changes.owners:
+            many(sql.INSERT_OWNER, changes.owners)
+        if changes.keys:
+            many(sql.INSERT_KEY, changes.keys)
+        if changes.revoked:
+            many(sql.UPDATE_KEY, [(at_ns, key_id) for key_id, at_ns in changes.revoked])
+        many(sql.INSERT_HOLD, sealed.holds)
+        if changes.checkpoints:
+            many(sql.UPDATE_CHECKPOINT, [(*row, key) for key, row in changes.checkpoints.items()])
+        many(sql.DELETE_HOLD, [(request_id,) for request_id in changes.closed])
+        many(sql.UPDATE_ACCOUNT, [(*row, number) for number, row in changes.counters.items()])
+        if changes.quotas:
+            many(sql.UPSERT_QUOTA, [(owner, *quota) for owner, quota in changes.quotas.items()])
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

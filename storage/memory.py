@@ -1,0 +1,106 @@
+"""The ledger without a disk: the same port, for the lab and for tests of what is above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from market.chain import Head, Sealed, seal
+from market.ledger_rows import (
+    AccountRow,
+    Changes,
+    CheckpointRow,
+    HoldRow,
+    KeyRow,
+    OperationRow,
+    OwnerRow,
+    RequestRow,
+    Snapshot,
+)
+from market.types import AccountId, KeyId, RequestId
+from storage.database import Fenced
+
+
+class MemoryLedger:
+    """What a disk would hold; give it to one store after another to reopen it."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.head = Head()
+        self.last_ts_ns = 0
+        self.owners: dict[AccountId, OwnerRow] = {}
+        self.keys: dict[KeyId, KeyRow] = {}
+        self.accounts: dict[int, AccountRow] = {}
+        self.counters: dict[int, tuple[int, int, int, int]] = {}
+        self.holds: dict[RequestId, tuple[HoldRow, CheckpointRow]] = {}
+        self.requests: dict[RequestId, RequestRow] = {}
+        self.operations: list[OperationRow] = []
+        self.quotas: dict[AccountId, tuple[int, int]] = {}
+        self.sealed: list[Sealed] = []
+
+
+class MemoryLedgerStore:
+    """The `LedgerStore` port over a MemoryLedger."""
+
+    def __init__(self, ledger: MemoryLedger | None = None) -> None:
+        """Claims a new epoch: an earlier store over the same ledger is fenced from now on."""
+        self._ledger = MemoryLedger() if ledger is None else ledger
+        self._ledger.epoch += 1
+        self.epoch = self._ledger.epoch
+
+    async def load(self) -> Snapshot:
+        ledger = self._ledger
+        return Snapshot(
+            owners=tuple(ledger.owners.values()),
+            keys=tuple(ledger.keys.values()),
+            accounts=tuple(
+                (row, ledger.counters.get(number, (0, 0, 0, 0)))
+                for number, row in ledger.accounts.items()
+            ),
+            holds=tuple(ledger.holds.values()),
+            operations=tuple(ledger.operations),
+            quotas=tuple((owner, *quota) for owner, quota in ledger.quotas.items()),
+            last_ts_ns=ledger.last_ts_ns,
+        )
+
+    async def commit(self, changes: Changes) -> None:
+        ledger = self._ledger
+        if ledger.epoch != self.epoch:
+            raise Fenced(f"The ledger was taken over; epoch {self.epoch} may not write.")
+        clash = [row.request_id for row in changes.requests if row.request_id in ledger.requests]
+        if clash:
+            raise ValueError(f"finished twice: {clash[0]}")
+        sealed = seal(changes, ledger.head, self.epoch)
+        if sealed.batch is not None:
+            ledger.sealed.append(sealed)
+        ledger.head = sealed.head
+        ledger.last_ts_ns = changes.last_ts_ns
+        ledger.owners.update((row.id, row) for row in changes.owners)
+        ledger.keys.update((row.id, row) for row in changes.keys)
+        for key_id, at_ns in changes.revoked:
+            ledger.keys[key_id] = ledger.keys[key_id]._replace(revoked_ns=at_ns)
+        ledger.accounts.update((row.number, row) for row in changes.accounts)
+        ledger.counters.update(changes.counters)
+        for request_id, terms in changes.opened.items():
+            ledger.holds[request_id] = (terms, CheckpointRow())
+        for request_id, progress in changes.checkpoints.items():
+            ledger.holds[request_id] = (ledger.holds[request_id][0], progress)
+        for request_id in changes.closed:
+            del ledger.holds[request_id]
+        ledger.requests.update((row.request_id, row) for row in changes.requests)
+        ledger.operations.extend(changes.operations)
+        ledger.quotas.update(changes.quotas)
+
+    async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:
+        found = self._ledger.requests
+        return [found[request_id] for request_id in request_ids if request_id in found]
+
+    async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
+        rows = [
+            row
+            for row in reversed(self._ledger.requests.values())
+            if row.owner == owner and (row.status == "settled" or row.cost_nano > 0)
+        ]
+        return rows[: max(0, limit)]
+
+    async def close(self) -> None:
+        return

@@ -1,0 +1,190 @@
+"""One suite for every place the ledger can be kept: in memory and on SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from market.chart import Code
+from market.ledger import Ledger, funding_of
+from market.ledger_rows import (
+    Changes,
+    CheckpointRow,
+    HoldRow,
+    KeyRow,
+    LedgerStore,
+    OperationRow,
+    OwnerRow,
+    Snapshot,
+)
+from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId
+from storage.database import Fenced
+from storage.ledger_store import SqliteLedgerStore
+from storage.memory import MemoryLedger, MemoryLedgerStore
+
+ANN, BOB = AccountId("acct_ann"), AccountId("acct_bob")
+Open = Callable[[], Awaitable[LedgerStore]]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def opened(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[Callable[[], Awaitable[LedgerStore]]]:
+    """Opens the same ledger again and again; each opening supersedes the one before."""
+    memory = MemoryLedger()
+    stores: list[LedgerStore] = []
+
+    async def open_store() -> LedgerStore:
+        if request.param == "memory":
+            store: LedgerStore = MemoryLedgerStore(memory)
+        else:
+            store = await SqliteLedgerStore.open(tmp_path / "data", now_ns=1, locked=False)
+        stores.append(store)
+        return store
+
+    yield open_store
+    for store in stores:
+        await store.close()
+
+
+def terms(ledger: Ledger, request_id: str, max_tokens: int = 10) -> HoldRow:
+    amount = 5 * 100 + max_tokens * 780
+    funding = funding_of(ledger.available(ANN), amount)
+    assert funding is not None
+    return HoldRow(
+        RequestId(request_id), ANN, KeyId("key_1"), ModelId("m"), 5, None, 100, 1, max_tokens,
+        funding.promo_nano, funding.cash_nano, funding.earnings_nano, 100, 780, 500, 7,
+    )  # fmt: skip
+
+
+def finish(ledger: Ledger, request_id: str, tokens: int, now_ns: int) -> None:
+    done = CheckpointRow(5, tokens, 2, 1, BOB, MachineId("mac_1"), ProviderId("prv_1"))
+    ledger.settle(
+        ledger.holds[RequestId(request_id)],
+        done,
+        status="settled",
+        finish_reason="stop",
+        attempts=2,
+        ttft_ms=12.5,
+        total_ms=80.25,
+        now_ns=now_ns,
+    )
+
+
+def first_changes(ledger: Ledger) -> Changes:
+    """Two owners, a key, promo credit, an operation and two holds."""
+    ledger.changes.owners += [OwnerRow(ANN, "Ann", "free", 1), OwnerRow(BOB, "Böb 🍎", "paid", 2)]
+    ledger.changes.keys.append(
+        KeyRow(KeyId("key_1"), ANN, b"h" * 32, "", "sk-coster-abcd", "inference", 3, None, None)
+    )
+    ledger.changes.operations.append(OperationRow("k", "f", "r", 4))
+    ledger.grant_promo(ANN, 10**9, 5)
+    for number in range(2):
+        ledger.hold(terms(ledger, f"req_{number}"), lease_ends_tick_ns=0)
+    changes = ledger.take()
+    changes.last_ts_ns = 5
+    return changes
+
+
+async def test_what_was_committed_is_what_is_loaded(opened: Open) -> None:
+    """Owners, keys, accounts, holds with their checkpoints, operations and the clock."""
+    store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    await store.commit(first_changes(ledger))
+    finish(ledger, "req_0", 7, 9)
+    progress = CheckpointRow(5, 3, 0, 0, BOB, MachineId("mac_1"), ProviderId("prv_1"))
+    ledger.checkpoint(ledger.holds[RequestId("req_1")], progress, 0)
+    changes = ledger.take()
+    changes.quotas[ANN], changes.last_ts_ns = (20_000, 12), 9
+    changes.revoked.append((KeyId("key_1"), 8))
+    await store.commit(changes)
+
+    loaded = await (await opened()).load()
+
+    assert [owner.name for owner in loaded.owners] == ["Ann", "Böb 🍎"]
+    assert [(key.hash, key.revoked_ns) for key in loaded.keys] == [(b"h" * 32, 8)]
+    assert [(hold.request_id, at) for hold, at in loaded.holds] == [("req_1", progress)]
+    assert loaded.operations == (OperationRow("k", "f", "r", 4),)
+    assert loaded.quotas == ((ANN, 20_000, 12),)
+    assert loaded.last_ts_ns == 9
+    again = Ledger(loaded, lease_ends_tick_ns=0)
+    assert again.check() == []
+    for owner in (ANN, BOB):
+        assert again.available(owner) == ledger.available(owner)
+        assert again.held(owner) == ledger.held(owner)
+    assert again.account(Code.PLATFORM_FEE).cpo == (5 * 100 + 7 * 780) * 500 // 10_000
+
+
+async def test_finished_requests_are_found_by_id_with_every_field(opened: Open) -> None:
+    """A settlement comes back as it was written, floats and missing values included."""
+    store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    await store.commit(first_changes(ledger))
+    finish(ledger, "req_0", 7, 9)
+    changes = ledger.take()
+    (written,) = changes.requests
+    await store.commit(changes)
+
+    found = await store.finished([RequestId(f"req_{number}") for number in range(1200)])
+
+    assert found == [written]
+    assert await store.finished([]) == []
+
+
+async def test_usage_is_the_owners_newest_first_and_bounded(opened: Open) -> None:
+    """Only the owner's charged requests, in the order they ended, at most `limit`."""
+    store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    await store.commit(first_changes(ledger))
+    for number in range(2, 6):
+        ledger.hold(terms(ledger, f"req_{number}"), lease_ends_tick_ns=0)
+        finish(ledger, f"req_{number}", number, number)
+    await store.commit(ledger.take())
+
+    assert [row.request_id for row in await store.usage(ANN, 3)] == ["req_5", "req_4", "req_3"]
+    assert await store.usage(BOB, 3) == []
+    assert await store.usage(ANN, 0) == []
+
+
+async def test_a_hold_that_lived_within_one_batch_leaves_no_trace(opened: Open) -> None:
+    """Opened and settled between two commits: the request is there, the hold never was."""
+    store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    changes = first_changes(ledger)
+    await store.commit(changes)
+    ledger.hold(terms(ledger, "req_9"), lease_ends_tick_ns=0)
+    finish(ledger, "req_9", 3, 9)
+    await store.commit(ledger.take())
+
+    loaded = await (await opened()).load()
+
+    assert {hold.request_id for hold, _ in loaded.holds} == {"req_0", "req_1"}
+
+
+async def test_a_superseded_incarnation_commits_nothing(opened: Open) -> None:
+    """Once the ledger is opened again, the earlier store is fenced, and says so."""
+    old, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    await old.commit(first_changes(ledger))
+    new = await opened()
+    finish(ledger, "req_0", 7, 9)
+
+    with pytest.raises(Fenced):
+        await old.commit(ledger.take())
+    assert await new.finished([RequestId("req_0")]) == []
+    assert len((await new.load()).holds) == 2
+
+
+async def test_a_commit_is_all_or_nothing(opened: Open) -> None:
+    """When one row of a batch cannot be written, none of the others is."""
+    store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    await store.commit(first_changes(ledger))
+    finish(ledger, "req_0", 7, 9)
+    good = ledger.take()
+    finish(ledger, "req_1", 7, 10)
+    bad = ledger.take()
+    bad.requests.append(good.requests[0])
+    await store.commit(good)
+
+    with pytest.raises(Exception, match=r"req_0|UNIQUE"):
+        await store.commit(bad)
+    loaded = await (await opened()).load()
+    assert [hold.request_id for hold, _ in loaded.holds] == ["req_1"]
+    assert Ledger(loaded, lease_ends_tick_ns=0).check() == []
