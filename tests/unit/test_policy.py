@@ -165,7 +165,7 @@ MACS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(MACS, st.integers(0, 2**32), st.sets(st.integers(0, 11), max_size=3), st.integers(1, 4))
 def test_decision_laws(macs: list[dict[str, float]], seed: int, excluded: set[int], n: int) -> None:
     """Equal input, equal decision; the chosen Mac passes every filter; verdicts add up."""
