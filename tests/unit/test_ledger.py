@@ -190,14 +190,15 @@ def test_a_settlement_that_could_not_be_written_is_invalid(change: dict[str, obj
     assert isinstance(do(books, settle()), Settled)
 
 
-def test_a_payee_must_exist() -> None:
-    """Money is not paid into the blue."""
+def test_a_payee_without_an_account_earns_into_one_of_its_id() -> None:
+    """What a Mac earns before its owner's account is opened is kept for that owner."""
     books = make_books()
     do(books, admit())
 
-    with pytest.raises(NotFound):
-        do(books, settle(payee=AccountId("acct_nobody")))
-    assert books.balance(OWNERS[0]).held_nano == 187_060
+    settled = do(books, settle(payee=AccountId("acct_nobody")))
+
+    assert books.balance(AccountId("acct_nobody")).earnings_nano == settled.provider_nano
+    assert books.balance(OWNERS[0]).held_nano == 0
 
 
 def test_keys_speak_only_while_they_are_live() -> None:
