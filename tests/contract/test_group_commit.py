@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from actors.group_commit import GroupCommit
-from market.books import Books, BookTerms
+from market.books import Books
 from market.catalogue import Catalogue
+from market.holding import BookTerms
 from market.ledger_rows import Changes, OwnerRow, Snapshot
 from market.types import AccountId
 from storage.memory import MemoryLedgerStore
