@@ -79,7 +79,7 @@ def up(paths: MarketPaths, options: UpOptions, port: int | None, *, as_json: boo
     except MarketError as error:
         _end_children()
         fail(error, as_json=as_json)
-    except Exception as error:  # the boundary: whatever a library raised, the user gets a reason
+    except Exception as error:  # noqa: BLE001 - the boundary: whatever a library raised, the user gets a reason
         log = paths.data / "logs" / "up.log"
         log.write_text(traceback.format_exc())
         _end_children()

@@ -16,7 +16,7 @@ from typing import Any
 
 import uvicorn
 from ray import serve
-from ray.serve import Application as Application
+from ray.serve import Application as Application  # noqa: PLC0414 - the root annotates with it
 from ray.serve._private import replica as serve_replica
 
 from actors.admin import MarketAdmin
