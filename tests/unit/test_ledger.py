@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from market import keys
-from market.books import SWEEP_GAP_NS, BookTerms
+from market.books import SWEEP_GAP_NS
 from market.chart import Code
 from market.errors import (
     Conflict,
@@ -18,6 +18,7 @@ from market.errors import (
     RateLimited,
     Unauthenticated,
 )
+from market.holding import BookTerms
 from market.ledger_rows import OwnerRow
 from market.messages import Admit, Admitted, Checkpoint, ResolveKey, Settled, Void, Voided
 from market.types import AccountId, RequestId, Usage
