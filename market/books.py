@@ -58,6 +58,8 @@ from market.types import AccountId, KeyId, RequestId
 
 FINISHED_MAX: Final = 65_536  # finished requests remembered; older ones are found on disk
 LEASE_TTL_NS: Final = 60_000_000_000  # a hold whose gateway is silent this long is closed
+PAYEE_TIER: Final = "free"
+"""What an account opened by its first earning may consume until its owner claims it."""
 SWEEP_GAP_NS: Final = 60_000_000_000  # a longer pause between sweeps means we were asleep
 
 
@@ -238,12 +240,7 @@ class Books:
             return settled_before(op, self._ended(op.request_id))
         check_settle(op)
         check_usage(op.usage, opened)
-        if op.payee not in self.customers:
-            raise NotFound(
-                f"The request {op.request_id} cannot be paid to {op.payee}: no such account.",
-                "payee",
-                "unknown_payee",
-            )
+        self._open_payee(op.payee, now_ns)
         row = self.ledger.settle(
             opened,
             progress_of(op),
@@ -275,8 +272,8 @@ class Books:
             self._ended(op.request_id)  # a late checkpoint of an ended request is harmless
             return
         check_usage(op.usage, opened)
-        if op.payee is not None and op.payee not in self.customers:
-            raise NotFound(f"There is no account {op.payee[:40]!r}.", "payee", "unknown_payee")
+        if op.payee is not None:
+            check_text("payee", op.payee)
         check_text("machine", op.machine or "")
         check_text("provider", op.provider or "")
         progress = progress_of(op)
@@ -324,6 +321,8 @@ class Books:
         progress = CheckpointRow()
         if status == "expired" and opened.checkpoint.completion_tokens > 0:
             progress = opened.checkpoint
+            if progress.payee is not None:
+                self._open_payee(progress.payee, now_ns)
         row = self.ledger.settle(
             opened,
             progress,
@@ -349,6 +348,15 @@ class Books:
         self.remember((row,))
 
     # ── customers ─────────────────────────────────────────────────────────────────────
+
+    def _open_payee(self, payee: AccountId, now_ns: int) -> None:
+        """A Mac may serve before its owner's account was opened: it earns into one of that id.
+
+        The consumer's answer must not fail on it, and what was earned must not be lost.
+        """
+        if payee not in self.customers:
+            check_text("payee", payee)
+            self.create_owner(OwnerRow(payee, payee, PAYEE_TIER, now_ns), 0)
 
     def create_owner(self, row: OwnerRow, promo_nano: int) -> None:
         """Enter a new customer, with this much promo credit."""

@@ -42,4 +42,3 @@ class Limits:
     key_cache_s: float = 1.0  # a revoked key is refused everywhere after this
     key_cache_entries: int = 10_000
     accounts_per_minute: int = 30  # new accounts per client address and process
-    usage_rows: int = 1_000  # most rows /v1/payments/usage returns

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from market.errors import InvalidRequest, MarketError, NotFound, RateLimited
+from market.errors import Internal, InvalidRequest, MarketError, NotFound, RateLimited
 from serve_app.asgi import Bodies
 from serve_app.envelope import error_body, error_headers
 from serve_app.json_body import decode_object
@@ -47,6 +47,7 @@ def new_app(title: str, version: str, description: str) -> FastAPI:
     app.add_exception_handler(MarketError, _market_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
     return app
 
 
@@ -58,6 +59,11 @@ async def _market_error(_: Request, error: Exception) -> Response:
 async def _validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return error_response(first_problem(error.errors()))
+
+
+async def _internal_error(_: Request, __: Exception) -> Response:
+    """The envelope; the exception itself goes on to the app's boundary, which records it."""
+    return error_response(Internal("An internal error; it has been recorded."))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

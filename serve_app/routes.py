@@ -7,7 +7,7 @@ whatever goes wrong leaves through `rest`'s handlers.
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 
@@ -46,6 +46,9 @@ from serve_app.views import (
 )
 
 ACCOUNTS_BURST = 10  # new accounts at once from one address
+USAGE_ROWS_DEFAULT = 100
+USAGE_ROWS_MOST = 1_000
+RowLimit = Annotated[int, Query(ge=1, le=USAGE_ROWS_MOST)]
 _SECURED: dict[str, Any] = {"security": [{"apiKey": []}]}
 
 
@@ -111,7 +114,6 @@ def _add_models(app: FastAPI, desk: Desk) -> None:
 
 def _add_money(app: FastAPI, desk: Desk) -> None:
     accountant = desk.ports.accountant
-    most = desk.limits.usage_rows
 
     @app.get(
         "/v1/payments/balance",
@@ -124,16 +126,13 @@ def _add_money(app: FastAPI, desk: Desk) -> None:
         record = await _caller(desk, request, auth.BILLING_READ)
         return answer(balance_answer(await accountant.balance(record.account)))
 
-    # Not in the annotation: a bound of this call cannot be resolved from its name later.
-    within_limit: int = Query(100, ge=1, le=most)
-
     @app.get(
         "/v1/payments/usage",
         response_model=list[UsageEntry],
         tags=["money"],
         openapi_extra=_SECURED,
     )
-    async def usage(request: Request, limit: int = within_limit) -> Response:
+    async def usage(request: Request, limit: RowLimit = USAGE_ROWS_DEFAULT) -> Response:
         """The account's charged requests, newest first."""
         record = await _caller(desk, request, auth.BILLING_READ)
         rows = await accountant.usage(record.account, limit)

@@ -22,6 +22,7 @@ class Exchange:
     method: str = "POST"
     key: str | None = Market.KEY
     headers: dict[str, str] = field(default_factory=dict)
+    query: bytes = b""
     leave_after: int | None = None  # writes of the body
     stall_after: int | None = None  # the reader stands still after as many writes
     out: list[dict[str, Any]] = field(default_factory=list)
@@ -62,7 +63,7 @@ class Exchange:
             "scheme": "http",
             "path": self.path,
             "raw_path": self.path.encode(),
-            "query_string": b"",
+            "query_string": self.query,
             "root_path": "",
             "headers": headers,
             "client": ("127.0.0.1", 5),

@@ -481,6 +481,7 @@ class Market:
         self.accountant = Accountant(self.catalogue)
         self.fleet = Fleet(*macs)
         self.readiness = Readiness()
+        self.funded_nano = TEN_DOLLARS
         model = ServedModel(
             DEMO_MODEL,
             write_tokenizer(folder / "tokenizer.json"),
@@ -508,9 +509,13 @@ class Market:
     def ada(self) -> Account:
         return self.accountant.accounts[ADA]
 
+    def fund(self, nano: int) -> None:
+        """Let Ada start with this much instead of ten dollars."""
+        self.funded_nano = self.ada.credit_nano = nano
+
     def nothing_is_left(self) -> bool:
         """Books closed: no hold, no slot, and not a nano-USD lost."""
-        spent = TEN_DOLLARS - self.ada.credit_nano
+        spent = self.funded_nano - self.ada.credit_nano
         return (
             self.ada.held_nano == 0
             and all(mac.running == 0 for mac in self.fleet.macs)

@@ -178,7 +178,7 @@ def test_errors_become_the_sdks_own_classes(server: Server, market: Market) -> N
         create()
     assert limited.value.response.headers["retry-after"] == "8"
     market.accountant.rate_limited = False
-    market.ada.credit_nano = 0
+    market.fund(0)
     with pytest.raises(openai.APIStatusError) as broke:
         create()
     assert broke.value.status_code == 402
