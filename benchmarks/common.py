@@ -104,9 +104,7 @@ def server(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server process that listens on `port`, for the length of a with-block."""
     with (log or Path(os.devnull)).open("ab") as out:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(env), stdout=out, stderr=out
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(env), stdout=out, stderr=out)
         try:
             _await_listening(process, port)
             yield process

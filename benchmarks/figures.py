@@ -141,7 +141,8 @@ def read_options(
     add: Callable[[argparse.ArgumentParser], object] | None = None,
 ) -> Options:
     """Parse the command line. Flags that only other scripts know are let pass: `make bench`
-    gives all scripts the same ones."""
+    gives all scripts the same ones.
+    """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="a smoke run: one short round")
     parser.add_argument("--rounds", type=int, help=f"rounds of each side [default: {rounds}]")
