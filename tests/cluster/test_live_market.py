@@ -279,10 +279,7 @@ def test_two_markets_run_side_by_side(market: LiveMarket, tmp_path: Path) -> Non
     [
         ("UPDATE account SET dpo = dpo + 1 WHERE code = 2110", "account"),
         ("DELETE FROM transfer WHERE seq = (SELECT max(seq) FROM transfer)", "transfer"),
-        (
-            "UPDATE transfer SET amount_nano = amount_nano + 1 WHERE seq = (SELECT max(seq) FROM transfer)",
-            "transfer",
-        ),
+        ("UPDATE transfer SET amount_nano = 1 + amount_nano WHERE leg = 0", "transfer"),
     ],
 )
 def test_verify_goes_red_on_a_damaged_copy(
