@@ -417,3 +417,22 @@ async def test_a_request_ends_at_its_deadline(tmp_path: Path) -> None:
     assert (exchange.status, exchange.error["code"]) == (503, "deadline")
     await settled(market)
     assert market.ada.credit_nano == TEN_DOLLARS
+
+
+async def test_a_stuck_client_that_leaves_stops_its_mac_at_once(tmp_path: Path) -> None:
+    """Not only after the write that is under way has failed."""
+    market = Market(tmp_path, None, Mac("a", pace_s=0.005))
+    exchange = ask(chat(stream=True), stall_after=2)
+    running = asyncio.create_task(exchange.go(market.app))
+    while exchange.writes < 2:
+        await asyncio.sleep(0.005)
+    assert not market.fleet.macs[0].cancelled
+
+    exchange.left.set()
+    await asyncio.sleep(0.01)
+    assert market.fleet.macs[0].cancelled
+    exchange.stall_after = None
+    exchange.resume.set()
+    await running
+
+    await settled(market)

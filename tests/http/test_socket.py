@@ -121,6 +121,7 @@ def test_a_body_sent_a_byte_at_a_time_is_given_up(server: Server, others: list[b
     """The deadline is for the whole body, so trickling does not extend it."""
     body = json.dumps(HI).encode()
     answer = b""
+    at = 0
     with connect(server) as made:
         made.sendall(head(len(body)))
         made.settimeout(0.05)
@@ -137,6 +138,7 @@ def test_a_body_sent_a_byte_at_a_time_is_given_up(server: Server, others: list[b
 
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"request_timeout" in answer
+    assert at < len(body) - 2, "given up only after the trickle had ended"
 
 
 def test_a_client_that_never_reads_is_cut_off(
