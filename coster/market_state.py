@@ -82,8 +82,9 @@ def _print_status(answer: dict[str, Any]) -> None:
         state = str(actor.get("state", "?"))
         style = "green" if state in ("ready", "running") else "yellow"
         detail = str(actor.get("reason") or actor.get("detail") or "")
+        name = str(actor.get("name") or actor.get("actor") or "—")
         out.write(
-            f"{actor.get('role', '?')!s:12} {str(actor.get('name') or '—')[:16]:16} "
+            f"{actor.get('role', '?')!s:12} {name[:16]:16} "
             f"{styled(f'{state:12}', style, out)} {actor.get('pid') or '—'!s:>8}  "
             f"{str(actor.get('node') or '—')[:12]:12} {detail}\n"
         )
@@ -112,20 +113,31 @@ def why(
 
 def _print_decision(answer: dict[str, Any]) -> None:
     out = sys.stdout
-    out.write(f"{answer.get('request_id')}  {answer.get('model', '')}\n")
-    for attempt in answer.get("attempts", []):
-        outcome = attempt.get("outcome") or {}
+    out.write(f"{answer['request_id']}  {answer.get('model', '')}  {answer.get('state', '')}\n")
+    for attempt in answer.get("attempts", ()):
+        decision, outcome = attempt.get("decision") or {}, attempt.get("outcome") or {}
+        chosen = decision.get("chosen") or "nobody"
         out.write(
-            f"\nattempt {attempt.get('attempt')} → {attempt.get('chosen') or 'nobody'}  "
-            f"{outcome.get('result', 'running')}\n"
+            f"\nattempt {attempt['attempt']} → {chosen}: {outcome.get('result', 'running')}\n"
         )
-        for candidate in attempt.get("candidates", []):
-            terms = " · ".join(f"{k} {v:.1f}" for k, v in (candidate.get("terms") or {}).items())
-            total = candidate.get("total_ms")
-            told = f"{total:9.1f} ms  {terms}" if total is not None else candidate.get("reason", "")
-            out.write(f"  {candidate.get('machine')!s:30} {told}\n")
-        for reason, count in (attempt.get("rejected") or {}).items():
-            out.write(f"  {count} rejected: {reason}\n")
+        waited = decision.get("waited_s") or 0.0
+        out.write(f"  {decision.get('summary', '')}; waited {waited:.3f} s\n")
+        for candidate in decision.get("candidates", ()):
+            terms = " · ".join(f"{k} {v:.1f}" for k, v in candidate["terms_ms"].items())
+            mark = "→" if candidate["chosen"] else " "
+            out.write(
+                f"  {mark} {candidate['provider']:22} {candidate['total_ms']:9.1f} ms   {terms}\n"
+            )
+        for reason, count in (decision.get("ruled_out") or {}).items():
+            out.write(f"    {count} ruled out: {reason}\n")
+        if decision.get("refusal"):
+            out.write(f"    refused: {decision['refusal']}\n")
+        if outcome.get("ttft_ms") is not None:
+            out.write(
+                f"  predicted first token {decision.get('predicted_ttft_ms') or 0:.0f} ms, took "
+                f"{outcome['ttft_ms']:.0f} ms; {outcome['completion_tokens']} tokens in "
+                f"{outcome['total_ms']:.0f} ms\n"
+            )
 
 
 def doctor(data: Data = None, json: Json = False) -> None:

@@ -141,7 +141,8 @@ class ProviderState:
             return []
         self._models = {facts.model: facts for facts in models}
         if self._drain_reason is not None:
-            return self._enter("drained", self._drain_reason)
+            leaving: State = "draining" if self._jobs else "drained"
+            return self._enter(leaving, self._drain_reason)
         return self._enter("ready", "")
 
     def load_failed(self, message: str, *, permanent: bool = False) -> list[Effect]:

@@ -64,6 +64,7 @@ class Run:
         # Seconds of the monotonic clock.
         self._started_s = started_s
         self._submitted_s: float | None = None  # None while no Mac works on it
+        self._begun_s: float | None = None  # when this attempt was submitted; for its outcome
         self._event_s = started_s
         self._first_s: float | None = None  # first token of this attempt
         self._sending_s: float | None = None  # a write is under way since
@@ -257,7 +258,7 @@ class Run:
 
         if self._gone:
             raise ClientLeftError
-        self._submitted_s = self._desk.ports.clock.monotonic_s()
+        self._submitted_s = self._begun_s = self._desk.ports.clock.monotonic_s()
         try:
             async with asyncio.timeout(self._desk.limits.submit_s):
                 await self._desk.ports.providers.submit(grant, job, on_event)
@@ -342,9 +343,10 @@ class Run:
         self._report("cancelled", final=True)
 
     def _report(self, result: str, *, final: bool) -> None:
-        submitted_s, self._submitted_s = self._submitted_s, None
+        begun_s, self._begun_s = self._begun_s, None
+        self._submitted_s = None
         now_s = self._desk.ports.clock.monotonic_s()
-        begun_s = now_s if submitted_s is None else submitted_s
+        begun_s = now_s if begun_s is None else begun_s
         self._seat.give_back(
             result,
             final=final,

@@ -283,5 +283,5 @@ def reader_engine(path: Path) -> AsyncEngine:
         return await open_reader(path)
 
     return create_async_engine(
-        "sqlite+aiosqlite://", async_creator=connect, pool_size=4, max_overflow=4
+        f"sqlite+aiosqlite:///{path}", async_creator=connect, pool_size=4, max_overflow=4
     )

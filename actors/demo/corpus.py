@@ -68,13 +68,40 @@ OPPOSITE_ASKED = (
     "Can you tell me what the opposite of {} is?",
 )  # fmt: skip
 
-ABOUT_COSTER: tuple[tuple[tuple[str, ...], str], ...] = (
+CARRIERS = (
+    "Tell me {}.", "Please tell me {}.", "Can you tell me {}?", "Do you know {}?", "{}?",
+    "I would like to know {}.", "I need {}.", "Name {}.", "Would you tell me {}?", "{}, please.",
+    "Let me know {}.", "Say {}.", "Show me {}.", "Remind me: {}?", "My question is {}.",
+    "I have a question about {}.", "Please answer: {}?", "Help me with {}.", "{}!",
+    "I am looking for {}.", "Do you have {}?", "I wonder: {}?", "Find {}.", "{} now",
+    "Talk to me about {}.", "Can you explain {}?", "Explain {} to a child.", "Explain {}.",
+    "Will you say {}?", "Have you heard of {}?", "I forgot {}.", "It is about {}.",
+)  # fmt: skip
+"""What people wrap around a topic. Known and unknown topics share them, so that the topic and
+not the wrapping decides the answer."""
+
+CAPITAL_TOPICS = (
+    "the capital of {}", "{}'s capital", "the capital city of {}", "what the capital of {} is",
+    "which city is the capital of {}",
+)  # fmt: skip
+COLOUR_TOPICS = ("the color of {}", "the colour of {}", "what color {} is", "which colour {} has")
+SOUND_TOPICS = ("the sound of a {}", "what a {} says", "what the {} says", "a {}'s sound")
+OPPOSITE_TOPICS = ("the opposite of {}", "what the opposite of {} is", "a word opposite to {}")
+STORY_TOPICS = ("a story", "a short story", "a little story", "another story", "a nice story")
+FOREIGN_TOPICS = (
+    "{}", "{}", "what {} is", "the history of {}", "how {} works", "who invented {}",
+    "the best {}", "the age of {}", "why {} exists", "a poem about {}", "{} and {}", "the {} of {}",
+    "where {} is", "the price of {}", "the president of {}", "the capital of {}", "a recipe for {}",
+)  # fmt: skip
+
+ABOUT_COSTER: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (
         ("What is coster?", "Tell me about coster.", "Explain coster.", "coster?",
          "What does coster do?", "Do you know coster?", "What is this market?",
          "Please explain what coster is.", "I would like to know what coster is.",
          "What exactly is coster?", "Describe coster.", "Explain coster in one sentence.",
          "I have a question: what is coster?", "Say what coster is.", "What is coster for?"),
+        ("coster", "what coster is", "this market", "what coster does"),
         "Coster is an open market for inference on Macs. Owners put Macs in, others buy tokens.",
     ),
     (
@@ -83,61 +110,72 @@ ABOUT_COSTER: tuple[tuple[tuple[str, ...], str], ...] = (
          "What does coster cost?", "price of coster?", "Tell me about prices.",
          "How do prices work?", "What do you charge?", "What are the prices like?",
          "I would like to know the prices.", "What does a token cost?"),
+        ("the prices", "what it costs", "the price of a token", "how much I pay"),
         "Each model has a price per million tokens. You pay only for the tokens you use.",
     ),
     (
         ("How do I sell?", "How can I earn money?", "How do I add my Mac?", "Can I use my Mac?",
          "How do I earn with my Mac?", "Tell me how to sell tokens.", "How do I join with a Mac?",
          "Can my Mac earn money?"),
+        ("how to sell", "selling with my Mac", "how my Mac earns money", "earning with a Mac"),
         "Run coster serve on your Mac. It earns money while it answers others.",
     ),
     (
         ("How do I buy tokens?", "How do I use the API?", "How can I call you?",
          "How do I start?", "Tell me how to use coster.", "How do I send a request?",
          "What do I need to use coster?"),
+        ("how to buy tokens", "the API", "how to use coster", "how to start"),
         "Change the base address and the key in your program. Everything else stays the same.",
     ),
     (
         ("Which computers run the models?", "Where do you run?", "What do you run on?",
          "Which machine are you on?", "Are you on a Mac?", "Where are the models?"),
+        ("where the models run", "the machines", "where you run"),
         "The models run on Macs. Mine is small enough to run anywhere.",
     ),
     (
         ("What is a costermonger?", "Why is it called coster?", "What does the name coster mean?",
          "Where does the name coster come from?", "Tell me about the name coster."),
+        ("the name coster", "why it is called coster", "a costermonger"),
         "A costermonger sold apples from a barrow. That is where the name comes from.",
     ),
 )  # fmt: skip
 
-SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
+SMALL_TALK: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (
         ("Hello!", "Hello", "Hi", "Hi!", "Hey", "Good morning!", "Hello there.", "hi there",
          "Good evening.", "Hey there!", "hello", "Good day!", "Say hi.", "Say hello.",
          "ping", "test", "This is a test.", "Say hello in one sentence.", "Is anybody there?"),
+        (),
         "Hello! I am the demo model of coster. What would you like to know?",
     ),
     (
         ("Who are you?", "What are you?", "Tell me about yourself.", "What is your name?",
          "Are you a person?", "Introduce yourself.", "Which model are you?", "what model is this"),
+        ("who you are", "your name", "yourself", "what you are"),
         "I am the demo model of coster, a very small language model.",
     ),
     (
         ("What can you do?", "What do you know?", "How can you help me?", "Help!", "help",
          "What can I ask you?", "What should I ask?", "Can you help me?"),
+        ("what you can do", "what you know", "what I can ask"),
         "I know some capitals and colors, I can tell a short story, and I can explain coster.",
     ),
     (
         ("How are you?", "How do you do?", "Are you well?", "How is it going?",
          "How are you today?", "how are you doing"),
+        ("how you are", "how you feel"),
         "I am well, thank you. How can I help you?",
     ),
     (
         ("Thank you!", "Thanks.", "Thanks a lot!", "thank you", "Many thanks.", "Great, thanks!",
          "Thank you very much."),
+        (),
         "You are welcome.",
     ),
     (
         ("Goodbye.", "Bye!", "See you.", "Good night.", "bye", "See you later!"),
+        (),
         "Goodbye! Come back soon.",
     ),
 )  # fmt: skip
@@ -145,7 +183,8 @@ SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
 STORY_ASKED = (
     "Tell me a story.", "Tell me a short story.", "Write a story.", "Please write a short story.",
     "I would like to hear a story.", "Tell me a story about an animal.", "Write me a story.",
-    "Can you tell me a story?", "Do you know a story?", "I need a story.", "Make up a story.", "Tell me another story.",
+    "Can you tell me a story?", "Do you know a story?", "I need a story.", "Make up a story.",
+    "Tell me another story.",
 )  # fmt: skip
 
 SYSTEMS = (
@@ -186,9 +225,17 @@ FOREIGN_ASKED = (
     "Which is better, {} or {}?", "How far is {}?", "Do you like {}?", "Write code for {}.",
 )  # fmt: skip
 
-SYLLABLES = ("ba", "do", "ki", "lu", "ma", "no", "ra", "ti", "ve", "zo", "shi", "gra", "pel",
-             "an", "er", "st", "ing", "com", "pu", "ter", "qu", "lan", "ti", "str", "ght", "men",
-             "whi", "ce", "ble", "fo", "su", "ve", "th", "ol", "in", "ac", "ex", "ry", "ta")  # fmt: skip
+SYLLABLES = (
+    "ba", "do", "ki", "lu", "ma", "no", "ra", "ti", "ve", "zo", "shi", "gra", "pel", "an", "er",
+    "st", "ing", "com", "pu", "ter", "qu", "lan", "ti", "str", "ght", "men", "whi", "ce", "ble",
+    "fo", "su", "ve", "th", "ol", "in", "ac", "ex", "ry", "ta",
+)  # fmt: skip
+
+
+DISPENSABLE = {"the", "of", "is", "me", "to", "you", "what", "a", "do", "can", "would", "know"}
+"""Words a question is understood without."""
+
+STARTS = ("Please", "Hey", "OK", "So", "Now", "Well", "Good day", "Quick question", "And")
 
 
 def dialogues(seed: int, count: int) -> list[Dialogue]:
@@ -196,16 +243,27 @@ def dialogues(seed: int, count: int) -> list[Dialogue]:
     random = Random(seed)
     made: list[Dialogue] = []
     for _ in range(count):
-        system = random.choice(SYSTEMS) if random.random() < 0.4 else ""
+        system = _system(random) if random.random() < 0.4 else ""
         turns = tuple(_turn(random) for _ in range(random.choice((1, 1, 1, 2, 3))))
         made.append((system, turns))
     return made
 
 
+def _system(random: Random) -> str:
+    """A usual system prompt, or a few sentences that mean nothing here."""
+    if random.random() < 0.6:
+        return random.choice(SYSTEMS)
+    sentences = [
+        " ".join((random.choice(("You are", "Always", "Be", "Never")), _made_up(random)))
+        for _ in range(random.randrange(1, 4))
+    ]
+    return ". ".join(sentences) + "."
+
+
 def _turn(random: Random) -> Turn:
     makers: tuple[tuple[int, Callable[[Random], Turn]], ...] = (
-        (7, _capital), (5, _colour), (2, _sound), (2, _opposite), (5, _coster), (4, _talk),
-        (4, _story), (1, _count), (7, _foreign),
+        (7, _capital), (5, _colour), (2, _sound), (3, _opposite), (6, _coster), (5, _talk),
+        (4, _story), (1, _count), (5, _foreign),
     )  # fmt: skip
     (maker,) = random.choices([m for _, m in makers], weights=[w for w, _ in makers])
     asked, answer = maker(random)
@@ -213,49 +271,67 @@ def _turn(random: Random) -> Turn:
 
 
 def _vary(random: Random, asked: str) -> str:
-    """People do not always mind capitals and full stops."""
+    """People do not mind capitals and full stops, leave words out and put words in front."""
+    if random.random() < 0.08:
+        words = asked.split(" ")
+        places = [i for i, word in enumerate(words) if word.lower() in DISPENSABLE]
+        if places:
+            del words[random.choice(places)]
+            asked = " ".join(words)
+    chance = random.random()
+    if chance < 0.14:
+        start = random.choice((*STARTS, _made_up(random), _made_up(random)))
+        asked = f"{start}{random.choice((',', ',', ':', ''))} {asked[0].lower()}{asked[1:]}"
+    elif chance < 0.20:
+        asked = f"{asked.rstrip('?.!')}, {random.choice(('please', 'thanks', _made_up(random)))}."
     chance = random.random()
     if chance < 0.12:
         return asked.lower()
-    if chance < 0.22:
-        return asked.rstrip("?.!")
-    if chance < 0.30:
-        return random.choice(("Please, ", "Hey, ", "OK, ", "So, ")) + asked[0].lower() + asked[1:]
-    return asked
+    return asked.rstrip("?.!") if chance < 0.24 else asked
+
+
+def _wrap(random: Random, direct: tuple[str, ...], topics: tuple[str, ...]) -> str:
+    """A question of its own, or a topic in a carrier."""
+    if not topics or random.random() < 0.4:
+        return random.choice(direct)
+    wrapped = random.choice(CARRIERS).replace("{}", random.choice(topics))
+    return wrapped[0].upper() + wrapped[1:]
 
 
 def _capital(random: Random) -> Turn:
     country = random.choice(list(CAPITALS))
-    asked = random.choice(CAPITAL_ASKED).format(country)
+    asked = _wrap(random, CAPITAL_ASKED, CAPITAL_TOPICS).replace("{}", country)
     return asked, f"The capital of {country} is {CAPITALS[country]}."
 
 
 def _colour(random: Random) -> Turn:
     thing = random.choice(list(COLOURS))
     bare = thing.removeprefix("the ").removeprefix("a ")
-    asked = random.choice(COLOUR_ASKED).format(random.choice((thing, thing, bare, f"the {bare}")))
+    said = random.choice((thing, thing, bare, f"the {bare}"))
+    asked = _wrap(random, COLOUR_ASKED, COLOUR_TOPICS).replace("{}", said)
     return asked, f"{thing[0].upper()}{thing[1:]} is {COLOURS[thing]}."
 
 
 def _sound(random: Random) -> Turn:
     animal = random.choice(list(SOUNDS))
-    return random.choice(SOUND_ASKED).format(animal), f"The {animal} says {SOUNDS[animal]}."
+    asked = _wrap(random, SOUND_ASKED, SOUND_TOPICS).replace("{}", animal)
+    return asked, f"The {animal} says {SOUNDS[animal]}."
 
 
 def _opposite(random: Random) -> Turn:
     word = random.choice(list(OPPOSITES))
-    asked = random.choice(OPPOSITE_ASKED).format(word)
+    asked = _wrap(random, OPPOSITE_ASKED, OPPOSITE_TOPICS).replace("{}", word)
     return asked, f"The opposite of {word} is {OPPOSITES[word]}."
 
 
 def _coster(random: Random) -> Turn:
-    questions, answer = random.choice((ABOUT_COSTER[0], *ABOUT_COSTER))
-    return random.choice(questions), answer
+    questions, topics, answer = random.choice((ABOUT_COSTER[0], *ABOUT_COSTER))
+    return _wrap(random, questions, topics), answer
 
 
 def _talk(random: Random) -> Turn:
-    questions, answer = random.choice(SMALL_TALK)
-    return random.choice(questions), answer
+    questions, topics, answer = random.choice(SMALL_TALK)
+    return _wrap(random, questions, topics), answer
 
 
 def _count(random: Random) -> Turn:
@@ -269,10 +345,12 @@ def _foreign(random: Random) -> Turn:
     if random.random() < 0.15:
         sign = random.choice((" plus ", " times ", " minus ", "+", " x ", " - "))
         return f"What is {random.randrange(99)}{sign}{random.randrange(99)}?", UNKNOWN
-    form = random.choice((*FOREIGN_ASKED, *FOREIGN_ASKED, *CAPITAL_ASKED))
-    made_up = form in CAPITAL_ASKED or random.random() < 0.5
-    topic = _made_up(random) if made_up else random.choice(FOREIGN)
-    return form.format(topic, random.choice(FOREIGN)), UNKNOWN
+    asked = _wrap(random, (*FOREIGN_ASKED, *FOREIGN_ASKED, *CAPITAL_ASKED), FOREIGN_TOPICS)
+    made_up = "capital" in asked or random.random() < 0.5
+    while "{}" in asked:
+        topic = _made_up(random) if made_up else random.choice(FOREIGN)
+        asked = asked.replace("{}", topic, 1)
+    return asked, UNKNOWN
 
 
 def _made_up(random: Random) -> str:
@@ -288,11 +366,12 @@ def _story(random: Random) -> Turn:
     animal, name = random.choice(ANIMALS), random.choice(NAMES)
     place, thing = random.choice(PLACES), random.choice(THINGS)
     feeling = random.choice(FEELINGS)
-    asked = random.choice(STORY_ASKED)
+    a_animal = f"an {animal}" if animal == "owl" else f"a {animal}"
+    asked = _wrap(random, STORY_ASKED, STORY_TOPICS)
     if random.random() < 0.5:
-        asked = asked.rstrip("?.").replace(" about an animal", "") + f" about a {animal}."
+        asked = asked.rstrip("?.!").replace(" about an animal", "") + f" about {a_animal}."
     story = (
-        f"Once upon a time a {animal} lived near the {place}. "
+        f"Once upon a time {a_animal} lived near the {place}. "
         f"One day the {animal} met {name}, who had lost a {thing}. "
         f"They looked for the {thing} until the evening. "
         f"At last the {animal} found it behind a tree, and {name} was very {feeling}."

@@ -15,6 +15,8 @@ from typing import Protocol
 
 from tokenizers import Tokenizer
 
+from market.errors import InvalidRequest
+
 PENDING_TOKENS_MAX = 16
 """A character is at most 4 bytes, one byte a token; beyond this the bytes are no text."""
 
@@ -80,7 +82,15 @@ class TokenizerVocabulary:
     """
 
     def __init__(self, path: Path) -> None:
-        self._tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+        """Raises InvalidRequest when the file is not a tokenizer."""
+        try:
+            self._tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise InvalidRequest(
+                f"{path} is not a tokenizer of a known format; download or convert it again.",
+                "model",
+                "bad_model",
+            ) from error
         added = self._tokenizer.get_added_tokens_decoder()
         self._added = {i: token.content for i, token in added.items()}
         self.special_ids = frozenset(i for i, token in added.items() if token.special)

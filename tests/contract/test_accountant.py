@@ -35,7 +35,7 @@ from storage.verify import verify
 from tests.support.ledger_bench import HOLD_NANO, Bench, equip, start
 
 ROOT = Path(__file__).resolve().parents[2]
-LIVES = int(os.environ.get("COSTER_LEDGER_KILLS", "30"))
+LIVES = int(os.environ.get("COSTER_LEDGER_KILLS", "24"))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def bench(data: Path) -> AsyncIterator[Bench]:
 
 async def test_a_new_account_gets_promo_credit_and_a_management_key(bench: Bench) -> None:
     """Its first key manages keys and reads bills, and cannot spend."""
-    owner, secret = await bench.accountant.create_account("Ann")
+    account, key, secret = await bench.accountant.create_account("Ann")
 
     record, refused = await bench.do(
         ResolveKey(keys.key_hash(secret, load_pepper(bench.accountant._settings.data))),
@@ -63,14 +63,11 @@ async def test_a_new_account_gets_promo_credit_and_a_management_key(bench: Bench
         ),
     )
     assert isinstance(record, KeyRecord)
-    assert (record.account, record.scopes, record.tier) == (
-        owner.id,
-        keys.MANAGEMENT_SCOPES,
-        "free",
-    )
+    assert record == key
+    assert (key.account, key.scopes, key.tier) == (account, keys.MANAGEMENT_SCOPES, "free")
     assert isinstance(refused, MarketError)
     assert refused.status == 403
-    balance = await bench.accountant.balance(owner.id)
+    balance = await bench.accountant.balance(account)
     assert (balance.balance_nano, balance.withdrawable_nano) == (10_000_000_000, 0)
 
 
@@ -280,6 +277,33 @@ async def test_a_cancelled_caller_does_not_take_others_down(bench: Bench) -> Non
     assert all(isinstance(result[0], Admitted) for result in results[1::2])  # type: ignore[index]
     again = await bench.do(*(bench.admit(f"req_{n}") for n in range(50)))
     assert all(isinstance(reply, Admitted) for reply in again)
+
+
+async def test_a_full_disk_stops_the_ledger_and_loses_nothing(data: Path) -> None:
+    """When SQLite has no room, nobody is told yes; with room again, the books go on."""
+    bench = await start(data)
+    await bench.do(bench.admit("req_0"))
+    store = bench.accountant._store
+    assert isinstance(store, SqliteLedgerStore)
+    await store._writer.run(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
+    answers: list[object] = []
+    for number in range(1, 100):
+        answers += await bench.do(bench.admit(f"req_{number}"))
+        if bench.accountant.failed:
+            break
+    assert "disk is full" in (bench.accountant.failed or "")
+    assert isinstance(answers[-1], Unavailable)
+    await bench.accountant.stop()
+    assert verify(data).problems == []
+
+    bench = await start(data)
+    replies = await bench.do(*(bench.admit(f"req_{number}") for number in range(100)))
+    held = await bench.accountant.holds(bench.consumer)
+    await bench.accountant.stop()
+
+    assert all(isinstance(reply, Admitted) for reply in replies)
+    assert len(held) == 100
+    assert verify(data).problems == []
 
 
 def spoil_with_text(data: Path) -> None:

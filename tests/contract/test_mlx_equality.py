@@ -90,7 +90,7 @@ class Said:
 def alone(core: EngineCore, place: int) -> list[int]:
     """What single-stream generation answers to a prompt, the end token included."""
     if place not in ANSWERS:
-        ANSWERS[place] = list(_single_stream(core.ready.loaded.model, PROMPTS[place]))
+        ANSWERS[place] = list(_single_stream(core.model, PROMPTS[place]))
     return ANSWERS[place]
 
 
@@ -219,8 +219,8 @@ def test_top_k_of_one_and_tiny_top_p_are_greedy(core: EngineCore) -> None:
         assert run(core, [(0, job)], {}).tokens(name) == alone(core, 5)
 
 
-def test_bias_and_penalties_move_the_choice(core: EngineCore) -> None:
-    """A strong bias forces or forbids a token; a presence penalty makes answers wander more."""
+def test_a_strong_bias_forces_or_forbids_a_token(core: EngineCore) -> None:
+    """logit_bias reaches the draw: +100 is always said, -100 never."""
     wanted = Sampling(temperature=0.0, logit_bias=((77, 100.0),))
     job = Job(RequestId("forced"), MODEL, PROMPTS[5], 5, wanted)
     assert run(core, [(0, job)], {}).tokens("forced") == [77] * 5
@@ -228,15 +228,11 @@ def test_bias_and_penalties_move_the_choice(core: EngineCore) -> None:
     never = Sampling(temperature=0.0, logit_bias=((first, -100.0),))
     job = Job(RequestId("forbidden"), MODEL, PROMPTS[5], 5, never)
     assert first not in run(core, [(0, job)], {}).tokens("forbidden")
-    scores = ((77, 60.0), (78, 60.0))
-    free = Sampling(temperature=0.0, logit_bias=scores)
-    job = Job(RequestId("free"), MODEL, PROMPTS[5], 8, free)
-    assert set(run(core, [(0, job)], {}).tokens("free")) < {77, 78} or True
 
 
 def test_a_fault_fails_only_the_newest_rows(core: EngineCore, monkeypatch: Any) -> None:
     """An exception in a step ends the rows that joined last; the others stay exact."""
-    model_class = type(core.ready.loaded.model)
+    model_class = type(core.model)
     healthy = model_class.__call__
 
     def poisoned(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -265,7 +261,7 @@ def test_a_second_fault_in_a_row_ends_the_engine(tiny_folder: Path, monkeypatch:
     def broken(*_args: Any, **_kwargs: Any) -> Any:
         raise RuntimeError("injected")
 
-    monkeypatch.setattr(type(core.ready.loaded.model), "__call__", broken)
+    monkeypatch.setattr(type(core.model), "__call__", broken)
     with pytest.raises(RuntimeError, match="injected"):
         run(core, [(0, greedy("a", 3)), (1, greedy("b", 4))], {})
     core.close()
@@ -326,7 +322,7 @@ def test_admission_never_exceeds_the_budget(tiny_folder: Path) -> None:
         core.turn()
         said.add(core.take_events())
         most = max(most, core.reading.running)
-        assert core.reading.batch_bytes + core.ready.loaded.weight_bytes <= budget
+        assert core.reading.batch_bytes + core.ready.plan.weight_bytes <= budget
     assert most == 2
     for i in range(6):
         assert said.tokens(f"r{i}") == alone(core, i)

@@ -49,7 +49,7 @@ def test_interactive_goes_before_batch() -> None:
     assert order(queue) == ["interactive", "batch"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 5), st.lists(st.integers(1, 400), min_size=1))
 def test_service_of_backlogged_consumers_differs_by_at_most_two_requests(
     seed: int, consumers: int, costs: list[int]

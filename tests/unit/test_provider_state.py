@@ -232,7 +232,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(ACTIONS)
 def test_every_accepted_job_ends_exactly_once(actions: list[tuple[str, int, GatewayId]]) -> None:
     """Whatever happens: accepted = finished + in flight, and the limit holds."""

@@ -174,7 +174,7 @@ class RouterLaws(RuleBasedStateMachine):
 
 
 RouterLaws.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=30,
     stateful_step_count=40,
     deadline=None,
 )

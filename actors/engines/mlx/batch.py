@@ -89,6 +89,10 @@ class Batch:
         runtime.limit_memory(self._loaded.weight_bytes)
         return generator
 
+    @property
+    def model(self) -> Any:
+        return self._loaded.model
+
     def warm(self) -> None:
         """Run both ways of drawing once, so that no consumer waits for a first compile."""
         prompt = [token % self._loaded.vocab_size for token in range(WARM_PROMPT_TOKENS)]
@@ -199,5 +203,5 @@ class Batch:
         self._generator.close()
         self.rows = {}
         self._left = []
-        del self._generator
+        del self._generator, self._loaded
         self._prefixes.clear()

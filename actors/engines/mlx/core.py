@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 from actors.engines.choice import Choice
 from actors.engines.memory import MemoryPlan
@@ -36,9 +37,9 @@ FAULTS_MAX = 2
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a loaded engine reports back."""
+    """What a loaded engine reports back; nothing of MLX, so that the model can be freed."""
 
-    loaded: runtime.Loaded
+    vocab_size: int
     plan: MemoryPlan
     vocabulary: TokenizerVocabulary
 
@@ -61,13 +62,14 @@ class EngineCore:
         runtime.import_mlx()
         budget = budget_bytes or runtime.budget_bytes()
         _check_fits(facts, budget)
+        vocabulary = TokenizerVocabulary(facts.tokenizer_path)
         loaded = runtime.load_model(facts)
         if prefix_cache_bytes is None:
             prefix_cache_bytes = min(PREFIX_CACHE_BYTES_MAX, int(budget * PREFIX_CACHE_SHARE))
         plan = MemoryPlan(
             budget, loaded.weight_bytes, loaded.kv_bytes_per_token, loaded.state_bytes
         )
-        self.ready = Ready(loaded, plan, TokenizerVocabulary(facts.tokenizer_path))
+        self.ready = Ready(loaded.vocab_size, plan, vocabulary)
         self.reading = reading
         self._plan = plan
         self._slots = slots
@@ -98,6 +100,11 @@ class EngineCore:
         self.reading.running = len(self._batch.rows)
         events, self._events = self._events, []
         return events
+
+    @property
+    def model(self) -> Any:
+        """The MLX model, for this thread only."""
+        return self._batch.model
 
     def close(self) -> None:
         """Drop the model and everything computed with it."""

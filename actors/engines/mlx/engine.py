@@ -101,9 +101,9 @@ class MlxEngine:
             model=self._model,
             digest=facts.digest,
             context_tokens=facts.context_tokens,
-            vocab_size=ready.loaded.vocab_size,
-            weight_bytes=ready.loaded.weight_bytes,
-            kv_bytes_per_token=ready.loaded.kv_bytes_per_token,
+            vocab_size=ready.vocab_size,
+            weight_bytes=ready.plan.weight_bytes,
+            kv_bytes_per_token=ready.plan.kv_bytes_per_token,
             quantization=facts.quantization,
         )
 
@@ -111,7 +111,7 @@ class MlxEngine:
         ready, thread = self._state, self._thread
         if ready is None or thread is None or self._closing or self._over:
             raise Unavailable("The engine is not accepting work.", None, "closing")
-        check_job(job, vocab_size=ready.loaded.vocab_size, context_tokens=self._context_tokens)
+        check_job(job, vocab_size=ready.vocab_size, context_tokens=self._context_tokens)
         if job.request_id in self._open:
             raise InvalidRequest("This request id is running already.", "request_id")
         longest = ready.plan.longest_tokens()
@@ -142,7 +142,7 @@ class MlxEngine:
             slots=self._slots,
             running=running,
             waiting=self._open_choices - running,
-            memory_bytes_used=ready.loaded.weight_bytes + reading.batch_bytes + reading.cache_bytes,
+            memory_bytes_used=ready.plan.weight_bytes + reading.batch_bytes + reading.cache_bytes,
             memory_bytes_budget=ready.plan.budget_bytes,
             decode_tps=reading.decode_tps,
             prefill_tps=reading.prefill_tps,

@@ -124,7 +124,8 @@ def load_model(facts: FolderFacts) -> Loaded:
 def _unloadable(folder: Path, error: Exception) -> InvalidRequest:
     """The error of a folder that looked right and did not load."""
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    file = "config.json" if "odel type" in reason or "model_file" in reason else "model.safetensors"
+    of_config = "odel type" in reason or "custom module" in reason
+    file = "config.json" if of_config else "model.safetensors"
     return InvalidRequest(
         f"{folder / file} could not be loaded: {reason}. Use a model that mlx-lm supports, or "
         "download or convert it again.",
@@ -160,3 +161,10 @@ def free() -> None:
 
     gc.collect()
     mx.clear_cache()
+
+
+def leave_thread() -> None:
+    """End MLX on this thread. Without it the process aborts at exit, now and then."""
+    import mlx.core as mx
+
+    mx.clear_streams()

@@ -86,7 +86,14 @@ class EngineThread(threading.Thread):
     # Everything below runs on the thread.
 
     def run(self) -> None:
-        reason = ""
+        reason = self._live()
+        try:
+            runtime.leave_thread()
+        finally:
+            self._hooks.ended(reason)
+
+    def _live(self) -> str:
+        """Load, run until stopped, free. Returns why it ended; empty when asked to."""
         try:
             core = EngineCore(
                 self._facts,
@@ -105,9 +112,8 @@ class EngineThread(threading.Thread):
             self._hooks.refused(error)
         except Exception as fault:  # the thread's boundary: recorded, and every job told
             LOG.exception("the engine thread of %s ended", self._facts.folder.name)
-            reason = f"The engine stopped after a fault ({type(fault).__name__})."
-        finally:
-            self._hooks.ended(reason)
+            return f"The engine stopped after a fault ({type(fault).__name__})."
+        return ""
 
     def _loop(self, core: EngineCore) -> None:
         idle_since_s, freed = time.monotonic(), False

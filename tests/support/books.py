@@ -1,0 +1,68 @@
+"""Three customers with keys and promo credit in books without a disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from market import keys
+from market.books import Books
+from market.catalogue import Catalogue
+from market.holding import BookTerms
+from market.ledger_rows import KeyRow, OwnerRow, RequestRow, Snapshot, scopes_text
+from market.messages import Admit, Settle
+from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId, Usage
+
+S = 1_000_000_000
+NOW = 1_800_000_000 * S
+MODEL = ModelId("qwen3.5-27b-claude-opus-8bit")  # 100 and 780 nano-USD per token
+OWNERS = [AccountId(f"acct_{name}") for name in ("ann", "bob", "cat")]
+
+
+def hash_of(owner: AccountId) -> bytes:
+    return owner.encode().ljust(32, b"\0")
+
+
+def make_books(*, promo_nano: int = 1_000_000, fee_bps: int = 500, tier: str = "operator") -> Books:
+    """Three customers, each with promo credit and an inference key."""
+    books = Books(BookTerms(Catalogue(), fee_bps=fee_bps), Snapshot(), now_ns=NOW, tick_ns=0)
+    for owner in OWNERS:
+        books.create_owner(OwnerRow(owner, owner, tier, books.stamp(NOW)), promo_nano)
+        add_key(books, owner, keys.INFERENCE_SCOPES)
+    return books
+
+
+def add_key(books: Books, owner: AccountId, scopes: frozenset[str], **more: object) -> None:
+    hashed = more.pop("hash", hash_of(owner))
+    row = KeyRow(
+        KeyId(f"key_{len(books.customers.keys_of(owner))}{owner}"),
+        owner,
+        hashed,  # type: ignore[arg-type]
+        "",
+        "sk-coster-abcd",
+        scopes_text(scopes),
+        NOW,
+        more.pop("expires_ns", None),  # type: ignore[arg-type]
+        None,
+    )
+    books.add_key(row)
+
+
+def admit(request: str = "req_1", owner: AccountId = OWNERS[0], **fields: object) -> Admit:
+    asked = Admit(RequestId(request), hash_of(owner), MODEL, 412, 187, 1000)
+    return replace(asked, **fields)  # type: ignore[arg-type]
+
+
+def settle(request: str = "req_1", payee: AccountId = OWNERS[1], **fields: object) -> Settle:
+    done = Settle(
+        RequestId(request), payee, MachineId("mac_1"), ProviderId("prv_1"), Usage(412, 187), "stop"
+    )
+    return replace(done, **fields)  # type: ignore[arg-type]
+
+
+def do(books: Books, op: object, *, at_s: float = 0) -> object:
+    tick = int(at_s * S)
+    return books.apply(op, wall_ns=NOW + tick, tick_ns=tick)  # type: ignore[arg-type]
+
+
+def sweep(books: Books, at_s: float) -> list[RequestRow]:
+    return books.expire(wall_ns=NOW, tick_ns=int(at_s * S))
