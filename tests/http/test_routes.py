@@ -17,7 +17,8 @@ from serve_app.inference import duration
 from serve_app.limits import Limits
 from serve_app.request_ids import new_request_id
 from tests.http.asgi_client import Exchange, ask, chat
-from tests.http.memory_market import ADA, Market
+from tests.http.memory_accountant import ADA
+from tests.http.memory_market import Market
 
 
 async def get(market: Market, path: str, key: str | None = Market.KEY) -> Exchange:
