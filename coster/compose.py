@@ -164,7 +164,7 @@ class MarketArgs(BaseModel):
     config: str
 
 
-def gateway(args: MarketArgs) -> Application:
+def gateway(args: Mapping[str, str]) -> Application:
     """The public API: starts the accountant and the router, then the gateway replicas."""
     from actors.cluster import ensure_market
     from serve_app.deployment import gateway_application
@@ -174,7 +174,7 @@ def gateway(args: MarketArgs) -> Application:
     return gateway_application(settings)
 
 
-def operations(args: MarketArgs) -> Application:
+def operations(args: Mapping[str, str]) -> Application:
     """The operator's listener."""
     from serve_app.deployment import operations_application
 
@@ -182,8 +182,9 @@ def operations(args: MarketArgs) -> Application:
     return operations_application(settings, admin_key(paths))
 
 
-def _cluster_market(args: MarketArgs) -> tuple[MarketSettings, MarketPaths]:
-    settings = load_settings(Path(args.config).expanduser())
+def _cluster_market(args: Mapping[str, str]) -> tuple[MarketSettings, MarketPaths]:
+    config = MarketArgs.model_validate(args).config
+    settings = load_settings(Path(config).expanduser())
     paths = MarketPaths(Path(settings.data_dir))
     paths.prepare()
     return settings, paths

@@ -19,7 +19,7 @@ from typing import Any
 import httpx2
 
 from actors.ray_env import ray_environment
-from coster.compose import MarketArgs, admin_key, gateway, load_settings, operations
+from coster.compose import admin_key, gateway, load_settings, operations
 from coster.paths import MarketPaths
 from coster.ports import choose_ports
 
@@ -116,7 +116,7 @@ def open_market(paths: MarketPaths, config: Path) -> Story:
 
     from serve_app.deployment import ADMIN_APP, GATEWAY_APP, start_http
 
-    args = MarketArgs(config=str(config))
+    args = {"config": str(config)}
     settings = load_settings(config)
     start_http(settings)
     serve.run_many(

@@ -44,6 +44,33 @@ while sum(node["Alive"] for node in ray.nodes()) < 2 and time.monotonic() < dead
 print(json.dumps([{"alive": n["Alive"], "labels": n["Labels"]} for n in ray.nodes()]))
 """
 
+# A consumer of the deployed market: an account, a key, a question.
+ASK = """
+import json, time
+import httpx2
+
+base, deadline_s = "http://127.0.0.1:8000", time.monotonic() + 150
+while time.monotonic() < deadline_s:
+    try:
+        ready = httpx2.get(base + "/readyz", timeout=5)
+        if ready.status_code == 200:
+            break
+        seen = ready.text
+    except httpx2.TransportError as error:
+        seen = repr(error)
+    time.sleep(0.5)
+else:
+    raise SystemExit(f"the market did not open: {seen}")
+post = lambda path, key, body: httpx2.post(
+    base + path, json=body, headers={"authorization": f"Bearer {key}"}, timeout=60
+).json()
+account = post("/v1/accounts", "nobody", {"name": "first customer"})
+key = post("/v1/keys", account["management_key"]["key"], {"name": "laptop"})["key"]
+question = {"role": "user", "content": "What is the capital of France?"}
+body = {"model": "coster/demo", "temperature": 0, "messages": [question]}
+print(json.dumps(post("/v1/chat/completions", key, body)))
+"""
+
 
 def _can_unshare() -> bool:
     if not shutil.which("unshare") or not shutil.which("ip"):
@@ -56,8 +83,8 @@ def _can_unshare() -> bool:
 
 @pytest.mark.cluster
 @pytest.mark.skipif(not _can_unshare(), reason="needs Linux namespaces and iproute2's ip")
-def test_the_commands_make_a_cluster_with_a_labelled_mac(tmp_path: Path) -> None:
-    """Run as they stand, they start a head that keeps the ledger and a Mac with an identity."""
+def test_the_commands_open_a_market_on_a_labelled_mac(tmp_path: Path) -> None:
+    """Run as they stand, they make a head and a Mac; `serve deploy` opens a market on them."""
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text("utf-8"))
     home = _home(tmp_path)
 
@@ -71,7 +98,8 @@ def test_the_commands_make_a_cluster_with_a_labelled_mac(tmp_path: Path) -> None
     )
 
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    nodes = json.loads(done.stdout.splitlines()[-1])
+    nodes, answer = (json.loads(line) for line in done.stdout.splitlines() if line[:1] in "[{")
+    assert "Paris" in answer["choices"][0]["message"]["content"], answer
     assert [node["alive"] for node in nodes] == [True, True]
     labels = [node["labels"] for node in nodes]
     assert [found.get("coster-role") for found in labels].count("ledger") == 1
@@ -113,5 +141,11 @@ def _script(config: dict[str, Any], home: Path) -> str:
     lines += [f"RAY_HEAD_IP={head_ip} bash -c {shlex.quote(command)}" for command in worker]
     token = home / ".coster" / "ray-token"
     probe = f"{shlex.quote(sys.executable)} -W ignore -c {shlex.quote(NODES)} {head_ip}:6379"
-    lines.append(f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={token} {probe}")
+    guarded = f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={token}"
+    lines.append(f"{guarded} {probe}")
+    deploy = f"{home}/.coster/env/bin/serve deploy {ROOT}/serve_app/serve.yaml"
+    lines.append(f"{guarded} {deploy} >&2")
+    ask = f"{shlex.quote(sys.executable)} -W ignore -c {shlex.quote(ASK)}"
+    told = f"{guarded} {home}/.coster/env/bin/serve status >&2"
+    lines.append(f"{ask} || {{ {told}; tail -n 20 {home}/.coster/data/logs/*.log >&2; exit 1; }}")
     return "\n".join(lines)
