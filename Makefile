@@ -63,12 +63,12 @@ clean: ## remove the environment, caches and builds; never a market's data
 
 $(RUN_STAMP): $(LOCK)
 	@$(ensure_uv)
-	$(call sync,--no-dev --inexact,--no-dev)
+	@$(call sync,--no-dev --inexact,--no-dev)
 	@touch $@
 
 $(DEV_STAMP): $(LOCK)
 	@$(ensure_uv)
-	$(call sync,,)
+	@$(call sync,,)
 	@touch $(RUN_STAMP) $@
 
 # $(call sync,FLAGS OF SYNC,FLAGS OF EXPORT): the locked packages into the environment. uv does

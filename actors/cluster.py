@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from actors.accountant import Accountant, AccountantSettings
 from actors.calls import ActorAway
 from actors.engines.factory import make_engine, served_catalogue
 from actors.nodes import NAMESPACE, macs_of_nodes, provider_name
-from actors.process import begin_process
+from actors.process import begin_process, recorded_start
 from actors.provider import Provider, ProviderConfig
 from actors.router import Router
 from market.errors import Internal, MarketError
@@ -42,6 +42,7 @@ ROUTER = "router"
 CALL_S_MAX = 10.0
 """No call of ours takes longer unless it says so; beyond this the actor counts as away."""
 START_S_MAX = 120.0
+FIRST_TRY_S = 3.0
 DESCRIBE_S_MAX = 1.0
 CONCURRENCY = 4000
 """Calls an actor may have open at once: long polls and batches of every gateway."""
@@ -103,16 +104,17 @@ class AccountantActor(Accountant):
     async def __init__(self, settings: MarketSettings) -> None:  # type: ignore[misc]
         begin_process("accountant", settings)
         self._data_dir = settings.data_dir
-        super().__init__(
-            AccountantSettings(
-                data=Path(settings.data_dir),
-                catalogue=served_catalogue(settings),
-                fee_bps=settings.fee_bps,
-                promo_nano=settings.promo_nano,
-            ),
-            on_fatal=_die,
-        )
-        await self.start()
+        with recorded_start():
+            super().__init__(
+                AccountantSettings(
+                    data=Path(settings.data_dir),
+                    catalogue=served_catalogue(settings),
+                    fee_bps=settings.fee_bps,
+                    promo_nano=settings.promo_nano,
+                ),
+                on_fatal=_die,
+            )
+            await self.start()
 
     async def describe(self) -> dict[str, object]:
         return {**await super().describe(), "node": node_id()}
@@ -129,10 +131,11 @@ class RouterActor(Router):
         begin_process("router", settings)
         self._wire_secret = wire_secret
         self._reconciler = Reconciler(settings, wire_secret, self)
-        super().__init__(
-            Path(settings.data_dir) / "router.db", ensure_providers=self._reconciler.ensure
-        )
-        await self.start()
+        with recorded_start():
+            super().__init__(
+                Path(settings.data_dir) / "router.db", ensure_providers=self._reconciler.ensure
+            )
+            await self.start()
 
     async def describe(self) -> dict[str, Any]:
         return {**await super().describe(), "node": node_id()}
@@ -269,14 +272,20 @@ def ensure_market(settings: MarketSettings, wire_secret: bytes) -> None:
     ray.remote(RouterActor).options(**_options(ROUTER), **pin).remote(settings, wire_secret)
 
 
-async def wait_for(name: str, method: str, deadline_s: float) -> Any:
-    """The actor's first answer, within `deadline_s`; ActorAway when it does not come."""
+async def wait_for(
+    name: str, method: str, deadline_s: float, check: Callable[[], None] = lambda: None
+) -> Any:
+    """The actor's first answer, within `deadline_s`; ActorAway when it does not come.
+
+    `check` is called between tries and may raise to give up sooner.
+    """
     loop = asyncio.get_running_loop()
     give_up_s = loop.time() + deadline_s
     call = NamedActor(name)
     while True:
+        check()
         try:
-            return await call(method, timeout_s=max(1.0, give_up_s - loop.time()))
+            return await call(method, timeout_s=FIRST_TRY_S)
         except ActorAway:
             if loop.time() > give_up_s:
                 raise
@@ -307,6 +316,17 @@ async def _describe(name: str) -> dict[str, object]:
             "reason": str(error),
         }
     return {"actor": name, **facts}
+
+
+async def end_streams(reason: str) -> None:
+    """Make every provider give up what it runs: each client hears a terminal error event."""
+    entries = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+    providers = [str(e["name"]) for e in entries if str(e["name"]).startswith("provider:")]
+    for name in providers:
+        try:
+            await NamedActor(name)("stop", reason, timeout_s=CALL_S_MAX)
+        except (ActorAway, MarketError) as error:
+            log.warning("%s did not stop by itself: %s", name, error)
 
 
 async def stop_market() -> None:

@@ -40,9 +40,10 @@ class GatewayClients:
 class Readiness:
     """Whether this gateway could serve now: a `serve_app.ports.ReadinessPort`."""
 
-    def __init__(self, accountant: ActorCall, router: RouterClient) -> None:
+    def __init__(self, accountant: ActorCall, router: ActorCall, routing: RouterClient) -> None:
         self._accountant = accountant
         self._router = router
+        self._routing = routing
 
     async def problems(self) -> Sequence[str]:
         """Why not, a sentence each."""
@@ -52,11 +53,20 @@ class Readiness:
                 await self._accountant("describe")
         except (ActorAway, MarketError, TimeoutError):
             found.append("The accountant does not answer.")
-        if not self._router.connected:
+        if not self._routing.connected:
             found.append("The router does not answer.")
-        elif not any(model.ready for model in self._router.availability()):
+        elif await self._is_draining():
+            found.append("The market is draining.")
+        elif not any(model.ready for model in self._routing.availability()):
             found.append("No provider is ready.")
         return found
+
+    async def _is_draining(self) -> bool:
+        try:
+            async with asyncio.timeout(READY_S_MAX):
+                return bool((await self._router("describe"))["state"] == "draining")
+        except (ActorAway, MarketError, TimeoutError):
+            return False  # said by `connected`, a moment later
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,7 @@ async def connect_gateway(
         accountant=AccountantClient(accountant),
         router=routing,
         providers=ProviderLinks(make_link),
-        readiness=Readiness(accountant, routing),
+        readiness=Readiness(accountant, router, routing),
         pepper=pepper,
     )
 

@@ -58,11 +58,11 @@ def _mac(labels: Mapping[str, str], address: str) -> MacSettings | None:
     try:
         hardware = Hardware(
             # Label values cannot hold spaces: "M4-Max" is the chip "M4 Max".
-            chip=labels.get(CHIP, "M1").replace("-", " "),
+            chip=labels.get(CHIP, "other").replace("-", " "),
             memory_gb=int(labels.get(MEMORY_GB, "8")),
-            gpu_cores=int(labels.get(GPU_CORES, "8")),
-            cpu_cores=int(labels.get(CPU_CORES, "8")),
-            bandwidth_gbs=float(labels.get(BANDWIDTH_GBS, "68")),
+            gpu_cores=int(labels.get(GPU_CORES, "0")),
+            cpu_cores=int(labels.get(CPU_CORES, "1")),
+            bandwidth_gbs=float(labels.get(BANDWIDTH_GBS, "0")),
         )
     except ValueError as error:
         log.error("node %s has an unreadable label: %s", machine, error)  # noqa: TRY400

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -40,6 +42,16 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=True)
 
 
+@contextmanager
+def recorded_start() -> Iterator[None]:
+    """Log why a process could not begin: Ray starts it again and would keep that to itself."""
+    try:
+        yield
+    except Exception as error:
+        logging.getLogger("coster").critical("could not start: %s", error)
+        raise
+
+
 def begin_process(role: str, settings: MarketSettings, *also: str) -> None:
     """Send this process's log to its file. Repeated calls change nothing.
 
@@ -53,6 +65,7 @@ def begin_process(role: str, settings: MarketSettings, *also: str) -> None:
     handler = RotatingFileHandler(
         folder / f"{role}.log", maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT
     )
+    (folder / f"{role}.log").chmod(0o600)
     handler.setFormatter(JsonLines(role))
     root.addHandler(handler)
     root.setLevel(logging.INFO)

@@ -217,9 +217,14 @@ class Router:
         return {
             "role": "router",
             "pid": os.getpid(),
-            "state": "ready" if self._tasks else "stopped",
+            "state": self._word(),
             "uptime_s": round(time.monotonic() - self._started_s, 3),
         }
+
+    def _word(self) -> str:
+        if not self._tasks:
+            return "stopped"
+        return "draining" if self._state.door_closed else "ready"
 
     async def metrics(self) -> dict[str, float]:
         """The gateways' counters added up, and the router's own."""

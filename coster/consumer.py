@@ -13,6 +13,7 @@ from coster.output import print_json, styled
 from market.catalogue import DEMO_MODEL
 
 USAGE_ROWS = 20
+MEASURABLE_S = 0.05
 
 
 def add_to(app: typer.Typer) -> None:
@@ -51,9 +52,9 @@ def chat(
 
 def _ask() -> str | None:
     try:
-        text = input(styled("you › ", "bold", sys.stdout))
+        asked = sys.stdin.isatty()
+        text = input(styled("you › ", "bold", sys.stdout) if asked else "")
     except EOFError:
-        sys.stdout.write("\n")
         return None
     return text if text.strip() else _ask()
 
@@ -106,10 +107,12 @@ def _answer(
 def _receipt(usage: dict[str, Any], first_s: float | None, began_s: float) -> str:
     total_s = time.monotonic() - began_s
     out = usage.get("completion_tokens", 0)
-    speed = out / max(total_s - (first_s or 0.0), 1e-3)
+    decode_s = total_s - (first_s or 0.0)
+    # Tokens that came in one burst say nothing about the speed of the Mac.
+    speed = f" · {out / decode_s:.0f} tok/s" if decode_s >= MEASURABLE_S else ""
     return (
         f"╰ {usage.get('prompt_tokens', 0)} in · {out} out · first token "
-        f"{first_s or total_s:.2f} s · {speed:.0f} tok/s · ${usage.get('cost_usd', 0):.9f}"
+        f"{first_s or total_s:.2f} s{speed} · ${usage.get('cost_usd', 0):.9f}"
     )
 
 

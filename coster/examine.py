@@ -44,6 +44,7 @@ def examine(paths: MarketPaths) -> list[Finding]:
         _ingress(),
         _disk(paths),
         *_data(paths),
+        _books(paths),
         _run(paths),
     ]
 
@@ -124,6 +125,18 @@ def _data(paths: MarketPaths) -> Iterator[Finding]:
     yield Finding("data", not open_to_others, detail, f"chmod -R go-rwx {paths.data}")
 
 
+def _books(paths: MarketPaths) -> Finding:
+    """Whether the books and the router's store can be opened by this version."""
+    from storage import database, decision_store
+
+    try:
+        database.check(paths.data)
+        decision_store.check(paths.data / "router.db")
+    except database.StorageError as error:
+        return Finding("books", False, str(error), "see the sentence above")
+    return Finding("books", True, "can be opened by this version")
+
+
 def _run(paths: MarketPaths) -> Finding:
     run = read_run(paths)
     if run is None:
@@ -134,6 +147,6 @@ def _run(paths: MarketPaths) -> Finding:
     return Finding(
         "market",
         not left,
-        f"a killed run left {len(left)} processes" if left else "a run ended without cleaning up",
+        f"a killed run left {len(left)} processes" if left else "not running; the last was killed",
         "coster down, or coster up, ends them",
     )

@@ -18,7 +18,7 @@ import orjson
 
 from coster.output import NotRunning
 from coster.paths import MarketPaths, default_data_dir
-from coster.runfile import is_alive, read_run
+from coster.runfile import RunningMarket, is_alive, read_run
 from market import errors
 from market.errors import MarketError, Unauthenticated
 
@@ -135,7 +135,12 @@ def operations(data: Path | None) -> Connection:
     return Connection(_run_of(paths).admin_base, admin_key(paths))
 
 
-def _run_of(paths: MarketPaths) -> Any:
+def running(data: Path | None) -> RunningMarket:
+    """The market that runs on this data; NotRunning when there is none."""
+    return _run_of(paths_of(data))
+
+
+def _run_of(paths: MarketPaths) -> RunningMarket:
     run = read_run(paths)
     if run is None or not is_alive(run.pid, run.started_s):
         raise NotRunning(

@@ -63,10 +63,11 @@ def down(
 
 def status(data: Data = None, json: Json = False) -> None:
     """Every actor of the market: role, pid, node, state and why."""
-    from coster.market_http import operations
+    from coster.market_http import operations, running
 
     with reported(as_json=json):
         answer = operations(data).request("GET", "/admin/status")
+        answer["api_base"] = running(data).api_base
     if json:
         print_json(answer)
     else:
@@ -77,11 +78,14 @@ def status(data: Data = None, json: Json = False) -> None:
 
 def _print_status(answer: dict[str, Any]) -> None:
     out = sys.stdout
-    sys.stdout.write(f"{'role':12} {'name':16} {'state':12} {'pid':>8}  {'node':12} detail\n")
+    out.write(f"API {answer['api_base']}\n")
+    out.write(f"{'role':12} {'name':16} {'state':12} {'pid':>8}  {'node':12} detail\n")
     for actor in answer.get("actors", []):
         state = str(actor.get("state", "?"))
         style = "green" if state in ("ready", "running") else "yellow"
-        detail = str(actor.get("reason") or actor.get("detail") or "")
+        detail = " ".join(
+            str(actor[key]) for key in ("provider", "chip", "reason") if actor.get(key)
+        )
         name = str(actor.get("name") or actor.get("actor") or "—")
         out.write(
             f"{actor.get('role', '?')!s:12} {name[:16]:16} "

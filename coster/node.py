@@ -25,8 +25,8 @@ from market.errors import InvalidRequest
 from market.hardware import CHIPS
 from market.types import Hardware
 
-FALLBACK_CHIP = "M1"
-"""What a machine that is not a Mac counts as; its speed is measured, not believed."""
+OTHER_CHIP = "other"
+"""What a machine that is not a Mac is called; its speed is measured, never believed."""
 COMMAND_S_MAX = 5.0
 
 
@@ -98,14 +98,14 @@ def hardware() -> Hardware:
     """The machine we run on as the chip table knows it, with its own memory size."""
     brand = _output("sysctl", "-n", "machdep.cpu.brand_string").strip()
     name = brand.removeprefix("Apple ").strip()
-    chip = CHIPS.get(name) or CHIPS[FALLBACK_CHIP]
+    chip = CHIPS.get(name)
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return Hardware(
-        chip=chip.name,
+        chip=chip.name if chip else OTHER_CHIP,
         memory_gb=max(1, round(pages / 2**30)),
-        gpu_cores=chip.gpu_cores,
-        cpu_cores=os.cpu_count() or chip.cpu_cores,
-        bandwidth_gbs=chip.bandwidth_gbs,
+        gpu_cores=chip.gpu_cores if chip else 0,
+        cpu_cores=os.cpu_count() or 1,
+        bandwidth_gbs=chip.bandwidth_gbs if chip else 0.0,
     )
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import random
 import socket
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from actors.ray_env import RayPorts
 from market.errors import InvalidRequest
@@ -19,6 +24,9 @@ REPLICA_PORTS = 40
 """Gateway replicas take new ports when they restart; old ones rest for a while."""
 SINGLE_PORTS = 6
 
+_CLAIMS: list[int] = []
+"""Locks of the ports this process has chosen; the kernel frees them when it ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class MarketPorts:
@@ -30,14 +38,40 @@ class MarketPorts:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether this port can be bound now on `host` and on every interface."""
+    """Whether this port can be bound now on `host` and on every interface.
+
+    Raises InvalidRequest when `host` is not an IPv4 address of this machine.
+    """
     for address in {host, "0.0.0.0"}:  # noqa: S104 - HAProxy and Ray bind widely
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((address, port))
-            except OSError:
+            except OSError as error:
+                if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                    raise InvalidRequest(
+                        f"--host {host[:60]!r} is not an IPv4 address of this machine; use "
+                        "127.0.0.1, 0.0.0.0 for every interface, or one that `ip address` shows.",
+                        "host",
+                    ) from error
                 return False
+    return True
+
+
+def _claim(port: int) -> bool:
+    """Reserve a port between choosing it and binding it seconds later; False when taken.
+
+    Two markets started together would otherwise choose the same one.
+    """
+    folder = Path(tempfile.gettempdir()) / f"coster-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    fd = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return False
+    _CLAIMS.append(fd)
     return True
 
 
@@ -50,7 +84,7 @@ def choose_ports(host: str, asked: int | None, seed: str) -> MarketPorts:
     if asked is not None:
         if not 1 <= asked <= 65_535:
             raise InvalidRequest(f"--port is {asked}; it must be from 1 to 65535.", "port")
-        if not is_free(host, asked):
+        if not is_free(host, asked) or not _claim(asked):
             raise InvalidRequest(
                 f"Port {asked} on {host} is in use; choose another with --port, or leave it out "
                 "to take the next free one.",
@@ -78,7 +112,7 @@ def choose_ports(host: str, asked: int | None, seed: str) -> MarketPorts:
 
 def _first_free(host: str, start: int) -> int:
     for port in range(start, start + PORT_TRIES):
-        if is_free(host, port):
+        if is_free(host, port) and _claim(port):
             return port
     raise InvalidRequest(
         f"Ports {start} to {start + PORT_TRIES - 1} are all in use; choose one with --port.",
@@ -91,7 +125,8 @@ def _free_block(rng: random.Random) -> int:
     size = SINGLE_PORTS + REPLICA_PORTS
     for _ in range(BLOCK_TRIES):
         first = rng.randrange(BLOCK_FIRST, BLOCK_LAST, size)
-        if all(is_free("127.0.0.1", port) for port in range(first, first + size)):
+        ports = range(first, first + size)
+        if all(is_free("127.0.0.1", port) for port in ports) and _claim(first):
             return first
     raise InvalidRequest(
         f"No {size} free ports in a row between {BLOCK_FIRST} and {BLOCK_LAST}.", "port"

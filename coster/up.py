@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
+import shutil
 import sys
 import time
 import traceback
@@ -42,16 +42,15 @@ from coster.runfile import (
     read_run,
     write_run,
 )
-from market.errors import MarketError, Unavailable
+from coster.signals import Signals, Stopping
+from market.errors import InvalidRequest, MarketError, Unavailable
 from market.settings import DEMO_CONSUMER, DEMO_PROVIDER, MarketSettings
 
 READY_S_MAX = 180.0
 DRAIN_S_MAX = 30.0
 RECORD_S = 2.0
-
-
-class Stopping(Exception):
-    """A signal asked the market to end before it was ready."""
+GOODBYE_S = 1.0
+"""Time for the last error events to reach the clients."""
 
 
 def up(paths: MarketPaths, options: UpOptions, port: int | None, *, as_json: bool) -> None:
@@ -63,7 +62,7 @@ def up(paths: MarketPaths, options: UpOptions, port: int | None, *, as_json: boo
         f"data in {paths.data}\n"
     )
     sys.stderr.flush()
-    stop = _Signals()
+    stop = Signals()
     try:
         paths.prepare()
         lock = MarketLock(paths)
@@ -91,6 +90,7 @@ def up(paths: MarketPaths, options: UpOptions, port: int | None, *, as_json: boo
             as_json=as_json,
         )
     paths.run_file.unlink(missing_ok=True)
+    shutil.rmtree(paths.run_dir, ignore_errors=True)
     raise SystemExit(0)
 
 
@@ -99,7 +99,7 @@ def _run(
     ports: MarketPorts,
     options: UpOptions,
     progress: Progress,
-    stop: _Signals,
+    stop: Signals,
     *,
     as_json: bool,
 ) -> None:
@@ -108,6 +108,7 @@ def _run(
     macs = demo_macs(paths.data, options.macs)
     settings = settings_for_up(paths, ports, options, macs)
     _check_model(settings)
+    _check_data(paths)
     _prepare_ray(paths, ports)
     run = RunningMarket(
         pid=os.getpid(),
@@ -133,7 +134,7 @@ def _run(
 
     deployment.start_http(settings)
     stop.check()
-    key = asyncio.run(_demo_accounts(paths, settings))
+    key = asyncio.run(_demo_accounts(paths, settings, stop))
     progress.done("the ledger is open; demo accounts are funded")
     deployment.run_applications(settings, admin_key(paths))
     stop.check()
@@ -145,7 +146,7 @@ def _run(
     stop.install()
     _announce(paths, settings, run, key, as_json=as_json)
     _wait(paths, run, stop)
-    asyncio.run(_drain(progress, stop))
+    asyncio.run(_drain(progress))
     deployment.stop_http()
     asyncio.run(cluster.stop_market())
     cluster.stop_local_ray()
@@ -165,6 +166,17 @@ def _check_model(settings: MarketSettings) -> None:
 
     for source in settings.models:
         read_folder(model_folder(source))
+
+
+def _check_data(paths: MarketPaths) -> None:
+    """Refuse books that cannot be opened before anything is started."""
+    from storage import database, decision_store
+
+    try:
+        database.check(paths.data)
+        decision_store.check(paths.data / "router.db")
+    except database.StorageError as error:
+        raise InvalidRequest(str(error), "data", "data_unusable") from error
 
 
 def _prepare_ray(paths: MarketPaths, ports: MarketPorts) -> None:
@@ -187,11 +199,11 @@ def _quiet_libraries() -> None:
         logger.disabled = True
 
 
-async def _demo_accounts(paths: MarketPaths, settings: MarketSettings) -> str:
+async def _demo_accounts(paths: MarketPaths, settings: MarketSettings, stop: Signals) -> str:
     """Open the demo accounts once; their keys are kept in DATA/secrets, 0600."""
     from actors.cluster import ACCOUNTANT, NamedActor, wait_for
 
-    await wait_for(ACCOUNTANT, "describe", READY_S_MAX)
+    await wait_for(ACCOUNTANT, "describe", READY_S_MAX, stop.check)
     accountant = NamedActor(ACCOUNTANT)
     await accountant(
         "ensure_account", DEMO_CONSUMER, "Demo consumer", "operator", settings.promo_nano
@@ -214,7 +226,7 @@ async def _demo_accounts(paths: MarketPaths, settings: MarketSettings) -> str:
     return key
 
 
-async def _until_ready(stop: _Signals) -> None:
+async def _until_ready(stop: Signals) -> None:
     """Wait until a provider can take a request."""
     from actors.cluster import ROUTER, NamedActor
 
@@ -225,8 +237,11 @@ async def _until_ready(stop: _Signals) -> None:
         try:
             if any(model.ready for model in await router("availability")):
                 return
+            macs = (await router("status"))["macs"]
         except ConnectionError:
-            pass
+            macs = []
+        if macs and all(mac["state"] == "failing" for mac in macs):
+            raise Unavailable(f"No Mac can start: {macs[0]['reason']}")
         await asyncio.sleep(0.1)
     raise Unavailable(
         f"No Mac became ready within {READY_S_MAX:.0f} s; see the logs folder of the data "
@@ -252,6 +267,7 @@ def _announce(
         return
     model = settings.models[0].model
     out = sys.stdout
+    name = "coster" if shutil.which("coster") else sys.argv[0]
     data = "" if paths.data == _default_data() else f" --data {paths.data}"
     out.write(
         f"\nThe market is open: {styled(run.api_base, 'cyan', out)}\n"
@@ -262,8 +278,8 @@ def _announce(
         f' -d \'{{"model":"{model}","stream":true,'
         '"messages":[{"role":"user","content":"What is the capital of France?"}]}\'\n\n'
         "In another terminal:\n"
-        f'  coster chat "Tell me a story."{data}\n'
-        f"  coster usage{data} · coster ledger verify{data} · coster status{data}\n\n"
+        f'  {name} chat "Tell me a story."{data}\n'
+        f"  {name} usage{data}\n  {name} ledger verify{data}\n  {name} status{data}\n\n"
         "Ctrl-C drains and stops.\n"
     )
     out.flush()
@@ -275,7 +291,7 @@ def _default_data() -> Path:
     return default_data_dir()
 
 
-def _wait(paths: MarketPaths, run: RunningMarket, stop: _Signals) -> None:
+def _wait(paths: MarketPaths, run: RunningMarket, stop: Signals) -> None:
     """Until a signal; meanwhile keep the list of our processes true."""
     while not stop.wait(RECORD_S):
         processes = own_processes()
@@ -284,14 +300,14 @@ def _wait(paths: MarketPaths, run: RunningMarket, stop: _Signals) -> None:
             write_run(paths, run)
 
 
-async def _drain(progress: Progress, stop: _Signals) -> None:
+async def _drain(progress: Progress) -> None:
     """Take no new work and let running streams end; a second signal cuts them."""
-    from actors.cluster import ROUTER, NamedActor
+    from actors import cluster
 
-    router = NamedActor(ROUTER)
+    router = cluster.NamedActor(cluster.ROUTER)
     give_up_s = time.monotonic() + DRAIN_S_MAX
     told = False
-    while time.monotonic() < give_up_s and stop.count < 2:
+    while time.monotonic() < give_up_s:
         try:
             running = int(await router("close_door", timeout_s=2.0))
         except (ConnectionError, MarketError):
@@ -299,9 +315,15 @@ async def _drain(progress: Progress, stop: _Signals) -> None:
         if running == 0:
             return
         if not told:
-            progress.doing(f"draining {running} running requests; Ctrl-C again forces")
+            progress.doing(
+                f"draining {running} running requests for at most {DRAIN_S_MAX:.0f} s; "
+                "Ctrl-C again forces"
+            )
             told = True
         await asyncio.sleep(0.1)
+    progress.warn("what still ran was ended with an error; nobody pays for it")
+    await cluster.end_streams("the market is closing")
+    await asyncio.sleep(GOODBYE_S)
 
 
 def _already_running(paths: MarketPaths, *, as_json: bool) -> None:
@@ -332,40 +354,3 @@ def _end_leftovers(paths: MarketPaths, progress: Progress) -> None:
 
 def _end_children() -> None:
     end_processes(own_processes())
-
-
-class _Signals:
-    """Counts SIGINT and SIGTERM. The second one ends everything at once."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.install()
-
-    def install(self) -> None:
-        """Take the signals; done again after Ray, which takes them for itself."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        self.count += 1
-        if self.count >= 2:
-            sys.stderr.write("forced\n")
-            for child in psutil.Process().children(recursive=True):
-                try:
-                    child.kill()
-                except psutil.Error:
-                    continue
-            os._exit(130)
-
-    def check(self) -> None:
-        if self.count:
-            raise Stopping
-
-    def wait(self, seconds: float) -> bool:
-        """Sleep in small steps; True when a signal has come."""
-        give_up_s = time.monotonic() + seconds
-        while time.monotonic() < give_up_s:
-            if self.count:
-                return True
-            time.sleep(0.05)
-        return self.count > 0

@@ -102,6 +102,10 @@ class RouterState:
             return _unavailable("The market is shutting down and takes no new work.", "draining")
         return None
 
+    @property
+    def door_closed(self) -> bool:
+        return self._door_closed
+
     def close_door(self) -> int:
         """Take no new requests, only retries of running ones; how many are not done yet."""
         self._door_closed = True

@@ -18,6 +18,7 @@ MACS_MAX = 256
 """One Ray cluster is planned at 250 Mac nodes at most; larger markets federate."""
 GATEWAYS_MAX = 16
 FEE_BPS_MAX = 10_000
+PACE_MS_MAX = 60_000.0
 
 OPERATOR_ACCOUNT = AccountId("acct_operator")
 DEMO_CONSUMER = AccountId("acct_demo_consumer")
@@ -97,6 +98,11 @@ class MarketSettings:
         _between("port", self.port, 1, 65_535)
         _between("admin_port", self.admin_port, 1, 65_535)
         _between("slots", self.engine.slots, 1, 1024)
+        if not 0 <= self.engine.pace_ms <= PACE_MS_MAX:
+            raise InvalidRequest(
+                f"pace_ms is {self.engine.pace_ms}; it must be from 0 to {PACE_MS_MAX:.0f}.",
+                "pace_ms",
+            )
         if not self.models:
             raise InvalidRequest("A market serves at least one model; give --model.", "models")
         if self.promo_nano < 0:

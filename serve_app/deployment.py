@@ -46,6 +46,8 @@ ONGOING_REQUESTS_MAX = 2000
 """Requests one replica holds; Serve's own default is 5."""
 QUEUED_REQUESTS_MAX = 500
 DRAIN_S = 1.0
+QUIET = {"enable_access_log": False, "encoding": "JSON", "log_level": "WARNING"}
+"""Serve's own logs: no line per request, and nothing a caller wrote."""
 
 
 def _bind_replica_rpc_to_loopback() -> None:
@@ -70,6 +72,7 @@ def _hash_key(pepper: bytes, secret: str) -> bytes | None:
     max_queued_requests=QUEUED_REQUESTS_MAX,
     graceful_shutdown_timeout_s=DRAIN_S,
     graceful_shutdown_wait_loop_s=0.1,
+    logging_config=QUIET,
     ray_actor_options={"num_cpus": 0},
 )
 @serve.ingress()
@@ -112,7 +115,7 @@ class Gateway:
         return self._app
 
 
-@serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0})
+@serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0}, logging_config=QUIET)
 class Operations:
     """The operator's listener: metrics and admin routes, on loopback, behind the admin key."""
 
@@ -171,7 +174,7 @@ def start_http(settings: MarketSettings) -> None:
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": settings.host, "port": settings.port},
-        logging_config={"enable_access_log": False, "encoding": "JSON"},
+        logging_config=QUIET,
     )
 
 

@@ -169,6 +169,24 @@ def test_two_markets_never_share_a_port() -> None:
     assert one.admin != other.admin
 
 
+def test_markets_started_together_choose_different_ports() -> None:
+    """A chosen port is reserved at once, although it is bound much later."""
+    one = choose_ports("127.0.0.1", None, "same")
+    other = choose_ports("127.0.0.1", None, "same")
+
+    assert one.http != other.http
+    assert one.admin != other.admin
+
+
+@pytest.mark.parametrize("host", ["10.99.99.99", "::1", "no such host"])
+def test_a_host_that_is_not_ours_is_named(host: str) -> None:
+    """The error speaks of --host, not of ports in use."""
+    with pytest.raises(InvalidRequest) as refused:
+        choose_ports(host, None, "h")
+
+    assert refused.value.param == "host"
+
+
 def test_only_one_up_holds_the_data(tmp_path: Path) -> None:
     """The lock is refused to a second holder and free again after the first."""
     paths = MarketPaths(tmp_path / "data")
