@@ -371,5 +371,5 @@ def failure_of(error: MarketError) -> JobFailure:
     if isinstance(error, Unavailable):
         return JobFailure("draining" if error.code == "draining" else "rejected", error.message)
     if error.status < 500:
-        return JobFailure("invalid", error.message)
+        return JobFailure("invalid", error.message, error.param)
     return JobFailure("engine", error.message)

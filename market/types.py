@@ -73,7 +73,8 @@ class Event:
     """What one choice of one job produced in one engine step, or how it ended.
 
     `count` is cumulative: completion tokens of this choice so far, these included. The
-    end-of-sequence token is a token: it is counted and carries no text. Text withheld as
+    end-of-sequence token is a token: it is counted and carries no text and no
+    log-probability. Text withheld as
     a possible stop string arrives later or never; its tokens are counted when produced.
     A job of n choices ends when each index has sent a `finish`, or with the first event
     whose `error` is set. After that no event of the job follows.
@@ -97,10 +98,12 @@ class JobFailure:
     `code`: `rejected` (no room now), `invalid` (this job can run nowhere), `engine`
     (fault while running), `draining`, `lost` (the Mac or the wire is gone). `invalid`
     must not be retried on another Mac; every other code may be, before the first token.
+    `param` names the field that makes a job invalid, where one does.
     """
 
     code: Literal["rejected", "invalid", "engine", "draining", "lost"]
     message: str
+    param: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

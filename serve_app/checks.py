@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from market import sampling_bounds as bounds
 from market.errors import InvalidRequest
 from serve_app.json_body import json_type
 
 MAX_EXACT_INT = 2**53
-STOPS = 4
-STOP_CHARS = 1_000
-LOGIT_BIASES = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +49,20 @@ def integer(low: int, high: int) -> Check:
     return Check(apply, {"type": "integer", "minimum": low, "maximum": high})
 
 
-def number(low: float, high: float, *, above: bool = False) -> Check:
-    """A number in [low, high], or in (low, high] when `above`."""
+def number(limits: bounds.Bounds) -> Check:
+    """A number inside bounds that the engines share."""
+    low, high = limits.low, limits.high
 
     def apply(field: str, value: Any) -> float:
         if type(value) is not float and type(value) is not int:
             raise wrong(field, f"a number from {low:g} to {high:g}", value)
-        if not low <= value <= high or (above and value == low):
-            bound = "above" if above else "at least"
+        if not low <= value <= high:
             raise InvalidRequest(
-                f"{field} must be {bound} {low:g} and at most {high:g}.", field, "out_of_range"
+                f"{field} must be at least {low:g} and at most {high:g}.", field, "out_of_range"
             )
         return float(value)
 
-    minimum = "exclusiveMinimum" if above else "minimum"
-    return Check(apply, {"type": "number", minimum: low, "maximum": high})
+    return Check(apply, {"type": "number", "minimum": low, "maximum": high})
 
 
 def boolean() -> Check:
@@ -100,33 +97,35 @@ def string(max_chars: int, *, empty: bool = False) -> Check:
 
 def stop() -> Check:
     """One stop string or up to four, none empty. An empty list is no stop."""
-    one = string(STOP_CHARS)
+    one = string(bounds.STOP_CHARS_MAX)
 
     def apply(field: str, value: Any) -> tuple[str, ...]:
         if type(value) is str:
             return (one.apply(field, value),)
         if type(value) is not list:
             raise wrong(field, "a string or an array of strings", value)
-        if len(value) > STOPS:
+        if len(value) > bounds.STOPS_MAX:
             raise InvalidRequest(
-                f"{field} has {len(value)} entries; at most {STOPS} are taken.", field, "too_long"
+                f"{field} has {len(value)} entries; at most {bounds.STOPS_MAX} are taken.",
+                field,
+                "too_long",
             )
         return tuple(one.apply(f"{field}[{at}]", entry) for at, entry in enumerate(value))
 
-    listed = {"type": "array", "items": one.schema, "maxItems": STOPS}
+    listed = {"type": "array", "items": one.schema, "maxItems": bounds.STOPS_MAX}
     return Check(apply, {"anyOf": [one.schema, listed]})
 
 
 def logit_bias() -> Check:
     """{"token id": bias in -100..100}."""
-    bias = number(-100, 100)
+    bias = number(bounds.LOGIT_BIAS)
 
     def apply(field: str, value: Any) -> tuple[tuple[int, float], ...]:
         if type(value) is not dict:
             raise wrong(field, "an object of token ids and numbers", value)
-        if len(value) > LOGIT_BIASES:
+        if len(value) > bounds.LOGIT_BIASES_MAX:
             raise InvalidRequest(
-                f"{field} has {len(value)} entries; at most {LOGIT_BIASES} are taken.",
+                f"{field} has {len(value)} entries; at most {bounds.LOGIT_BIASES_MAX} are taken.",
                 field,
                 "too_long",
             )
@@ -141,7 +140,14 @@ def logit_bias() -> Check:
             pairs[int(key)] = bias.apply(f"{field}.{int(key)}", entry)
         return tuple(pairs.items())
 
-    return Check(apply, {"type": "object", "additionalProperties": bias.schema})
+    return Check(
+        apply,
+        {
+            "type": "object",
+            "additionalProperties": bias.schema,
+            "maxProperties": bounds.LOGIT_BIASES_MAX,
+        },
+    )
 
 
 def stream_options() -> Check:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from market import sampling_bounds as bounds
 from market.errors import InvalidRequest
 from market.types import Sampling
 from serve_app.checks import (
@@ -27,7 +28,6 @@ from serve_app.checks import (
 from serve_app.messages_field import read_messages, read_prompt
 
 Kind = Literal["chat", "completion"]
-CHOICES = 8
 IGNORED_NAMES = 20  # most names in the header
 
 
@@ -65,17 +65,17 @@ _PROMPT_SCHEMA = {
 SHARED: Mapping[str, Check] = {
     "model": string(300),
     "max_tokens": integer(1, MAX_EXACT_INT),
-    "temperature": number(0, 2),
-    "top_p": number(0, 1),
+    "temperature": number(bounds.TEMPERATURE),
+    "top_p": number(bounds.TOP_P),
     "top_k": integer(-1, MAX_EXACT_INT),
-    "min_p": number(0, 1),
-    "frequency_penalty": number(-2, 2),
-    "presence_penalty": number(-2, 2),
-    "repetition_penalty": number(0, 2, above=True),
+    "min_p": number(bounds.MIN_P),
+    "frequency_penalty": number(bounds.FREQUENCY_PENALTY),
+    "presence_penalty": number(bounds.PRESENCE_PENALTY),
+    "repetition_penalty": number(bounds.REPETITION_PENALTY),
     "logit_bias": logit_bias(),
-    "seed": integer(-(2**63), 2**63 - 1),
+    "seed": integer(bounds.SEED_MIN, bounds.SEED_MAX),
     "stop": stop(),
-    "n": integer(1, CHOICES),
+    "n": integer(1, bounds.CHOICES_MAX),
     "stream": boolean(),
     "stream_options": stream_options(),
 }
@@ -85,12 +85,12 @@ USED: Mapping[Kind, Mapping[str, Check]] = {
         "messages": Check(lambda _, value: read_messages(value), _MESSAGES_SCHEMA),
         "max_completion_tokens": integer(1, MAX_EXACT_INT),
         "logprobs": boolean(),
-        "top_logprobs": integer(0, 20),
+        "top_logprobs": integer(0, bounds.CHAT_TOP_LOGPROBS_MAX),
     },
     "completion": {
         **SHARED,
         "prompt": Check(lambda _, value: read_prompt(value), _PROMPT_SCHEMA),
-        "logprobs": integer(0, 5),
+        "logprobs": integer(0, bounds.COMPLETION_TOP_LOGPROBS_MAX),
     },
 }
 REQUIRED: Mapping[Kind, tuple[str, str]] = {

@@ -265,7 +265,7 @@ class Run:
         except (OSError, TimeoutError):
             raise AttemptFailedError(JobFailure("lost", "The Mac cannot be reached.")) from None
         except InvalidRequest as error:
-            raise AttemptFailedError(JobFailure("invalid", error.message)) from None
+            raise AttemptFailedError(JobFailure("invalid", error.message, error.param)) from None
         except MarketError as error:
             raise AttemptFailedError(JobFailure("rejected", error.message)) from None
 
@@ -292,7 +292,7 @@ class Run:
         self._seat.stop()
         self._report("rejected" if failure.code in _REFUSALS else "failed", final=last)
         if failure.code == "invalid":
-            raise InvalidRequest(failure.message[:300], None, "invalid_job")
+            raise InvalidRequest(failure.message[:300], failure.param, "invalid_job")
         if written:
             await self._reply.flush()  # what came before the loss in the same batch
             raise Unavailable(

@@ -6,24 +6,17 @@ harm the others: every one is refused here, by name. Pure; the errors are Invali
 
 from __future__ import annotations
 
+from market import sampling_bounds as bounds
 from market.errors import InvalidRequest
 from market.types import Job, Sampling
-
-CHOICES_MAX = 8
-STOPS_MAX = 4
-STOP_CHARS_MAX = 1_000
-TOP_LOGPROBS_MAX = 20
-LOGIT_BIAS_MAX = 300
-LOGIT_BIAS_ABS_MAX = 100.0
-SEED_MIN, SEED_MAX = -(2**63), 2**64 - 1
 
 
 def check_job(job: Job, *, vocab_size: int, context_tokens: int) -> None:
     """Raise InvalidRequest naming the first field this model cannot run."""
     _check_prompt(job, vocab_size, context_tokens)
-    _check_count("n", job.n, 1, CHOICES_MAX)
+    _check_count("n", job.n, 1, bounds.CHOICES_MAX)
     if job.top_logprobs is not None:
-        _check_count("top_logprobs", job.top_logprobs, 0, min(TOP_LOGPROBS_MAX, vocab_size))
+        _check_count("top_logprobs", job.top_logprobs, 0, bounds.CHAT_TOP_LOGPROBS_MAX)
     _check_stops(job.stop)
     _check_sampling(job.sampling, vocab_size)
 
@@ -41,7 +34,8 @@ def _check_count(field: str, value: object, low: int, high: int) -> None:
         raise _refuse(field, f"{field} must be a whole number from {low} to {high}.")
 
 
-def _check_number(field: str, value: object, low: float, high: float) -> None:
+def _check_number(field: str, value: object, within: bounds.Bounds) -> None:
+    low, high = within.low, within.high
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and low <= value <= high):  # type: ignore[operator]  # narrowed by `number`
         raise _refuse(field, f"{field} must be a number from {low:g} to {high:g}.")
@@ -74,37 +68,37 @@ def _check_prompt(job: Job, vocab_size: int, context_tokens: int) -> None:
 
 
 def _check_stops(stops: object) -> None:
-    if not isinstance(stops, tuple | list) or len(stops) > STOPS_MAX:
-        raise _refuse("stop", f"stop must be a list of at most {STOPS_MAX} strings.")
+    if not isinstance(stops, tuple | list) or len(stops) > bounds.STOPS_MAX:
+        raise _refuse("stop", f"stop must be a list of at most {bounds.STOPS_MAX} strings.")
     for stop in stops:
-        if not isinstance(stop, str) or not 0 < len(stop) <= STOP_CHARS_MAX:
+        if not isinstance(stop, str) or not 0 < len(stop) <= bounds.STOP_CHARS_MAX:
             raise _refuse(
-                "stop", f"Each stop must be a string of 1 to {STOP_CHARS_MAX} characters."
+                "stop", f"Each stop must be a string of 1 to {bounds.STOP_CHARS_MAX} characters."
             )
 
 
 def _check_sampling(sampling: Sampling, vocab_size: int) -> None:
-    _check_number("temperature", sampling.temperature, 0.0, 2.0)
-    _check_number("top_p", sampling.top_p, 0.0, 1.0)
+    _check_number("temperature", sampling.temperature, bounds.TEMPERATURE)
+    _check_number("top_p", sampling.top_p, bounds.TOP_P)
     if sampling.top_p == 0:
         raise _refuse("top_p", "top_p must be above 0; use temperature 0 for greedy output.")
     _check_count("top_k", sampling.top_k, 0, vocab_size - 1)
-    _check_number("min_p", sampling.min_p, 0.0, 1.0)
-    if sampling.min_p == 1:
-        raise _refuse("min_p", "min_p must be below 1; use temperature 0 for greedy output.")
-    _check_number("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0)
-    _check_number("presence_penalty", sampling.presence_penalty, -2.0, 2.0)
-    _check_number("repetition_penalty", sampling.repetition_penalty, 0.01, 10.0)
+    _check_number("min_p", sampling.min_p, bounds.MIN_P)
+    _check_number("frequency_penalty", sampling.frequency_penalty, bounds.FREQUENCY_PENALTY)
+    _check_number("presence_penalty", sampling.presence_penalty, bounds.PRESENCE_PENALTY)
+    _check_number("repetition_penalty", sampling.repetition_penalty, bounds.REPETITION_PENALTY)
     if sampling.seed is not None:
-        _check_count("seed", sampling.seed, SEED_MIN, SEED_MAX)
+        _check_count("seed", sampling.seed, bounds.SEED_MIN, bounds.SEED_MAX)
     _check_bias(sampling.logit_bias, vocab_size)
 
 
 def _check_bias(bias: tuple[tuple[int, float], ...], vocab_size: int) -> None:
-    if len(bias) > LOGIT_BIAS_MAX:
-        raise _refuse("logit_bias", f"logit_bias may name at most {LOGIT_BIAS_MAX} tokens.")
+    if len(bias) > bounds.LOGIT_BIASES_MAX:
+        raise _refuse(
+            "logit_bias", f"logit_bias may name at most {bounds.LOGIT_BIASES_MAX} tokens."
+        )
     for token, value in bias:
         _check_count("logit_bias", token, 0, vocab_size - 1)
-        _check_number("logit_bias", value, -LOGIT_BIAS_ABS_MAX, LOGIT_BIAS_ABS_MAX)
+        _check_number("logit_bias", value, bounds.LOGIT_BIAS)
     if len({token for token, _ in bias}) != len(bias):
         raise _refuse("logit_bias", "logit_bias names a token twice.")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.engines.model_support import bad_model, check_architecture, check_tokenizer
 from market.errors import InvalidRequest
 
 CONTEXT_TOKENS_DEFAULT = 4096
@@ -55,7 +56,7 @@ def resolve_model(path_or_id: str) -> Path:
         return local.resolve()
     looks_local = path_or_id.startswith((".", "/", "~")) or path_or_id.count("/") != 1
     if looks_local:
-        raise _bad(local, "is not a folder", "give a folder with config.json, or owner/name")
+        raise bad_model(local, "is not a folder", "give a folder with config.json, or owner/name")
     return _download(path_or_id)
 
 
@@ -85,10 +86,13 @@ def _download(model_id: str) -> Path:
 def read_folder(folder: Path) -> FolderFacts:
     """Read and check a model folder; raises InvalidRequest naming the first bad file."""
     if not folder.is_dir():
-        raise _bad(folder, "is not a folder", "give a folder with config.json")
+        raise bad_model(folder, "is not a folder", "give a folder with config.json")
     config = _read_json(folder / "config.json", "download the model again")
+    check_architecture(folder / "config.json", config)
     tokenizer_path = folder / "tokenizer.json"
-    _read_json(tokenizer_path, "convert the tokenizer to the fast format, or download it again")
+    fix = "convert the tokenizer to the fast format, or download it again"
+    _read_json(tokenizer_path, fix)
+    check_tokenizer(tokenizer_path, fix)
     tokenizer_config = _optional_json(folder / "tokenizer_config.json")
     weights = _weight_files(folder)
     text_config = config.get("text_config")
@@ -108,19 +112,15 @@ def read_folder(folder: Path) -> FolderFacts:
     )
 
 
-def _bad(path: Path, what: str, fix: str) -> InvalidRequest:
-    return InvalidRequest(f"{path} {what}; {fix}.", "model", "bad_model")
-
-
 def _read_json(path: Path, fix: str) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise _bad(path, "is missing", fix) from error
+        raise bad_model(path, "is missing", fix) from error
     except (OSError, ValueError) as error:
-        raise _bad(path, "is not readable JSON", fix) from error
+        raise bad_model(path, "is not readable JSON", fix) from error
     if not isinstance(data, dict):
-        raise _bad(path, "does not hold a JSON object", fix)
+        raise bad_model(path, "does not hold a JSON object", fix)
     return data
 
 
@@ -133,12 +133,12 @@ def _weight_files(folder: Path) -> list[Path]:
     fix = "download or convert the model again"
     paths = sorted(folder.glob("model*.safetensors"))
     if not paths:
-        raise _bad(folder / "model.safetensors", "is missing", fix)
+        raise bad_model(folder / "model.safetensors", "is missing", fix)
     index = _optional_json(folder / "model.safetensors.index.json").get("weight_map")
     if isinstance(index, dict):
         for name in sorted({str(file) for file in index.values()}):
             if not (folder / name).is_file():
-                raise _bad(folder / name, "is named by the index but missing", fix)
+                raise bad_model(folder / name, "is named by the index but missing", fix)
     for path in paths:
         _check_weights(path, fix)
     return paths
@@ -150,16 +150,16 @@ def _check_weights(path: Path, fix: str) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, HEADER_BYTES_MAX):
-            raise _bad(path, "is cut short or not a safetensors file", fix)
+            raise bad_model(path, "is cut short or not a safetensors file", fix)
         try:
             header = json.loads(file.read(length))
             end = max(
                 entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"
             )
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise _bad(path, "has an unreadable header", fix) from error
+            raise bad_model(path, "has an unreadable header", fix) from error
     if size != 8 + length + end:
-        raise _bad(path, f"is {size} bytes where its header says {8 + length + end}", fix)
+        raise bad_model(path, f"is {size} bytes where its header says {8 + length + end}", fix)
 
 
 def _context_tokens(config: dict[str, Any], tokenizer_config: dict[str, Any]) -> int:
@@ -171,7 +171,7 @@ def _context_tokens(config: dict[str, Any], tokenizer_config: dict[str, Any]) ->
 def _vocab_size(folder: Path, config: dict[str, Any]) -> int:
     size = config.get("vocab_size")
     if not isinstance(size, int) or size < 1:
-        raise _bad(folder / "config.json", "has no vocab_size", "download the model again")
+        raise bad_model(folder / "config.json", "has no vocab_size", "download the model again")
     return size
 
 

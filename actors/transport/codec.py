@@ -19,6 +19,9 @@ from market.types import Event, Job, JobFailure, ModelId, RequestId, Sampling, T
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 """A prompt of 1M token ids is 5 MB; nothing legitimate is larger."""
 
+PARAM_CHARS_MAX = 100
+"""A failure names a field; the gateway repeats it to the caller."""
+
 _LENGTH = struct.Struct("!I")
 _NO_ERROR = None
 
@@ -146,7 +149,7 @@ def events_to_wire(events: Iterable[Event]) -> list[list[Any]]:
             e.finish,
             e.cached_tokens,
             [(p.token_id, p.text, p.logprob, p.top) for p in e.logprobs],
-            _NO_ERROR if e.error is None else (e.error.code, e.error.message),
+            _NO_ERROR if e.error is None else (e.error.code, e.error.message, e.error.param),
         ]
         for e in events
     ]
@@ -183,5 +186,10 @@ def _event(
         )
         if logprobs
         else (),
-        None if error is None else JobFailure(error[0], str(error[1])),
+        None if error is None else _failure(*error),
     )
+
+
+def _failure(code: Any, message: Any, param: Any = None) -> JobFailure:
+    """A peer of an earlier version sends no `param`."""
+    return JobFailure(code, str(message), None if param is None else str(param)[:PARAM_CHARS_MAX])

@@ -98,3 +98,59 @@ def test_unseeded_rows_of_equal_parameters_share_one_sampler() -> None:
     assert sampler_for(Sampling(temperature=0.7, top_p=0.9, seed=1), 0, 0) is not first
     greedy = Sampling(temperature=0.0, seed=4)
     assert sampler_for(greedy, 0, 0) is sampler_for(Sampling(temperature=0.0), 1, 1)
+
+
+EXTREMES = {
+    "temperature of a denormal": Sampling(temperature=5e-324, seed=1),
+    "temperature of 1e-40": Sampling(temperature=1e-40),
+    "temperature just drawn": Sampling(temperature=1.1e-5),
+    "top_p beyond 32-bit floats": Sampling(top_p=1e-300),
+    "smallest top_p": Sampling(top_p=5e-324, seed=1),
+    "min_p of 1": Sampling(min_p=1.0),
+    "min_p that rounds to 1": Sampling(min_p=1 - 2**-53, seed=1),
+    "top_k of 1": Sampling(top_k=1),
+    "all at once": Sampling(temperature=2.0, top_p=1e-300, min_p=1.0, top_k=1, seed=2),
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_extreme_values_leave_the_likeliest_token(mx: Any, name: str) -> None:
+    """However little a filter or temperature leaves to chance, the likeliest token stays."""
+    assert set(drawn(mx, EXTREMES[name], 200)) == {0}
+
+
+@pytest.mark.parametrize("min_p", [5e-324, 1e-300])
+def test_a_vanishing_min_p_rules_nothing_out(mx: Any, min_p: float) -> None:
+    """It is as good as off: scores stay as they were."""
+    seen = drawn(mx, Sampling(temperature=2.0, min_p=min_p, seed=3))
+    assert set(seen) == set(range(len(SCORES)))
+
+
+def test_equally_likely_tokens_do_not_make_top_k_of_1_a_lottery(mx: Any) -> None:
+    """One token means one token, always the same."""
+    tied = mx.log(mx.array([[0.4, 0.4, 0.2]] * 200))
+    assert set(sampler_for(Sampling(top_k=1, seed=1), 0, 0)(tied).tolist()) == {0}
+
+
+@pytest.mark.parametrize("repetition", [0.01, 10.0])
+@pytest.mark.parametrize("penalty", [-2.0, 2.0])
+@pytest.mark.parametrize("bias", [-100.0, 100.0])
+def test_extreme_penalties_and_biases_stay_numbers(
+    mx: Any, repetition: float, penalty: float, bias: float
+) -> None:
+    """Even with tokens a model rules out itself, nothing turns into not-a-number."""
+    sampling = Sampling(
+        repetition_penalty=repetition,
+        frequency_penalty=penalty,
+        presence_penalty=penalty,
+        logit_bias=tuple((token, bias) for token in range(5)),
+    )
+    logits = mx.array([[900.0, 1.0, 0.0, -900.0, -float("inf")]])
+    for process in processors_for(sampling, 1):
+        logits = process(mx.array([0] + [0, 3, 4, 4] * 50), logits)
+    values = logits.tolist()[0]
+    assert not any(math.isnan(value) for value in values)
+    assert all(math.isfinite(value) for value in values[:4])
+    scores = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    token = sampler_for(Sampling(top_p=0.9, min_p=0.1, seed=1), 0, 0)(scores).item()
+    assert math.isfinite(values[token])

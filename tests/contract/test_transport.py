@@ -195,7 +195,7 @@ async def test_a_failed_job_hears_nothing_more(rig: Rig) -> None:
     heard: list[Event] = []
     await rig.link.submit(job("req_1", n=2), heard.append)
     await until(lambda: rig.door.jobs)
-    failure = JobFailure("engine", "the engine stopped")
+    failure = JobFailure("invalid", "top_k is too large", "top_k")
 
     rig.door.send(event("req_1", "", 0, finish="error", error=failure))
     rig.door.send(event("req_1", "late", 1))

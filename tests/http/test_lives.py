@@ -73,12 +73,13 @@ async def test_three_attempts_are_the_most(tmp_path: Path) -> None:
 
 async def test_an_invalid_job_is_not_tried_elsewhere(market: Market) -> None:
     """What one Mac calls invalid is the caller's to change."""
-    market.fleet.macs[0].fails = [JobFailure("invalid", "top_k is too large.")]
+    market.fleet.macs[0].fails = [JobFailure("invalid", "top_k is too large.", "top_k")]
 
     exchange = await ask().go(market.app)
 
     assert exchange.status == 400
     assert exchange.error["message"] == "top_k is too large."
+    assert exchange.error["param"] == "top_k"
     assert market.fleet.grants == 1
     assert market.nothing_is_left()
 

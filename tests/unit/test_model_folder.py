@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from actors.engines.model_folder import read_folder, resolve_model
 from market.errors import InvalidRequest
+
+TOKENIZER = {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}
 
 
 def write(folder: Path, name: str, content: object) -> None:
@@ -22,8 +26,12 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "model.safetensors").write_bytes(
         struct.pack("<Q", len(header)) + header + b"\0" * 8
     )
-    write(tmp_path, "tokenizer.json", {"model": {}})
-    write(tmp_path, "config.json", {"vocab_size": 50, "max_position_embeddings": 900})
+    write(tmp_path, "tokenizer.json", TOKENIZER)
+    write(
+        tmp_path,
+        "config.json",
+        {"model_type": "qwen3", "vocab_size": 50, "max_position_embeddings": 900},
+    )
     return tmp_path
 
 
@@ -41,6 +49,7 @@ def test_nested_configs_and_named_templates(folder: Path) -> None:
         folder,
         "config.json",
         {
+            "model_type": "qwen3_5",
             "text_config": {"vocab_size": 70, "max_position_embeddings": 5000},
             "quantization": {"bits": 4, "group_size": 64},
             "eos_token_id": 9,
@@ -79,7 +88,7 @@ def test_the_digest_follows_weights_and_tokenizer(folder: Path) -> None:
     before = read_folder(folder).digest
     write(folder, "generation_config.json", {"eos_token_id": 3})
     assert read_folder(folder).digest == before
-    write(folder, "tokenizer.json", {"model": {"x": 1}})
+    write(folder, "tokenizer.json", {**TOKENIZER, "added_tokens": []})
     after = read_folder(folder).digest
     assert after != before
     path = folder / "model.safetensors"
@@ -102,6 +111,56 @@ def test_weights_are_checked_against_their_header(folder: Path) -> None:
         path.write_bytes(wrong)
         with pytest.raises(InvalidRequest, match=r"model\.safetensors"):
             read_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ({}, "not a tokenizer"),
+        ({"model": {}}, "not a tokenizer"),
+        ({"model": {"type": "BPE", "vocab": {}, "merges": []}}, "no vocabulary"),
+    ],
+)
+def test_a_tokenizer_must_load_and_know_words(folder: Path, content: object, what: str) -> None:
+    """JSON that is no tokenizer, and one that is empty, are refused by the file's name."""
+    write(folder, "tokenizer.json", content)
+    with pytest.raises(InvalidRequest, match=rf"tokenizer\.json .*{what}.*download it again\.$"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize("given", ["unheard_of", "../generate", "", None, 7])
+def test_an_architecture_nobody_here_can_run_is_refused(folder: Path, given: object) -> None:
+    """Before any engine starts, with the file, the reason and the way out."""
+    write(folder, "config.json", {"model_type": given, "vocab_size": 50})
+    with pytest.raises(InvalidRequest, match=r"config\.json has .*model_type.*; .*[a-z]\.$"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "mistral"},
+        {"model_type": "bailing_hybrid", "architectures": ["BailingMoeV3ForCausalLM"]},
+    ],
+)
+def test_architectures_that_mlx_lm_maps_to_others_are_taken(
+    folder: Path, config: dict[str, object]
+) -> None:
+    """mlx-lm runs some model types with the module of another; its own table says which."""
+    write(folder, "config.json", {**config, "vocab_size": 50})
+    assert read_folder(folder).vocab_size == 50
+
+
+def test_looking_for_an_architecture_imports_no_mlx(folder: Path) -> None:
+    """Gateways read folders too, and must never have MLX in their process."""
+    program = (
+        "import sys; from pathlib import Path; from actors.engines.model_folder import read_folder;"
+        "read_folder(Path(sys.argv[1])); print([m for m in sys.modules if m.startswith('mlx')])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == "[]"
 
 
 def test_a_folder_is_used_as_it_is(folder: Path) -> None:

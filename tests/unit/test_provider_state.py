@@ -110,6 +110,12 @@ def test_a_job_beyond_the_context_is_invalid_everywhere() -> None:
     assert failure_of(refused.value).code == "invalid"
 
 
+def test_an_invalid_job_names_its_field_to_the_gateway() -> None:
+    """The field an engine refuses travels with the refusal."""
+    refused = failure_of(InvalidRequest("top_k is too large.", "top_k"))
+    assert (refused.code, refused.param) == ("invalid", "top_k")
+
+
 def test_draining_finishes_what_runs_and_takes_nothing_new() -> None:
     """Drain lets jobs end, refuses new ones as `draining`, and is drained after the last."""
     state = ready()

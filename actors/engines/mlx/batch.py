@@ -50,7 +50,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A token a row produced; `logprobs` is MLX's array over the vocabulary."""
+    """A token a row produced; `logprobs` is MLX's float32 array over the
+    vocabulary, the logarithm of a softmax.
+    """
 
     row: Row
     token: int
@@ -77,7 +79,7 @@ class Batch:
         from mlx_lm.generate import BatchGenerator
 
         generator = BatchGenerator(
-            self._loaded.model,
+            runtime.ExactLogits(self._loaded.model),
             stop_tokens=[[token] for token in self._eos_ids],
             completion_batch_size=self._slots,
             prefill_batch_size=self._slots,

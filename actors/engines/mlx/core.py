@@ -203,8 +203,9 @@ class EngineCore:
         stopped: list[Row] = []
         for one in drawn:
             choice = one.row.choice
-            logprobs = self._logprobs(one) if choice.job.top_logprobs is not None else ()
-            event = choice.push(one.token, one.token in self._ends, logprobs)
+            is_end = one.token in self._ends
+            asked = choice.job.top_logprobs is not None and not is_end
+            event = choice.push(one.token, is_end, self._logprobs(one) if asked else ())
             self._events.append(event)
             if event.finish is None:
                 continue
@@ -220,10 +221,9 @@ class EngineCore:
             self._jobs.pop(request_id, None)
 
     def _logprobs(self, one: Drawn) -> tuple[TokenLogprob, ...]:
-        import mlx.core as mx
         import numpy as np
 
-        values = np.array(one.logprobs.astype(mx.float32))
+        values = np.array(one.logprobs)
         count = one.row.choice.job.top_logprobs or 0
         likeliest = np.argsort(-values, kind="stable")[:count]
         text_of = self.ready.vocabulary.text_of

@@ -121,9 +121,29 @@ def load_model(facts: FolderFacts) -> Loaded:
     )
 
 
+class ExactLogits:
+    """A model whose scores are 32-bit floats, whatever it computes with.
+
+    Normalised in 16 bits, chances add up to visibly more or less than 1, and penalties and
+    biases are rounded away. Raising the scores of every sequence keeps what one draws
+    independent of what its neighbours ask for.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        import mlx.core as mx
+
+        return self._model(*args, **kwargs).astype(mx.float32)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
 def _unloadable(folder: Path, error: Exception) -> InvalidRequest:
     """The error of a folder that looked right and did not load."""
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    reason = str(error).splitlines()[0][:200].rstrip(". ") if str(error) else type(error).__name__
     of_config = "odel type" in reason or "custom module" in reason
     file = "config.json" if of_config else "model.safetensors"
     return InvalidRequest(

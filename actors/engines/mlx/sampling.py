@@ -7,16 +7,21 @@ whose key depends on the seed and the position alone: the same text in any batch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from market.sampling_bounds import GREEDY_BELOW_TEMPERATURE
 from market.types import Sampling
 
 Sampler = Callable[[Any], Any]
 Processor = Callable[[Any, Any], Any]
 
 SHARED_SAMPLERS_MAX = 256
+TOP_P_MIN = 1e-9
+"""A smaller top_p may be 0 as a 32-bit float, and nothing would be likely enough to stay."""
+
 _MASK_64 = 2**64 - 1
 _WEYL = 0x9E3779B97F4A7C15
 """Increment of the splitmix64 generator, which spreads neighbouring positions apart."""
@@ -24,7 +29,7 @@ _WEYL = 0x9E3779B97F4A7C15
 
 def sampler_for(sampling: Sampling, index: int, position: int) -> Sampler:
     """The sampler of choice `index`, which has drawn `position` tokens before."""
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY_BELOW_TEMPERATURE or sampling.top_k == 1:
         return _greedy
     if sampling.seed is None:
         return _shared(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
@@ -87,11 +92,14 @@ def _filtered(logprobs: Any, temperature: float, top_k: int, top_p: float, min_p
         mass = mx.softmax(ordered, axis=-1)
         likelier = mx.cumsum(mass, axis=-1, reverse=True, inclusive=False)
         # The likeliest token has no likelier mass: it always stays.
-        kept = mx.where(likelier < top_p, ordered, mx.array(float("inf"), mx.float32))
+        kept = mx.where(
+            likelier < max(top_p, TOP_P_MIN), ordered, mx.array(float("inf"), mx.float32)
+        )
         scores = mx.where(scores < mx.min(kept, axis=-1, keepdims=True), never, scores)
     if min_p > 0.0:
         likeliest = mx.max(scores, axis=-1, keepdims=True)
-        scores = mx.where(mx.exp(scores - likeliest) < min_p, never, scores)
+        # As logarithms, so that no min_p rounds to one that the likeliest token misses.
+        scores = mx.where(scores - likeliest < math.log(min_p), never, scores)
     return scores
 
 
