@@ -1,4 +1,4 @@
-"""Log-probabilities of a model that computes in 16 bits: sums, precision, and who has none."""
+"""A model that computes in 16 bits: what its log-probabilities add up to, and who has none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import actors.demo
 from actors.engines.choice import Choice
 from actors.engines.mlx.core import EngineCore
 from actors.engines.mlx.readings import Reading
+from actors.engines.mlx.runtime import import_mlx, load_model
 from actors.engines.model_folder import read_folder
+from market.errors import InvalidRequest
 from market.types import Event, Job, ModelId, RequestId, Sampling
 
 FOLDER = Path(actors.demo.__path__[0]) / "model"
@@ -64,3 +66,19 @@ def test_the_end_token_has_no_entry(core: EngineCore) -> None:
 def test_nobody_who_did_not_ask_gets_any(core: EngineCore) -> None:
     """Without the request no entry is made."""
     assert all(event.logprobs == () for event in run(core, None))
+
+
+def test_a_model_that_does_not_load_is_told_in_whole_sentences(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A loader's own full stop is not followed by another."""
+    import_mlx()
+    import mlx_lm.utils
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("Received 3 parameters not in model.")
+
+    monkeypatch.setattr(mlx_lm.utils, "load_model", refuse)
+    with pytest.raises(InvalidRequest, match=r"not in model\. Use") as caught:
+        load_model(read_folder(FOLDER))
+    assert ".." not in caught.value.message

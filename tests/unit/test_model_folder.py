@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from actors.engines.model_folder import read_folder, resolve_model
+from actors.engines.model_support import check_architecture
 from market.errors import InvalidRequest
 
 TOKENIZER = {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}
@@ -136,19 +137,40 @@ def test_an_architecture_nobody_here_can_run_is_refused(folder: Path, given: obj
         read_folder(folder)
 
 
+def test_architectures_that_mlx_lm_maps_to_others_are_taken(folder: Path) -> None:
+    """mlx-lm runs some model types with the module of another; its own table says which."""
+    write(folder, "config.json", {"model_type": "mistral", "vocab_size": 50})
+    assert read_folder(folder).vocab_size == 50
+
+
 @pytest.mark.parametrize(
-    "config",
+    ("utils", "model_type", "taken"),
     [
-        {"model_type": "mistral"},
-        {"model_type": "bailing_hybrid", "architectures": ["BailingMoeV3ForCausalLM"]},
+        ('MODEL_REMAPPING = {"old": "new"}', "old", True),
+        ('MODEL_REMAPPING = {"old": "gone"}', "old", False),
+        ('MODEL_ARCHITECTURE_REMAPPING = {("old", "Arch"): "new"}', "old", True),
+        ('MODEL_ARCHITECTURE_REMAPPING = {("old", "Other"): "new"}', "old", False),
+        ("MODEL_REMAPPING = dict(computed())", "new", True),
+        ("", "old", False),
     ],
 )
-def test_architectures_that_mlx_lm_maps_to_others_are_taken(
-    folder: Path, config: dict[str, object]
+def test_the_tables_of_whatever_mlx_lm_is_installed_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utils: str, model_type: str, taken: bool
 ) -> None:
-    """mlx-lm runs some model types with the module of another; its own table says which."""
-    write(folder, "config.json", {**config, "vocab_size": 50})
-    assert read_folder(folder).vocab_size == 50
+    """By type and by type with architecture; without a readable table, files decide."""
+    package = tmp_path / "mlx_lm"
+    (package / "models").mkdir(parents=True)
+    (package / "models" / "new.py").touch()
+    (package / "__init__.py").touch()
+    (package / "utils.py").write_text(utils)
+    monkeypatch.delitem(sys.modules, "mlx_lm", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {"model_type": model_type, "architectures": ["Arch"]}
+    if taken:
+        check_architecture(tmp_path / "config.json", config)
+        return
+    with pytest.raises(InvalidRequest, match="'old', which the installed mlx-lm does not support"):
+        check_architecture(tmp_path / "config.json", config)
 
 
 def test_looking_for_an_architecture_imports_no_mlx(folder: Path) -> None:
