@@ -20,7 +20,7 @@ from serve_app.routes import build_routes
 
 _log = logging.getLogger("coster.door")
 HOT: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
-CLOSE_S = 10.0  # how long a stopping gateway waits for its books
+CLOSE_S = 10.0  # how long a stopping gateway waits for its requests, and then its books
 
 
 class GatewayApp:
@@ -51,8 +51,19 @@ class GatewayApp:
         """Inference requests under way."""
         return self._inference.running
 
+    async def end_all(self, reason: str) -> None:
+        """End every inference request now, and refuse those that come after.
+
+        `reason` is a sentence for the clients. A stream ends with the terminal event: code
+        `draining`, finish_reason "error", [DONE]; a request of which nothing was written
+        gets 503 with Retry-After. As when a Mac is lost, nobody pays; an answer that is
+        complete and being charged is finished. Takes at most 2 seconds (2 x END_S): a
+        client that does not read is then dropped. `close` waits for the books.
+        """
+        await self._inference.end_all(reason)
+
     async def close(self) -> None:
-        """Wait for the books of requests that have ended. Idempotent."""
+        """Let requests end for `CLOSE_S`, end the others, wait for the books. Idempotent."""
         await self._inference.close(CLOSE_S)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from market.errors import Internal, MarketError, Unavailable
 from market.messages import Admit, Admitted, Checkpoint, Grant, Settle, Settled, Void
 from market.types import RequestId, Usage
+from serve_app import metric_names
+from serve_app.counters import Counters
 from serve_app.desk import Desk
 from serve_app.prepare import Prepared
 
@@ -26,6 +28,16 @@ class Delivery:
     ttft_ms: float
     total_ms: float
 
+    def count(self, counters: Counters, mismatches: int) -> None:
+        """Add a charged answer to this gateway's metrics."""
+        counters.add(metric_names.PROMPT_TOKENS, self.usage.prompt_tokens)
+        counters.add(metric_names.COMPLETION_TOKENS, self.usage.completion_tokens)
+        counters.add(metric_names.CACHED_TOKENS, self.usage.cached_tokens)
+        counters.add(metric_names.TTFT_MS_SUM, self.ttft_ms)
+        counters.add(metric_names.TTFT_MS_COUNT)
+        if mismatches:
+            counters.add(metric_names.COUNT_MISMATCHES, mismatches)
+
 
 class Hold:
     """The hold of one request, from before it exists until it has ended."""
@@ -40,6 +52,11 @@ class Hold:
         self._may_exist = False
         self._ending: Settle | Void | None = None
         self.admitted: Admitted | None = None
+
+    @property
+    def charged(self) -> bool:
+        """Its ending is a charge, whether or not the ledger has confirmed it yet."""
+        return isinstance(self._ending, Settle)
 
     async def admit(self) -> Admitted:
         """Key, rate, limits and hold in one step; raises the accountant's refusal."""

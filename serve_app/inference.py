@@ -15,6 +15,7 @@ from serve_app import metric_names
 from serve_app.asgi import Bodies, ClientLeftError, Receive, Scope, Send, send_error
 from serve_app.auth import INFERENCE
 from serve_app.desk import Desk
+from serve_app.endings import draining
 from serve_app.envelope import Headers
 from serve_app.parameters import Call, Kind, ignored_header
 from serve_app.prepare import Prepared, prepare
@@ -23,6 +24,8 @@ from serve_app.run import Run
 from serve_app.wire import Wire
 
 WORKER_THREADS = 2  # decoding and tokenising release the GIL for most of their time
+
+END_S = 1.0  # how long ended requests may take to say so, before and after being cut off
 
 
 class Inference:
@@ -33,6 +36,9 @@ class Inference:
         self._bodies = bodies
         self._running: set[Run] = set()
         self._taken = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._ended: MarketError | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._workers = ThreadPoolExecutor(WORKER_THREADS, "coster-door")
 
@@ -61,12 +67,16 @@ class Inference:
                     "busy",
                     1.0,
                 )
+            if self._ended is not None:
+                raise self._ended
             headers = dict(scope["headers"])
             key_hash, key = await desk.keys.identify(
                 headers.get(b"authorization"), INFERENCE, fresh=False
             )
             body = await self._bodies.read(headers, receive)
             prepared = await self._prepare(kind, body)
+            if self._ended is not None:
+                raise self._ended
             run = Run(desk, prepared, request_id, key_hash, key, started_s)
             beats = headers.get(b"x-coster-heartbeat", b"").strip().lower() != b"off"
             reply = self._reply(
@@ -82,13 +92,31 @@ class Inference:
         finally:
             self._taken -= 1
 
+    async def end_all(self, reason: str) -> None:
+        """End what runs and refuse what comes; see `GatewayApp.end_all`."""
+        self._ended = draining(reason)
+        for run in list(self._running):
+            run.end(self._ended)
+        if not await self._runs_out(END_S):
+            for run in list(self._running):
+                run.cut()
+            await self._runs_out(END_S)
+
     async def close(self, timeout_s: float) -> None:
-        """Let the books be finished; what runs is ended by the server."""
+        """Let what runs and its books be finished, for `timeout_s` each; then end it."""
+        if not await self._runs_out(timeout_s):
+            await self.end_all("The market is stopping.")
         await self._desk.background.drain(timeout_s)
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
         self._workers.shutdown(wait=False, cancel_futures=True)
+
+    async def _runs_out(self, timeout_s: float) -> bool:
+        """Wait until no request runs; False when some still do after `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        return self._idle.is_set()
 
     async def _prepare(self, kind: Kind, body: bytes) -> Prepared:
         ports = self._desk.ports
@@ -100,11 +128,14 @@ class Inference:
     async def _run(self, run: Run, reply: Reply, receive: Receive) -> None:
         watcher = asyncio.ensure_future(_watch(receive, run))
         self._running.add(run)
+        self._idle.clear()
         self._arm()
         try:
             await run.go(reply)
         finally:
             self._running.discard(run)
+            if not self._running:
+                self._idle.set()
             watcher.cancel()
 
     def _reply(

@@ -24,7 +24,10 @@ def decode_object(body: bytes) -> dict[str, Any]:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(
-            f"The body is not valid JSON: {error.msg}.", None, "invalid_json"
+            f"The body is not valid JSON at line {error.lineno}, column {error.colno}: "
+            f"{error.msg}.",
+            None,
+            "invalid_json",
         ) from None
     if not isinstance(value, dict):
         raise InvalidRequest(

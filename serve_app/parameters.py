@@ -98,6 +98,10 @@ REQUIRED: Mapping[Kind, tuple[str, str]] = {
     "completion": ("model", "prompt"),
 }
 
+# Elsewhere these choose who serves the answer, with which model and up to which price:
+# ignoring them would change what the caller pays.
+_ROUTING: Mapping[str, tuple[Any, ...]] = {"provider": ({},), "models": ([],)}
+
 # Refused unless the value asks for what happens anyway.
 REFUSED: Mapping[Kind, Mapping[str, tuple[Any, ...]]] = {
     "chat": {
@@ -109,8 +113,9 @@ REFUSED: Mapping[Kind, Mapping[str, tuple[Any, ...]]] = {
         "modalities": (["text"],),
         "audio": (),
         "web_search_options": (),
+        **_ROUTING,
     },
-    "completion": {"echo": (False,), "suffix": ("",), "best_of": (1,)},
+    "completion": {"echo": (False,), "suffix": ("",), "best_of": (1,), **_ROUTING},
 }
 
 # Known and advisory: they change no answer of ours.
@@ -148,7 +153,8 @@ def read_call(kind: Kind, body: Mapping[str, Any]) -> Call:
             ignored.append(name)
         elif not any(type(value) is type(same) and value == same for same in refused[name]):
             raise InvalidRequest(
-                f"{name} is not supported yet and would change the answer; leave it out.",
+                f"{name} is not supported yet and would change the answer or its price; "
+                "leave it out.",
                 name,
                 "unsupported_parameter",
             )
@@ -170,6 +176,13 @@ def _assemble(kind: Kind, found: dict[str, Any], ignored: list[str]) -> Call:
         messages = conversation.items
         ignored = [*ignored, *sorted(conversation.ignored)]
     field = "max_completion_tokens" if "max_completion_tokens" in found else "max_tokens"
+    if found.get("max_tokens", found.get(field)) != found.get(field):
+        raise InvalidRequest(
+            f"max_tokens {found['max_tokens']} and max_completion_tokens {found[field]} are two "
+            "names of one limit and differ; give one of them.",
+            field,
+            "invalid_value",
+        )
     return Call(
         kind=kind,
         model=found["model"],

@@ -198,6 +198,10 @@ class ClockPort(Protocol):
         ...
 
 
+DRAINING = "The market is draining."
+"""The problem `ReadinessPort` names while a drain goes on; /readyz then answers `draining`."""
+
+
 class ReadinessPort(Protocol):
     """Whether this gateway could serve now."""
 

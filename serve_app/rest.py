@@ -7,6 +7,7 @@ cannot write; ours do none of that.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import orjson
@@ -23,6 +24,18 @@ from serve_app.schemas import ErrorEnvelope
 
 Body = TypeVar("Body", bound=BaseModel)
 
+FIELD_CHARS = 64  # of an unknown field's name, shown back
+_CODES = {
+    "extra_forbidden": "unknown_field",
+    "missing": "missing_field",
+    "string_too_short": "empty",
+    "too_short": "empty",
+    "string_too_long": "too_long",
+    "too_long": "too_long",
+    "greater_than_equal": "out_of_range",
+    "less_than_equal": "out_of_range",
+    "int_parsing_size": "out_of_range",
+}
 CALLERS = 10_000  # client addresses remembered by a gate
 
 
@@ -86,11 +99,38 @@ def error_response(error: MarketError) -> Response:
 def first_problem(problems: Any) -> InvalidRequest:
     """The first validation problem, by field and rule, without the value."""
     first = problems[0]
-    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    field = ".".join(where)[:100] or None
-    if first["type"] == "extra_forbidden":
-        return InvalidRequest("The body has a field that is not known here.", None, "unknown_field")
-    return InvalidRequest(f"{field or 'The request'}: {first['msg']}.", field, first["type"])
+    code = _code(first["type"])
+    field = _field(first["loc"])
+    if code == "unknown_field":
+        shown = "a field" if field is None else f"the field {field!r}"
+        return InvalidRequest(
+            f"The body has {shown}, which is not known here; leave it out.", field, code
+        )
+    return InvalidRequest(f"{field or 'The request'}: {first['msg']}.", field, code)
+
+
+def _field(where: Sequence[str | int]) -> str | None:
+    """A place as `scopes[0]`; None when a name in it is not a plain word of the caller's."""
+    field = ""
+    for at, part in enumerate(where):
+        if at == 0 and part in ("body", "query", "path"):
+            continue
+        if isinstance(part, int):
+            field += f"[{part}]"
+        elif part.isascii() and part.isidentifier() and len(part) <= FIELD_CHARS:
+            field += f".{part}" if field else part
+        else:
+            return None
+    return field or None
+
+
+def _code(rule: str) -> str:
+    """The validator's rule in the words that the inference routes use."""
+    if rule in _CODES:
+        return _CODES[rule]
+    return (
+        "invalid_type" if rule.endswith(("_type", "_parsing", "_from_float")) else "invalid_value"
+    )
 
 
 async def read_shape(request: Request, bodies: Bodies, shape: type[Body]) -> Body:

@@ -18,6 +18,7 @@ from serve_app import auth
 from serve_app.asgi import Bodies
 from serve_app.desk import Desk
 from serve_app.openapi import describe, json_body
+from serve_app.ports import DRAINING
 from serve_app.rest import Gate, answer, new_app, read_shape
 from serve_app.schemas import (
     AccountBody,
@@ -85,14 +86,10 @@ async def _caller(desk: Desk, request: Request, scope: str | None) -> KeyRecord:
 
 def _add_models(app: FastAPI, desk: Desk) -> None:
     catalogue, router = desk.ports.catalogue, desk.ports.router
-    created_s = int(desk.ports.clock.now_s())
 
     def listed() -> list[ModelObject]:
         states = {state.model: state for state in router.availability()}
-        return [
-            model_object(card, states.get(card.id), created_s=created_s)
-            for card in catalogue.enabled()
-        ]
+        return [model_object(card, states.get(card.id)) for card in catalogue.enabled()]
 
     @app.get("/v1/models", response_model=ModelList, tags=["models"])
     async def list_models() -> Response:
@@ -104,7 +101,7 @@ def _add_models(app: FastAPI, desk: Desk) -> None:
         """One model; its id may contain slashes."""
         card = catalogue.get(model_id)
         states = {state.model: state for state in router.availability()}
-        return answer(model_object(card, states.get(card.id), created_s=created_s))
+        return answer(model_object(card, states.get(card.id)))
 
     @app.get("/v1/pricing", response_model=PriceList, tags=["money"])
     async def pricing() -> Response:
@@ -230,5 +227,6 @@ def _add_health(app: FastAPI, desk: Desk) -> None:
         """The market could serve a request now; 503 says why not."""
         problems = await desk.ports.readiness.problems()
         if problems:
-            raise Unavailable(f"Not ready. {' '.join(problems)}", None, "not_ready", 1.0)
+            code = "draining" if DRAINING in problems else "not_ready"
+            raise Unavailable(f"Not ready. {' '.join(problems)}", None, code, 1.0)
         return answer(Readiness())

@@ -16,6 +16,7 @@ from market.types import Event, Job, JobFailure, RequestId, Usage
 from serve_app import metric_names
 from serve_app.asgi import ClientLeftError, Message, Send
 from serve_app.desk import Desk
+from serve_app.endings import overdue, too_slow, unconfirmed
 from serve_app.faults import describe_fault
 from serve_app.hold import Delivery, Hold
 from serve_app.inbox import Inbox
@@ -59,7 +60,9 @@ class Run:
         self._attempt = 0
         self._gone = False
         self._cut = False
+        self._serving = False  # in `_serve`, where a cancellation is caught
         self._fault: MarketError | None = None
+        self._ended: MarketError | None = None
         self._checkpoint_tokens = 0
         # Seconds of the monotonic clock.
         self._started_s = started_s
@@ -84,22 +87,28 @@ class Run:
             self._seat.stop()
         self._inbox.poke()
 
+    def end(self, error: MarketError) -> None:
+        """The market ends the request: its client is told `error` and nobody pays."""
+        self._fault = self._ended = error
+        self._inbox.poke()
+
+    def cut(self) -> None:
+        """Wait no longer for what holds up an ended request: a reader, an actor, a Mac."""
+        caught = self._serving or self._sending_s is not None  # else the books are being done
+        if caught and self._task and not self._cut:
+            self._cut = True
+            self._task.cancel()
+
     def tick(self, now_s: float) -> None:
         """Look for what no event will tell: silence, deadlines, a reader that stands still."""
         limits = self._desk.limits
         if self._sending_s is not None:
             if self._inbox.full:
                 self._seat.stop()
-            if now_s - self._sending_s > limits.write_s and self._task and not self._cut:
-                self._cut = True
-                self._task.cancel()
+            if now_s - self._sending_s > limits.write_s:
+                self.cut()
         elif now_s - self._started_s > limits.total_s:
-            self._fault = Unavailable(
-                f"The answer took longer than {limits.total_s:g} s; nothing is charged.",
-                None,
-                "deadline",
-                1.0,
-            )
+            self._fault = self._fault or overdue(limits.total_s)
         elif self._submitted_s is not None:
             allowed_s = limits.first_token_s if self._first_s is None else limits.stall_s
             if now_s - max(self._event_s, self._submitted_s) > allowed_s:
@@ -132,16 +141,20 @@ class Run:
         except SlowReaderError:
             self._desk.counters.add(metric_names.SLOW_READERS)
             self._abandon(charge=True)
-            await self._fail(_too_slow())
+            await self._fail(too_slow())
         except MarketError as error:
             await self._refuse(error)
         except asyncio.CancelledError:
             # Ours, for a reader that stands still, or the server's. The books come first.
-            self._abandon(charge=True)
+            self._abandon(charge=self._ended is None)
             if not self._cut or self._task is None:
                 raise
-            self._desk.counters.add(metric_names.SLOW_READERS)
             self._task.uncancel()
+            if self._sending_s is not None:
+                self._desk.counters.add(metric_names.SLOW_READERS)
+            elif self._ended is not None:
+                self._cut = False  # the farewell, too, may meet a reader that stands still
+                await self._fail(unconfirmed() if self._hold.charged else self._ended)
         except Exception as error:  # noqa: BLE001  the boundary of a request: recorded
             self._desk.counters.add(metric_names.INTERNAL_ERRORS)
             _log.error("%s failed: %s", self._request_id, describe_fault(error))
@@ -152,8 +165,8 @@ class Run:
         if isinstance(error, Unauthenticated):
             self._desk.keys.forget(self._key_hash)
         self._give_up_seat()
-        if self._hold.admitted is None:
-            self._hold.abandon(None)
+        if self._hold.admitted is None or error is self._ended:
+            self._hold.abandon(None)  # off the path: who is ended is told at once
         else:
             await self._hold.void(error.code or error.type, self._attempt)
         await self._fail(error)
@@ -167,14 +180,18 @@ class Run:
     # ── the steps ────────────────────────────────────────────────────────────────────
 
     async def _serve(self) -> None:
-        grant, admitted = await self._admit_and_route()
-        while True:
-            try:
-                await self._relay(grant, admitted)
-                break
-            except AttemptFailedError as failed:
-                grant = await self._next_grant(grant, admitted, failed.failure)
-        await self._settle_and_end(grant)
+        self._serving = True
+        try:
+            grant, admitted = await self._admit_and_route()
+            while True:
+                try:
+                    await self._relay(grant, admitted)
+                    break
+                except AttemptFailedError as failed:
+                    grant = await self._next_grant(grant, admitted, failed.failure)
+            await self._settle_and_end(grant)
+        finally:
+            self._serving = False
 
     async def _admit_and_route(self) -> tuple[Grant, Admitted]:
         """Both at once: a hold, and a slot that is free now; else wait in the queue."""
@@ -322,7 +339,7 @@ class Run:
         progress = self._progress
         delivery = self._delivery(grant, progress.tokens, progress.choices[0].finish or "stop")
         settled = await self._hold.settle(delivery)
-        self._count(delivery)
+        delivery.count(self._desk.counters, self._progress.mismatches)
         await self._reply.end(Bill(settled.usage, settled.cost_nano, grant.provider, self._attempt))
 
     # ── the end, from anywhere ───────────────────────────────────────────────────────
@@ -376,22 +393,3 @@ class Run:
         self._checkpoint_tokens = self._progress.tokens
         delivered = self._reply.delivered
         self._hold.checkpoint(self._usage(delivered), self._seat.grant if delivered else None)
-
-    def _count(self, delivery: Delivery) -> None:
-        counters, usage = self._desk.counters, delivery.usage
-        counters.add(metric_names.PROMPT_TOKENS, usage.prompt_tokens)
-        counters.add(metric_names.COMPLETION_TOKENS, usage.completion_tokens)
-        counters.add(metric_names.CACHED_TOKENS, usage.cached_tokens)
-        counters.add(metric_names.TTFT_MS_SUM, delivery.ttft_ms)
-        counters.add(metric_names.TTFT_MS_COUNT)
-        if self._progress.mismatches:
-            counters.add(metric_names.COUNT_MISMATCHES, self._progress.mismatches)
-
-
-def _too_slow() -> InvalidRequest:
-    return InvalidRequest(
-        "The answer was not read as fast as it was made; it was broken off, and what was sent "
-        "is charged.",
-        None,
-        "slow_reader",
-    )

@@ -18,6 +18,10 @@ from serve_app.schemas import (
     UsageEntry,
 )
 
+LISTED_S = 1_777_507_200
+"""`created` of every model: 2026-04-30, the day of the price lists. A constant, so that all
+gateways say the same, before and after a restart."""
+
 
 def stamp(seconds: float) -> str:
     """Unix seconds as `2026-04-30T14:22:01Z`."""
@@ -29,13 +33,11 @@ def stamp_ns(nanoseconds: int) -> str:
     return stamp(nanoseconds // NANO)
 
 
-def model_object(
-    card: ModelCard, state: ModelAvailability | None, *, created_s: int
-) -> ModelObject:
+def model_object(card: ModelCard, state: ModelAvailability | None) -> ModelObject:
     """A card and its state in the fleet; without a state no Mac offers it."""
     return ModelObject(
         id=card.id,
-        created=created_s,
+        created=LISTED_S,
         owned_by=card.publisher,
         name=card.name,
         quantization=card.quantization,

@@ -95,20 +95,18 @@ class Market:
         )
         self.accountant.add_key(self.KEY, ADA, "inference", "billing:read")
         self.accountant.add_key(self.MANAGEMENT, ADA, "keys", "billing:read")
-        self.app: GatewayApp = create_app(
-            GatewayPorts(
-                gateway=GatewayId("gw_test"),
-                accountant=self.accountant,
-                router=self.fleet,
-                providers=self.fleet,
-                models=ServedModels([model]),
-                catalogue=self.catalogue,
-                clock=Clock(),
-                readiness=self.readiness,
-                hash_key=hash_key,
-            ),
-            limits,
+        self.ports = GatewayPorts(
+            gateway=GatewayId("gw_test"),
+            accountant=self.accountant,
+            router=self.fleet,
+            providers=self.fleet,
+            models=ServedModels([model]),
+            catalogue=self.catalogue,
+            clock=Clock(),
+            readiness=self.readiness,
+            hash_key=hash_key,
         )
+        self.app: GatewayApp = create_app(self.ports, limits)
 
     @property
     def ada(self) -> Account:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 
 from market.catalogue import CARDS
 from market.types import KeyId
+from serve_app.app import create_app
 from serve_app.inference import duration
 from serve_app.limits import Limits
+from serve_app.ports import DRAINING
 from serve_app.request_ids import new_request_id
 from tests.http.asgi_client import Exchange, ask, chat
 from tests.http.memory_accountant import ADA
@@ -131,23 +134,38 @@ async def test_an_account_makes_lists_and_revokes_keys(market: Market) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "param"),
+    ("body", "param", "code"),
     [
-        ({"scopes": ["admin"]}, "scopes.0"),
-        ({"scopes": []}, "scopes"),
-        ({"scopes": "inference"}, "scopes"),
-        ({"expires_in_s": 1}, "expires_in_s"),
-        ({"expires_in_s": 10**30}, "expires_in_s"),
-        ({"name": "x" * 101}, "name"),
-        ({"tier": "enterprise"}, None),
+        ({"scopes": ["admin"]}, "scopes[0]", "invalid_value"),
+        ({"scopes": []}, "scopes", "empty"),
+        ({"scopes": ["inference"] * 4}, "scopes", "too_long"),
+        ({"scopes": "inference"}, "scopes", "invalid_type"),
+        ({"scopes": [1]}, "scopes[0]", "invalid_value"),
+        ({"expires_in_s": 1}, "expires_in_s", "out_of_range"),
+        ({"expires_in_s": 10**30}, "expires_in_s", None),
+        ({"expires_in_s": "60"}, "expires_in_s", "invalid_type"),
+        ({"expires_in_s": 60.5}, "expires_in_s", "invalid_type"),
+        ({"name": "x" * 101}, "name", "too_long"),
+        ({"name": 1}, "name", "invalid_type"),
+        ({"tier": "enterprise"}, "tier", "unknown_field"),
+        ({"a\r\nb": 1}, None, "unknown_field"),
+        ({"x" * 65: 1}, None, "unknown_field"),
     ],
 )
-async def test_key_bodies_are_checked(market: Market, body: Any, param: str | None) -> None:
-    """Unknown fields are refused too: nobody grants himself a tier."""
+async def test_key_bodies_are_checked(
+    market: Market, body: Any, param: str | None, code: str | None
+) -> None:
+    """Unknown fields are refused by name too: nobody grants himself a tier."""
     exchange = await ask(body, path="/v1/keys", key=Market.MANAGEMENT).go(market.app)
 
     assert exchange.status == 400
     assert exchange.error["param"] == param
+    assert code is None or exchange.error["code"] == code
+    assert exchange.error["code"] in {
+        "empty", "too_long", "invalid_type", "invalid_value", "out_of_range", "unknown_field"
+    }  # fmt: skip
+    if code == "unknown_field":
+        assert (param or "a field") in exchange.error["message"]
 
 
 MATRIX = {
@@ -258,6 +276,41 @@ async def test_readiness_says_why_not(market: Market) -> None:
     assert exchange.status == 503
     assert exchange.error["message"] == "Not ready. The router does not answer. No Mac is ready."
     assert (await get(market, "/health", key=None)).json == {"status": "ok"}
+
+
+async def test_a_drain_is_told_to_those_who_ask_for_readiness(market: Market) -> None:
+    """The code is `draining`, and Retry-After is there."""
+    market.readiness.said = [DRAINING]
+
+    exchange = await get(market, "/readyz", key=None)
+
+    assert (exchange.status, exchange.error["code"]) == (503, "draining")
+    assert exchange.answer_headers["retry-after"]
+
+
+async def test_every_gateway_tells_the_same_creation_date(tmp_path: Path) -> None:
+    """`created` belongs to the model, not to the process that answers."""
+    created = set()
+    for at_s in (1_800_000_000.0, 1_900_000_000.0):
+        market = Market(tmp_path)
+        ports = replace(market.ports, clock=FixedClock(at_s))
+        exchange = Exchange(b"", path="/v1/models", method="GET", key=None)
+        created |= {row["created"] for row in (await exchange.go(create_app(ports))).json["data"]}
+
+    assert len(created) == 1
+
+
+class FixedClock:
+    """A clock that stands."""
+
+    def __init__(self, at_s: float) -> None:
+        self._at_s = at_s
+
+    def now_s(self) -> float:
+        return self._at_s
+
+    def monotonic_s(self) -> float:
+        return self._at_s
 
 
 async def test_opening_accounts_is_rate_limited(market: Market) -> None:

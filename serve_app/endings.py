@@ -1,0 +1,45 @@
+"""The errors that end a request which no Mac has failed: a deadline, its reader, the market."""
+
+from __future__ import annotations
+
+from market.errors import InvalidRequest, Unavailable
+
+DRAIN_RETRY_AFTER_S = 5.0
+
+
+def overdue(limit_s: float) -> Unavailable:
+    """The request reached its deadline."""
+    return Unavailable(
+        f"The answer took longer than {limit_s:g} s; nothing is charged.", None, "deadline", 1.0
+    )
+
+
+def too_slow() -> InvalidRequest:
+    """The client reads more slowly than the Mac writes."""
+    return InvalidRequest(
+        "The answer was not read as fast as it was made; it was broken off, and what was sent "
+        "is charged.",
+        None,
+        "slow_reader",
+    )
+
+
+def draining(reason: str) -> Unavailable:
+    """The market ends the request itself, so nobody pays, as when a Mac is lost."""
+    return Unavailable(
+        f"{reason} This request is ended and nothing is charged; send it again later.",
+        None,
+        "draining",
+        DRAIN_RETRY_AFTER_S,
+    )
+
+
+def unconfirmed() -> Unavailable:
+    """The market ends while the charge of a complete answer is on its way to the ledger."""
+    return Unavailable(
+        "The market stops before the ledger has confirmed this request; its charge is still "
+        "being recorded. GET /v1/generations/{request_id} tells how it ended.",
+        None,
+        "settlement_delayed",
+        DRAIN_RETRY_AFTER_S,
+    )
