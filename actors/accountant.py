@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 PROMO_NANO: Final = 10_000_000_000  # $10 for a new account
 SWEEP_S: Final = 1.0  # how often leases are looked at
+METRICS: Final = "coster_ledger"  # what every metric's name begins with
 RETRY_AFTER_S: Final = 2.0  # a restart takes one to two seconds
 
 
@@ -86,7 +87,9 @@ class Accountant:
         self._clock = clock or Clock()
         self._given_store = store
         self._sweeper: asyncio.Task[None] | None = None
-        self._counts: Counter[str] = Counter()
+        self._applied = 0
+        self._expired = 0
+        self._refusals: Counter[str] = Counter()
         self._refusal: Unavailable | None = _unavailable(
             "The accountant has not started.", "starting"
         )
@@ -156,7 +159,7 @@ class Accountant:
         if self._refusal:
             return [self._refusal] * len(ops)
         replies = [self._apply(op) for op in ops]
-        self._counts["operations"] += len(ops)
+        self._applied += len(ops)
         if any(not isinstance(op, ResolveKey) for op in ops):
             await self._commits.durable()
             if self._refusal:
@@ -168,7 +171,7 @@ class Accountant:
         try:
             return self._books.apply(op, wall_ns=clock.wall_ns(), tick_ns=clock.tick_ns())
         except MarketError as error:
-            self._counts[f"refused:{error.code or error.type}"] += 1
+            self._refusals[error.code or error.type] += 1
             return error
 
     async def _sweep_forever(self) -> None:
@@ -182,7 +185,7 @@ class Accountant:
         """Close the holds whose gateway has been silent for a whole lease."""
         rows = self._books.expire(wall_ns=self._clock.wall_ns(), tick_ns=self._clock.tick_ns())
         for row in rows:
-            self._counts["expired"] += 1
+            self._expired += 1
             log.warning("hold %s expired at %d nano-USD", row.request_id, row.cost_nano)
         if rows:
             await self._commits.durable()
@@ -354,12 +357,20 @@ class Accountant:
         }
 
     async def metrics(self) -> dict[str, float]:
-        """Counters since the start, and present sizes."""
-        return {
-            **self._counts,
-            **self._books.counts(),
+        """By Prometheus' names: `…_total` counts since the start, the others are present sizes."""
+        totals = {
+            "operations": self._applied,
+            "leases_expired": self._expired,
             "commits": self._commits.commits,
             "commit_seconds": self._commits.commit_ns / 1e9,
+        }
+        return {
+            **{f"{METRICS}_{name}_total": float(value) for name, value in totals.items()},
+            **{
+                f'{METRICS}_refusals_total{{code="{code}"}}': float(count)
+                for code, count in self._refusals.items()
+            },
+            **{f"{METRICS}_{name}": float(size) for name, size in self._books.counts().items()},
         }
 
     def _check_alive(self) -> None:

@@ -83,7 +83,7 @@ async def measure(folder: Path, pairs: int, in_flight: int) -> dict[str, float]:
     begin, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(lane(gateways[n % GATEWAYS]) for n in range(in_flight)))
     took_s, cpu_s = time.perf_counter() - begin, time.process_time() - cpu
-    commits = (await accountant.metrics())["commits"]
+    commits = (await accountant.metrics())["coster_ledger_commits_total"]
     for pump in pumps:
         pump.cancel()
     await accountant.stop()

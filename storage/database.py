@@ -44,6 +44,13 @@ _WRITER_PRAGMAS: Final = {
     "busy_timeout": BUSY_TIMEOUT_MS,
 }
 
+_COUNT_TABLES: Final = (
+    "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name <> 'alembic_version' "
+    "AND name NOT LIKE 'sqlite_%'"
+)
+_HAS_VERSION: Final = "SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'"
+_VERSION: Final = "SELECT version_num FROM alembic_version"
+
 # A damaged schema is reported in a message that may itself not be UTF-8.
 SQLITE_FAULTS: Final = (sqlite3.Error, UnicodeDecodeError)
 
@@ -153,7 +160,8 @@ def migrate(path: Path, now_ns: int, scripts: Path = MIGRATIONS) -> None:
     try:
         with engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()
-            head = _refuse_newer(path, current, scripts)
+            tables = connection.exec_driver_sql(_COUNT_TABLES).scalar_one()
+            head = _refuse_unknown(path, current, tables, scripts)
         if current == head:
             return
         if existed and current is not None:
@@ -174,7 +182,46 @@ def migrate(path: Path, now_ns: int, scripts: Path = MIGRATIONS) -> None:
             path.chmod(0o600)
 
 
-def _refuse_newer(path: Path, current: str | None, scripts: Path) -> str:
+def check(folder: Path) -> None:
+    """Look whether the ledger of this folder can be opened by this program, without opening it.
+
+    Reads its head only, takes no lock and changes nothing, so it may run beside a market.
+    Silent when there is no ledger yet; else raises StorageError when the file is no
+    database, its schema is damaged, or a newer version has written it.
+    """
+    path = folder / LEDGER_FILE
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if exists:
+        connection = connect_read_only(path)
+        try:
+            revision_of(connection, path)
+        finally:
+            connection.close()
+
+
+def revision_of(
+    connection: sqlite3.Connection, path: Path, scripts: Path = MIGRATIONS
+) -> str | None:
+    """The schema version that a ledger says it has, None for an empty file.
+
+    Raises StorageError when that version is not one of ours or cannot be read.
+    """
+    try:
+        (tables,) = connection.execute(_COUNT_TABLES).fetchone()
+        has_version = connection.execute(_HAS_VERSION).fetchone() is not None
+        row = connection.execute(_VERSION).fetchone() if has_version else None
+    except SQLITE_FAULTS as error:
+        raise _unreadable(path, error) from error
+    current = None if row is None else str(row[0])
+    _refuse_unknown(path, current, tables, scripts)
+    return current
+
+
+def _refuse_unknown(path: Path, current: str | None, tables: int, scripts: Path) -> str:
+    """The newest schema; raises StorageError when the file's is none of ours."""
     directory = ScriptDirectory.from_config(alembic_config(scripts=scripts))
     known = {script.revision for script in directory.walk_revisions()}
     head = directory.get_current_head()
@@ -185,15 +232,35 @@ def _refuse_newer(path: Path, current: str | None, scripts: Path) -> str:
             f"this one knows up to {head}). Upgrade coster, or choose "
             "another folder with --data."
         )
+    if current is None and tables:
+        raise StorageError(
+            f"The file {path} holds tables but no schema version, so it is not a ledger that "
+            f"coster wrote, or it is damaged. {_way_back(path)}"
+        )
     return head
 
 
 def _unreadable(path: Path, error: Exception) -> StorageError:
+    # The message about a damaged schema may quote the damage.
+    why = "its schema is damaged" if isinstance(error, UnicodeDecodeError) else str(error)
     return StorageError(
-        f"The ledger {path} cannot be opened: {error}. Check that it is readable and not "
-        f"damaged; earlier versions are in {path.parent / BACKUP_FOLDER}, or choose another "
-        "folder with --data."
+        f"The ledger {path} cannot be opened: {why}. Check that your user may read and write "
+        f"it. {_way_back(path)}"
     )
+
+
+def _way_back(path: Path) -> str:
+    """What can truly be restored: we copy a ledger only before changing its schema."""
+    folder = path.parent / BACKUP_FOLDER
+    copies = sorted(folder.glob("*.sqlite3"), key=lambda copy: copy.name)
+    ours = (
+        f"restore your last backup (coster itself made one before each change of schema, the "
+        f"latest is {copies[-1]})"
+        if copies
+        else "restore your last backup (coster has made none: it does so only before a change "
+        "of schema)"
+    )
+    return f"If it is damaged, {ours}, or choose another folder with --data."
 
 
 def _backup(path: Path, label: str) -> None:
@@ -264,6 +331,7 @@ def read_only_uri(path: Path) -> str:
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """A plain read-only connection, for verification; raises StorageError."""
+    connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(
             read_only_uri(path), uri=True, isolation_level=None, check_same_thread=False
@@ -272,6 +340,8 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA query_only=1")
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except SQLITE_FAULTS as error:
+        if connection is not None:
+            connection.close()
         raise _unreadable(path, error) from error
     return connection
 

@@ -12,6 +12,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +48,7 @@ from market.decision_log import (
 )
 from market.errors import Internal
 from market.types import MachineId, ProviderId, RequestId
+from storage.database import BUSY_TIMEOUT_MS, SQLITE_FAULTS, read_only_uri
 
 SCHEMA_VERSION = 1
 MAX_ROWS = 1_000_000
@@ -107,14 +109,8 @@ class DecisionStore:
         """Open or create the file; raises StoreUnusable with the way out."""
         try:
             await self._on_thread(self._open)
-        except (DatabaseError, sqlite3.Error, OSError) as error:
-            reason = str(getattr(error, "orig", error))
-            raise StoreUnusable(
-                f"The router's log {self._path} cannot be opened: {reason}. It holds no money: "
-                "move it away to start an empty one, or make its folder writable.",
-                "data",
-                "store_unusable",
-            ) from error
+        except (DatabaseError, *SQLITE_FAULTS, OSError) as error:
+            raise _unusable(self._path, error) from error
 
     async def intents(self) -> list[Intent]:
         query = select(_intents).order_by(_intents.c.machine, _intents.c.kind)
@@ -173,14 +169,20 @@ class DecisionStore:
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path.touch(mode=0o600)
-        version, has_tables = _peek(self._path)
-        if has_tables and version > SCHEMA_VERSION:
-            raise OSError(f"it was written by a newer version (schema {version})")
+        with closing(sqlite3.connect(self._path)) as connection:
+            _refuse_newer(connection)
         engine = create_engine(f"sqlite:///{self._path}", poolclass=StaticPool)
         event.listen(engine, "connect", _set_pragmas)
-        with engine.begin() as connection:
-            _metadata.create_all(connection)
-            connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+        try:
+            with engine.begin() as made:
+                _metadata.create_all(made)
+                made.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+                # What the router reads first must be readable before it says it is ready.
+                for query in _FIRST_READS:
+                    made.exec_driver_sql(query).all()
+        except BaseException:
+            engine.dispose()
+            raise
         self._engine = engine
 
     async def _write(self, work: Callable[[Connection], Result]) -> Result:
@@ -209,15 +211,56 @@ class DecisionStore:
 _LOGS = (_decisions, _outcomes, _snapshots)
 
 
-def _peek(path: Path) -> tuple[int, bool]:
-    """Schema version of the file, and whether it holds anything."""
-    connection = sqlite3.connect(path)
+# Every intent is read at start; of the logs, the ends of table and index are looked at.
+_FIRST_READS = (
+    "SELECT * FROM intents",
+    *(f"SELECT * FROM {table.name} ORDER BY at_s LIMIT 1" for table in _LOGS),  # noqa: S608
+    *(f"SELECT * FROM {table.name} ORDER BY at_s DESC LIMIT 1" for table in _LOGS),  # noqa: S608
+)
+
+
+def check(path: Path) -> None:
+    """Look whether the router's log can be used, without changing it, beside a market too.
+
+    Silent when there is no such file yet; else raises StoreUnusable when it is no
+    database, is damaged at its head, or a newer version has written it.
+    """
     try:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        return int(version), tables > 0
-    finally:
-        connection.close()
+        if not path.exists():
+            return
+        with closing(sqlite3.connect(read_only_uri(path), uri=True)) as connection:
+            connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+            if _refuse_newer(connection):
+                present = {name for (name,) in connection.execute(_TABLE_NAMES)}
+                for table, query in zip((_intents, *_LOGS, *_LOGS), _FIRST_READS, strict=True):
+                    if table.name in present:  # open() makes the ones that are not
+                        connection.execute(query).fetchall()
+    except (*SQLITE_FAULTS, OSError) as error:
+        raise _unusable(path, error) from error
+
+
+_TABLE_NAMES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+
+
+def _refuse_newer(connection: sqlite3.Connection) -> bool:
+    """Whether the file holds anything; raises OSError when it is a newer version's."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables and version > SCHEMA_VERSION:
+        raise OSError(f"it was written by a newer version (schema {version})")
+    return bool(tables)
+
+
+def _unusable(path: Path, error: Exception) -> StoreUnusable:
+    reason = str(getattr(error, "orig", None) or error)
+    if isinstance(error, UnicodeDecodeError):
+        reason = "its schema is damaged"
+    return StoreUnusable(
+        f"The router's log {path} cannot be opened: {reason}. It holds no money: move it away "
+        "to start an empty one, or make its folder writable.",
+        "data",
+        "store_unusable",
+    )
 
 
 def _set_pragmas(connection: Any, _record: Any) -> None:

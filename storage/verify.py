@@ -7,7 +7,7 @@ stays small however long the history is.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,47 +16,72 @@ from market.chain import BatchRow
 from market.chart import Account, Code
 from market.ledger_rows import HoldRow
 from storage import statements as sql
-from storage.database import LEDGER_FILE, StorageError, connect_read_only
+from storage.database import (
+    LEDGER_FILE,
+    MIGRATIONS,
+    SQLITE_FAULTS,
+    StorageError,
+    connect_read_only,
+    revision_of,
+)
+from storage.schema import schema_problems
 
 _INTEGRITY_MAX: Final = 20  # findings asked of SQLite's own check
 
 
-def verify(folder: Path, *, full: bool = True) -> VerifyReport:
+def verify(folder: Path, *, full: bool = True, scripts: Path = MIGRATIONS) -> VerifyReport:
     """Audit the ledger of a data folder.
 
     `full` also runs SQLite's own integrity check over every page and index. A file that
     cannot even be read is a finding, not an exception; a folder without a ledger raises
-    StorageError.
+    StorageError. `scripts` are the migrations that say what its schema must be.
     """
     path = folder / LEDGER_FILE
     if not path.exists():
         raise StorageError(
             f"There is no ledger in {folder}. Name the market's data folder with --data."
         )
+    return verify_file(path, full=full, scripts=scripts)
+
+
+def verify_file(path: Path, *, full: bool = True, scripts: Path = MIGRATIONS) -> VerifyReport:
+    """Audit one file, wherever it is: a copy or a backup too. See `verify`."""
+    if not path.exists():
+        raise StorageError(f"There is no ledger file {path}.")
     try:
         connection = connect_read_only(path)
     except StorageError as error:
-        return _damaged(str(error))
+        return _damaged([str(error)])
+    problems: list[str] = []
     try:
-        return _audit(connection, full=full)
-    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-        return _damaged(f"The ledger {path} cannot be read to its end: {error}.")
+        connection.execute("BEGIN")
+        revision = revision_of(connection, path, scripts)
+        if revision is None:
+            return _damaged([f"The ledger {path} is empty: all its tables are missing."])
+        problems = schema_problems(connection, revision, scripts)
+        return _audit(connection, problems, full=full)
+    except StorageError as error:
+        return _damaged([str(error)])
+    except (*SQLITE_FAULTS, ValueError, TypeError) as error:
+        return _damaged([*problems, f"The ledger {path} cannot be read to its end: {error}."])
     finally:
         connection.close()
 
 
-def _damaged(problem: str) -> VerifyReport:
+def _damaged(problems: list[str]) -> VerifyReport:
     report = VerifyReport()
-    report.add(problem)
+    for problem in problems:
+        report.add(problem)
     return report
 
 
-def _audit(connection: sqlite3.Connection, *, full: bool) -> VerifyReport:
-    connection.execute("BEGIN")
+def _audit(connection: sqlite3.Connection, problems: Iterable[str], *, full: bool) -> VerifyReport:
     audit = Audit(
         Account(number, Code(code), owner, *counters)
         for number, code, owner, *counters in connection.execute(sql.SELECT_ACCOUNTS)
     )
+    for problem in problems:
+        audit.report.add(problem)
     if full:
         for (finding,) in connection.execute(f"PRAGMA integrity_check({_INTEGRITY_MAX})"):
             if finding != "ok":

@@ -18,7 +18,7 @@ from market.decision_log import (
     explain,
 )
 from market.types import GatewayId, MachineId, ModelId, ProviderId, RequestId
-from storage.decision_store import SCHEMA_VERSION, DecisionStore, StoreUnusable
+from storage.decision_store import SCHEMA_VERSION, DecisionStore, StoreUnusable, check
 
 MAC = MachineId("mac_a")
 REQUEST = RequestId("req_1")
@@ -133,11 +133,63 @@ async def test_an_unusable_file_is_refused_with_the_way_out(tmp_path: Path) -> N
     for path, why in ((garbage, "not a database"), (newer, "newer version"), (tmp_path, "")):
         before = path.read_bytes() if path.is_file() else b""
         store = DecisionStore(path)
+        with pytest.raises(StoreUnusable, match="move it away"):
+            check(path)
         with pytest.raises(StoreUnusable, match="move it away") as refused:
             await store.open()
         assert why in refused.value.message
         assert (path.read_bytes() if path.is_file() else b"") == before
         await store.close()
+
+
+def schema_no_text(clean: bytes) -> bytes:
+    place = clean.index(b"CREATE TABLE intents")
+    return clean[:place] + b"CREATE TABLE \xff\xfe" + clean[place + 15 :]
+
+
+DAMAGE = {
+    "cut in its head": lambda clean: clean[:100],
+    "cut": lambda clean: clean[:5_000],
+    "zeros": lambda clean: bytes(len(clean)),
+    "no header": lambda clean: b"x" * 100 + clean[100:],
+    "schema page": lambda clean: clean[:100] + b"\xff" * 3_996 + clean[4_096:],
+    "schema that is no text": schema_no_text,
+    "every table": lambda clean: clean[:4_096] + b"\xff" * (len(clean) - 4_096),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_a_damaged_file_is_refused_at_once(tmp_path: Path, damage: str) -> None:
+    """Whatever is broken at its head: the same error with the way out, and not later."""
+    path = tmp_path / "router.db"
+    store = DecisionStore(path)
+    await store.open()
+    await store.close()
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+
+    with pytest.raises(StoreUnusable, match="move it away"):
+        check(path)
+    store = DecisionStore(path)
+    with pytest.raises(StoreUnusable, match="move it away"):
+        await store.open()
+    await store.close()
+
+
+async def test_looking_at_a_usable_file_changes_nothing(tmp_path: Path) -> None:
+    """None yet, empty, in use or closed: `check` is silent and makes no file."""
+    path = tmp_path / "router.db"
+    check(path)
+    assert not path.exists()
+    path.touch()
+    check(path)
+    store = DecisionStore(path)
+    await store.open()
+    await store.put_intent(Intent(MAC, "drain", "x", 1.0))
+    check(path)
+    await store.close()
+    before = path.read_bytes()
+    check(path)
+    assert path.read_bytes() == before
 
 
 def test_the_story_shows_public_ids_only() -> None:

@@ -127,7 +127,7 @@ async def test_an_older_ledger_is_migrated_after_a_backup(tmp_path: Path) -> Non
 
     migrate(data / LEDGER_FILE, 1_800_000_000 * 10**9, scripts)
 
-    assert verify(data) == before
+    assert verify(data, scripts=scripts) == before
     assert "novelty" in [name for _, name, _ in schema(data / LEDGER_FILE)]
     (backup,) = (data / BACKUP_FOLDER).iterdir()
     assert backup.name == "ledger-0001-1800000000.sqlite3"

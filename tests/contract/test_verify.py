@@ -15,12 +15,12 @@ from market.chain import batch_hash, crc_of, row_text
 from market.messages import Void
 from market.types import RequestId
 from storage.database import LEDGER_FILE, StorageError
-from storage.verify import verify
+from storage.verify import verify, verify_file
 from tests.support.ledger_bench import start
 
 Spoil = Callable[[sqlite3.Connection], object]
 
-DROP_GUARDS = "SELECT name FROM sqlite_schema WHERE type = 'trigger'"
+GUARDS = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,16 @@ def data(healthy: Path, tmp_path: Path) -> Path:
 
 
 def spoil(data: Path, *statements: str) -> None:
-    """Change the file as an intruder would: guards off, then SQL."""
+    """Change the file as an intruder would: guards off, then SQL, then guards on again."""
     connection = sqlite3.connect(data / LEDGER_FILE)
-    for (name,) in connection.execute(DROP_GUARDS).fetchall():
+    guards = connection.execute(GUARDS).fetchall()
+    for name, _ in guards:
         connection.execute(f"DROP TRIGGER {name}")
     connection.execute("PRAGMA ignore_check_constraints=1")
     for statement in statements:
         assert connection.execute(statement).rowcount >= 1
+    for _, guard in guards:
+        connection.execute(guard)
     connection.commit()
     connection.close()
 
@@ -249,6 +252,88 @@ def test_a_damaged_schema_is_a_finding(data: Path) -> None:
     path.write_bytes(clean[:place] + b"\xff\xfe" + clean[place + 2 :])
 
     assert not verify(data).ok
+
+
+def rebuild(data: Path, *statements: str) -> None:
+    """Change the schema."""
+    connection = sqlite3.connect(data / LEDGER_FILE)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+UNGUARD = "DROP TRIGGER transfer_no_update"
+WEAK = "BEGIN SELECT 1; END"
+UNCHECKED = "UPDATE sqlite_schema SET sql = replace(sql, 'amount_nano > 0', '1') WHERE name = "
+SCHEMAS = {
+    "a trigger gone": (
+        [UNGUARD],
+        "The trigger transfer_no_update of the table transfer is missing.",
+    ),
+    "a trigger that guards nothing": (
+        [UNGUARD, f"CREATE TRIGGER transfer_no_update BEFORE UPDATE ON transfer {WEAK}"],
+        "The trigger transfer_no_update of the table transfer is not what the migrations made.",
+    ),
+    "a trigger of somebody else": (
+        [f"CREATE TRIGGER skim AFTER INSERT ON transfer {WEAK}"],
+        "The trigger skim of the table transfer is not one of coster's.",
+    ),
+    "an index gone": (
+        ["DROP INDEX ix_api_key_owner"],
+        "The index ix_api_key_owner of the table api_key is missing.",
+    ),
+    "a table gone": (["DROP TABLE quota"], "The table quota is missing."),
+    "a CHECK gone": (
+        ["PRAGMA writable_schema=1", f"{UNCHECKED}'transfer'"],
+        "The table transfer is not what the migrations made.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SCHEMAS)
+def test_a_lost_guard_is_named(data: Path, case: str) -> None:
+    """The rows still add up, but what keeps them so is gone: red, and nothing else is."""
+    statements, sentence = SCHEMAS[case]
+    rebuild(data, *statements)
+
+    assert verify(data).problems == [sentence]
+
+
+def test_a_lost_journal_is_named(data: Path) -> None:
+    """Without its table the audit cannot go on; the report says which one is missing."""
+    rebuild(data, "DROP TABLE request")
+
+    assert "The table request is missing." in verify(data).problems
+
+
+def test_what_an_operator_adds_for_reading_harms_nobody(data: Path) -> None:
+    """An index for a report and the statistics of ANALYZE leave the books green."""
+    rebuild(data, "CREATE INDEX by_machine ON request (machine)", "ANALYZE")
+
+    assert verify(data).problems == []
+
+
+def test_books_of_a_newer_version_are_not_guessed_at(data: Path) -> None:
+    """One sentence says so, and no count pretends that they were read."""
+    rebuild(data, "UPDATE alembic_version SET version_num = '9999'")
+
+    report = verify(data)
+
+    (problem,) = report.problems
+    assert "newer version of coster (schema 9999; this one knows up to 0001)" in problem
+    assert report.counts == {}
+
+
+def test_a_copy_is_verified_by_its_own_name(data: Path, tmp_path: Path) -> None:
+    """A backup is audited as the file it is, not as the ledger beside it."""
+    copy = Path(shutil.copy(data / LEDGER_FILE, data / "copy.sqlite3"))
+    spoil(data, "UPDATE transfer SET amount_nano = 1 WHERE seq = 3")
+
+    assert verify_file(copy).ok
+    assert not verify_file(data / LEDGER_FILE).ok
+    with pytest.raises(StorageError, match="no ledger file"):
+        verify_file(tmp_path / "none.sqlite3")
 
 
 def test_a_file_cut_short_is_a_finding(data: Path) -> None:

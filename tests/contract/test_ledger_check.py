@@ -1,0 +1,108 @@
+"""A ledger that cannot be opened is told before anything starts, with what to do about it."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage.database import BACKUP_FOLDER, LEDGER_FILE, StorageError, check, migrate
+from tests.support.ledger_bench import start
+
+Damage = Callable[[bytes], bytes]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder with a ledger in which nothing has happened."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    migrate(folder / LEDGER_FILE, 0)
+    return folder
+
+
+def schema_that_is_no_text(clean: bytes) -> bytes:
+    place = clean.index(b"CREATE TABLE account")
+    return clean[:place] + b"CREATE TABLE \xff\xfe" + clean[place + 15 :]
+
+
+DAMAGES: dict[str, Damage] = {
+    "text": lambda _: b"this is not a database, " * 100,
+    "zeros": lambda clean: bytes(len(clean)),
+    "cut in its head": lambda clean: clean[:100],
+    "cut": lambda clean: clean[:9_000],
+    "schema page": lambda clean: clean[:100] + b"\xff" * 3_996 + clean[4_096:],
+    "schema that is no text": schema_that_is_no_text,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_ledger_is_told(data: Path, damage: str) -> None:
+    """What, why and how to mend it; the file stays as it was."""
+    path = data / LEDGER_FILE
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    before = path.read_bytes()
+
+    with pytest.raises(StorageError, match=r"cannot be opened: .*restore your last backup"):
+        check(data)
+    assert path.read_bytes() == before
+
+
+def test_a_ledger_from_the_future_is_told(data: Path) -> None:
+    """A schema that this program does not know is refused before it starts."""
+    with sqlite3.connect(data / LEDGER_FILE) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+
+    with pytest.raises(StorageError, match=r"newer version of coster \(schema 9999;"):
+        check(data)
+
+
+def test_a_database_of_something_else_is_told_and_left_alone(tmp_path: Path) -> None:
+    """Tables without a schema version are not ours to add to."""
+    path = tmp_path / LEDGER_FILE
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE photos (x)")
+    connection.close()
+    before = path.read_bytes()
+
+    for refuse in (lambda: check(tmp_path), lambda: migrate(path, 0)):
+        with pytest.raises(StorageError, match="not a ledger that coster wrote"):
+            refuse()
+    assert path.read_bytes() == before
+
+
+def test_the_way_back_is_one_that_exists(data: Path) -> None:
+    """A backup of ours is named when there is one, and none is promised otherwise."""
+    path = data / LEDGER_FILE
+    copy = data / BACKUP_FOLDER / "ledger-0001-1.sqlite3"
+    copy.parent.mkdir()
+    shutil.copy(path, copy)
+    path.write_bytes(b"this is not a database, " * 100)
+
+    with pytest.raises(StorageError, match=f"the latest is {copy}"):
+        check(data)
+    shutil.rmtree(copy.parent)
+    with pytest.raises(StorageError, match="coster has made none") as told:
+        check(data)
+    assert BACKUP_FOLDER + "/" not in str(told.value)
+
+
+def test_no_ledger_yet_is_no_problem(tmp_path: Path) -> None:
+    """Neither a missing folder nor an empty one, and nothing is made."""
+    check(tmp_path / "nowhere")
+    check(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_running_ledger_can_be_looked_at(tmp_path: Path) -> None:
+    """Beside the writer, which goes on, and after it has stopped."""
+    bench = await start(tmp_path / "data")
+    await bench.do(bench.admit("req_1"))
+    check(tmp_path / "data")
+    await bench.do(bench.settle("req_1"))
+    await bench.accountant.stop()
+    check(tmp_path / "data")
