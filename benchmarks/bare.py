@@ -56,9 +56,7 @@ def make_app(pace_ms: float) -> FastAPI:
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> StreamingResponse:
         await request.body()
-        return StreamingResponse(
-            paced() if pace_ms else at_once(), media_type="text/event-stream"
-        )
+        return StreamingResponse(paced() if pace_ms else at_once(), media_type="text/event-stream")
 
     return app
 

@@ -30,7 +30,8 @@ from benchmarks.common import (
     server,
 )
 from benchmarks.figures import Report, Spread, interleave, ratio_of, read_options, spread_of
-from benchmarks.load import LoadClient, Spec
+from benchmarks.load import Spec
+from benchmarks.worker import Worker
 
 CLIENTS = (16, 100)
 AIM = {16: "≥ 0.20", 100: "≥ 0.35"}
@@ -73,7 +74,7 @@ def _flags(parser: argparse.ArgumentParser) -> None:
 def _measure(
     report: Report,
     running: Market,
-    client: LoadClient,
+    client: Worker,
     ports: dict[str, int],
     clients: int,
     rounds: int,
