@@ -108,7 +108,8 @@ class Side:
 async def _measure(asked: Options, report: Report) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {"class": [], "actor": []}
     async with AsyncExitStack() as stack:
-        folders = [Path(tempfile.mkdtemp(prefix="coster-bench-")).resolve() for _ in range(2)]
+        folders = [_folder() for _ in range(2)]
+        names = dict(zip(folders, ("the class", "the actor"), strict=True))
         for folder in folders:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
         async with _in_process(folders[0]) as plain, _in_actor(folders[1]) as actor:
@@ -124,8 +125,13 @@ async def _measure(asked: Options, report: Report) -> dict[str, list[dict[str, A
             )
             if done.returncode != 0:
                 raise RuntimeError(f"the books do not balance: {done.stdout}{done.stderr}")
-            report.fact(f"transfers verified in {folder.name}", json.loads(done.stdout))
+            transfers = json.loads(done.stdout)["counts"]["transfers"]
+            report.fact(f"books of {names[folder]}", f"{transfers:,} transfers, they balance")
     return found
+
+
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="coster-bench-")).resolve()
 
 
 async def _side(call: ActorCall, data: Path) -> Side:
