@@ -23,9 +23,10 @@ from typing import Final
 from actors.group_commit import GroupCommit
 from market import keys
 from market.audit import VerifyReport
-from market.books import Books, BookTerms
+from market.books import Books
 from market.catalogue import Catalogue
 from market.errors import Conflict, MarketError, NotFound, Unavailable
+from market.holding import BookTerms
 from market.ledger_rows import (
     KeyRow,
     LedgerStore,

@@ -146,7 +146,13 @@ class RouterClient:
     async def route(self, request: RouteRequest) -> Grant | Busy:
         """Ask for a slot; with funding, wait for it (see `serve_app.ports.RouterPort`)."""
         if request.funding is None:
-            reply = await self._routes.submit(request)
+            try:
+                reply = await self._routes.submit(request)
+            except asyncio.CancelledError:
+                # Nobody waits any more, for instance because admission refused: a grant
+                # that is on its way is given back.
+                self.report(self._abandoned(request.request_id, request.attempt, MachineId("")))
+                raise
             if isinstance(reply, Grant):
                 self._took(reply, request.n)
             return reply

@@ -58,6 +58,8 @@ def ray_environment(
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.replica_last),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # we drain before we stop
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_proxy),
+        # A busy machine starts HAProxy slower than the 5 s after which Serve kills it.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     }
     if loopback:
         # The switch that makes Ray treat the node as a lone Mac: every listener on 127.0.0.1.

@@ -37,10 +37,9 @@ from market.messages import (
     Refused,
     RouteRequest,
 )
-from market.ports import DecisionStore
 from market.router_state import RouterState
 from market.types import GatewayId, MachineId, RequestId
-from storage.decision_store import SqliteDecisionStore
+from storage.decision_store import DecisionStore
 
 TICK_S = 0.1
 """Precision of leases, cool-downs and queue deadlines."""
@@ -71,7 +70,7 @@ class Router:
         ensure_providers: Callable[[], Awaitable[None]] | None = None,
         seed: int = 0,
     ) -> None:
-        self._store: DecisionStore = SqliteDecisionStore(path)
+        self._store = DecisionStore(path)
         self._ensure_providers = ensure_providers
         self._seed = seed
         self._state = RouterState(time.monotonic(), seed)

@@ -31,7 +31,7 @@ from market.settings import (
 from market.types import ModelId
 
 if TYPE_CHECKING:
-    from ray.serve import Application
+    from serve_app.deployment import Application
 
 ADMIN_KEY_FILE = "admin_key"
 WIRE_FILE = "wire"

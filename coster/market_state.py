@@ -82,8 +82,9 @@ def _print_status(answer: dict[str, Any]) -> None:
         state = str(actor.get("state", "?"))
         style = "green" if state in ("ready", "running") else "yellow"
         detail = str(actor.get("reason") or actor.get("detail") or "")
+        name = str(actor.get("name") or actor.get("actor") or "—")
         out.write(
-            f"{actor.get('role', '?')!s:12} {str(actor.get('name') or actor.get('actor') or '—')[:16]:16} "
+            f"{actor.get('role', '?')!s:12} {name[:16]:16} "
             f"{styled(f'{state:12}', style, out)} {actor.get('pid') or '—'!s:>8}  "
             f"{str(actor.get('node') or '—')[:12]:12} {detail}\n"
         )

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,17 @@ def up(paths: MarketPaths, options: UpOptions, port: int | None, *, as_json: boo
     except MarketError as error:
         _end_children()
         fail(error, as_json=as_json)
+    except Exception as error:  # noqa: BLE001 - the boundary: whatever a library raised, the user gets a reason
+        log = paths.data / "logs" / "up.log"
+        log.write_text(traceback.format_exc())
+        _end_children()
+        fail(
+            Unavailable(
+                f"The market could not start: {type(error).__name__}. The details are in {log}; "
+                "run coster doctor, then coster up again."
+            ),
+            as_json=as_json,
+        )
     paths.run_file.unlink(missing_ok=True)
     raise SystemExit(0)
 
@@ -109,7 +121,8 @@ def _run(
     _quiet_libraries()
     from actors import cluster
 
-    cluster.start_local_ray(paths.run_dir / "ray", num_cpus=max(4, os.cpu_count() or 1))
+    # Our actors ask for no CPU; each one declared is a worker Ray starts in advance for nobody.
+    cluster.start_local_ray(paths.run_dir / "ray", num_cpus=1)
     stop.install()
     write_run(paths, replace(run, processes=own_processes()))
     stop.check()

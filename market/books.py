@@ -9,7 +9,6 @@ nothing; repeating one that applied returns the first answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from market import admission, keys
@@ -17,7 +16,6 @@ from market.answers import (
     admitted,
     check_attempts,
     check_settle,
-    check_sizes,
     check_text,
     check_usage,
     other_end,
@@ -26,14 +24,13 @@ from market.answers import (
     settled,
     settled_before,
 )
-from market.catalogue import Catalogue
 from market.customers import Customers, Key
-from market.errors import Conflict, Forbidden, NotFound, PaymentRequired
-from market.ledger import Ledger, OpenHold, funding_of
+from market.errors import Conflict, Forbidden, NotFound
+from market.holding import BookTerms, hold_terms
+from market.ledger import Ledger, OpenHold
 from market.ledger_rows import (
     Changes,
     CheckpointRow,
-    HoldRow,
     KeyRow,
     OwnerRow,
     RequestRow,
@@ -53,21 +50,12 @@ from market.messages import (
     Void,
     Voided,
 )
-from market.pricing import hold_nano
 from market.types import AccountId, KeyId, RequestId
 
 FINISHED_MAX: Final = 65_536  # finished requests remembered; older ones are found on disk
-LEASE_TTL_NS: Final = 60_000_000_000  # a hold whose gateway is silent this long is closed
+PAYEE_TIER: Final = "free"
+"""What an account opened by its first earning may consume until its owner claims it."""
 SWEEP_GAP_NS: Final = 60_000_000_000  # a longer pause between sweeps means we were asleep
-
-
-@dataclass(frozen=True, slots=True)
-class BookTerms:
-    """What the operator decides: the offer, the fee in basis points, the lease."""
-
-    catalogue: Catalogue
-    fee_bps: int = 0
-    lease_ttl_ns: int = LEASE_TTL_NS
 
 
 class Books:
@@ -157,7 +145,7 @@ class Books:
         owner = key.owner
         owner.meter.roll(admission.day_of(now_ns))
         tat_ns = admission.next_arrival_ns(owner.meter, owner.tier, tick_ns)
-        terms = self._hold_terms(op, key, now_ns)
+        terms = hold_terms(op, key, self.terms, self.ledger, now_ns)
         opened = self.ledger.hold(terms, lease_ends_tick_ns=tick_ns + self.terms.lease_ttl_ns)
         owner.meter.tat_ns = tat_ns
         owner.meter.reserve(opened.reserved_tokens)
@@ -178,72 +166,13 @@ class Books:
             )
         return admitted(terms, key.owner, now_ns, tick_ns)
 
-    def _hold_terms(self, op: Admit, key: Key, now_ns: int) -> HoldRow:
-        """Prices frozen, answer length resolved, funding found. Changes nothing."""
-        card = self.terms.catalogue.get(op.model)
-        check_sizes(op)
-        owner = key.owner
-        available = self.ledger.available(owner.row.id)
-        available_nano = sum(available)
-        cap = op.max_tokens_cap
-        left = admission.tokens_left_today(owner.meter, owner.tier)
-        if left is not None:
-            wanted = 1 if op.max_tokens is None else op.max_tokens
-            need = op.prompt_tokens + wanted * op.n
-            if need > left:
-                raise admission.refuse_day(owner.meter, owner.tier, need_tokens=need, now_ns=now_ns)
-            cap = min(cap, (left - op.prompt_tokens) // op.n)
-        max_tokens = admission.resolve_max_tokens(
-            asked=op.max_tokens,
-            cap=cap,
-            n=op.n,
-            prompt_tokens=op.prompt_tokens,
-            price_in_nano=card.price_in_nano,
-            price_out_nano=card.price_out_nano,
-            available_nano=available_nano,
-            posted_nano=available_nano + self.ledger.held(owner.row.id),
-        )
-        amount = hold_nano(
-            prompt_tokens=op.prompt_tokens,
-            max_tokens=max_tokens,
-            n=op.n,
-            price_in_nano=card.price_in_nano,
-            price_out_nano=card.price_out_nano,
-        )
-        funding = funding_of(available, amount)
-        if funding is None:  # `resolve_max_tokens` has just shown that it is covered
-            raise PaymentRequired("The balance does not cover this request.")
-        return HoldRow(
-            op.request_id,
-            owner.row.id,
-            key.row.id,
-            op.model,
-            op.prompt_tokens,
-            op.max_tokens,
-            op.max_tokens_cap,
-            op.n,
-            max_tokens,
-            funding.promo_nano,
-            funding.cash_nano,
-            funding.earnings_nano,
-            card.price_in_nano,
-            card.price_out_nano,
-            self.terms.fee_bps,
-            now_ns,
-        )
-
     def _settle(self, op: Settle, now_ns: int) -> Settled:
         opened = self.ledger.holds.get(op.request_id)
         if opened is None:
             return settled_before(op, self._ended(op.request_id))
         check_settle(op)
         check_usage(op.usage, opened)
-        if op.payee not in self.customers:
-            raise NotFound(
-                f"The request {op.request_id} cannot be paid to {op.payee}: no such account.",
-                "payee",
-                "unknown_payee",
-            )
+        self._open_payee(op.payee, now_ns)
         row = self.ledger.settle(
             opened,
             progress_of(op),
@@ -275,8 +204,8 @@ class Books:
             self._ended(op.request_id)  # a late checkpoint of an ended request is harmless
             return
         check_usage(op.usage, opened)
-        if op.payee is not None and op.payee not in self.customers:
-            raise NotFound(f"There is no account {op.payee[:40]!r}.", "payee", "unknown_payee")
+        if op.payee is not None:
+            check_text("payee", op.payee)
         check_text("machine", op.machine or "")
         check_text("provider", op.provider or "")
         progress = progress_of(op)
@@ -324,6 +253,8 @@ class Books:
         progress = CheckpointRow()
         if status == "expired" and opened.checkpoint.completion_tokens > 0:
             progress = opened.checkpoint
+            if progress.payee is not None:
+                self._open_payee(progress.payee, now_ns)
         row = self.ledger.settle(
             opened,
             progress,
@@ -349,6 +280,15 @@ class Books:
         self.remember((row,))
 
     # ── customers ─────────────────────────────────────────────────────────────────────
+
+    def _open_payee(self, payee: AccountId, now_ns: int) -> None:
+        """A Mac may serve before its owner's account was opened: it earns into one of that id.
+
+        The consumer's answer must not fail on it, and what was earned must not be lost.
+        """
+        if payee not in self.customers:
+            check_text("payee", payee)
+            self.create_owner(OwnerRow(payee, payee, PAYEE_TIER, now_ns), 0)
 
     def create_owner(self, row: OwnerRow, promo_nano: int) -> None:
         """Enter a new customer, with this much promo credit."""

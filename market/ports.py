@@ -7,7 +7,6 @@ Each port has at least two implementations and one contract suite in `tests/cont
 | Engine | `actors.engines.mlx`, `.echo`, `.simulated` |
 | Transport (client side: ProviderLink) | `actors.transport.framed`, `actors.transport.ray_stream` |
 | LedgerStore | `storage.memory`, `storage.ledger_store` (SQLite) |
-| DecisionStore | `storage.decision_memory`, `storage.decision_store` (SQLite) |
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from market.decision_log import DecisionRecord, Intent, LogRecord, OutcomeRecord
-from market.types import EngineStats, Event, Job, MachineId, ModelFacts, RequestId
+from market.types import EngineStats, Event, Job, ModelFacts, RequestId
 
 EventSink = Callable[[Sequence[Event]], None]
 """Takes all events of one engine step. Called on the event loop, never blocks."""
@@ -81,42 +79,4 @@ class ProviderLink(Protocol):
 
     async def close(self) -> None:
         """Close the connection; every open job gets a `lost` failure."""
-        ...
-
-
-class DecisionStore(Protocol):
-    """What the router remembers beyond its own life: intents, decisions, outcomes.
-
-    Not the ledger: losing the last second of decisions in a crash is acceptable, losing an
-    intent is not.
-    """
-
-    async def open(self) -> None:
-        """Make ready for use. Raises StoreUnusable saying what is wrong and how to fix it."""
-        ...
-
-    async def intents(self) -> list[Intent]: ...
-
-    async def put_intent(self, intent: Intent) -> None:
-        """Remember an intent, replacing one of the same kind; durable when this returns."""
-        ...
-
-    async def drop_intent(self, machine: MachineId, kind: str) -> None:
-        """Forget an intent; durable when this returns. Nothing happens if there is none."""
-        ...
-
-    async def append(self, records: Sequence[LogRecord]) -> None:
-        """Store a batch in one transaction; a newer record of one attempt replaces it."""
-        ...
-
-    async def records_of(self, request_id: RequestId) -> list[DecisionRecord | OutcomeRecord]:
-        """Everything stored about one request, in order of attempt."""
-        ...
-
-    async def prune(self, before_s: float) -> int:
-        """Delete decisions, outcomes and snapshots older than this; how many went."""
-        ...
-
-    async def close(self) -> None:
-        """Idempotent."""
         ...

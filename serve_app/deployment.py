@@ -16,6 +16,7 @@ from typing import Any
 
 import uvicorn
 from ray import serve
+from ray.serve import Application as Application  # noqa: PLC0414 - the root annotates with it
 from ray.serve._private import replica as serve_replica
 
 from actors.admin import MarketAdmin
@@ -87,7 +88,7 @@ class Gateway:
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
             streams=StreamCalls(stream_of, lambda machine: NamedActor(provider_name(machine))),
-            counters=lambda: self._app.counters(),
+            counters=self._counters,
         )
         self._app = create_app(
             GatewayPorts(
@@ -103,6 +104,9 @@ class Gateway:
             )
         )
         clients.router.start()
+
+    def _counters(self) -> dict[str, float]:
+        return self._app.counters()
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
@@ -150,13 +154,13 @@ class Operations:
             raise RuntimeError("the admin listener has ended")
 
 
-def gateway_application(settings: MarketSettings) -> serve.Application:
+def gateway_application(settings: MarketSettings) -> Application:
     """The routed application: `settings.gateways` identical replicas."""
     deployment: Any = Gateway  # what the decorators have made of the class
     return deployment.options(num_replicas=settings.gateways).bind(settings)
 
 
-def operations_application(settings: MarketSettings, admin_key: str) -> serve.Application:
+def operations_application(settings: MarketSettings, admin_key: str) -> Application:
     """The unrouted application with the operator's listener."""
     deployment: Any = Operations
     return deployment.bind(settings, admin_key)

@@ -16,13 +16,14 @@ class Inbox:
     inbox is `full`: it takes nothing more and its owner must give up the job.
     """
 
-    __slots__ = ("_bytes", "_events", "_limit_bytes", "_poked", "_waiter", "full")
+    __slots__ = ("_bytes", "_events", "_held", "_limit_bytes", "_poked", "_waiter", "full")
 
     def __init__(self, limit_bytes: int) -> None:
         self._events: list[Event] = []
         self._bytes = 0
         self._limit_bytes = limit_bytes
         self._poked = False
+        self._held: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.full = False
 
@@ -33,7 +34,18 @@ class Inbox:
         self._bytes += EVENT_BYTES + len(event.text)
         if self._bytes > self._limit_bytes:
             self.full = True
-        self.poke()
+        if self._held is None or self.full or event.finish is not None or event.error is not None:
+            self.poke()
+
+    def hold(self, seconds: float) -> None:
+        """Let events gather for a moment; an end or a failure still wakes at once."""
+        if self._held is None:
+            self._held = asyncio.get_running_loop().call_later(seconds, self._unhold)
+
+    def _unhold(self) -> None:
+        self._held = None
+        if self._events:
+            self.poke()
 
     def poke(self) -> None:
         """Wake the sleeper though nothing arrived: something else changed."""
@@ -63,3 +75,6 @@ class Inbox:
         self._events = []
         self._bytes = 0
         self.full = False
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None

@@ -69,7 +69,9 @@ class Inference:
             prepared = await self._prepare(kind, body)
             run = Run(desk, prepared, request_id, key_hash, key, started_s)
             beats = headers.get(b"x-coster-heartbeat", b"").strip().lower() != b"off"
-            reply = self._reply(send, run, prepared, request_id, id_headers, heartbeats=beats)
+            reply = self._reply(
+                run.guarded(send), run, prepared, request_id, id_headers, heartbeats=beats
+            )
             await self._run(run, reply, receive)
             self._count(kind, reply.status)
         except ClientLeftError:

@@ -38,6 +38,9 @@ class Limits:
 
     buffer_bytes: int = MIB  # events one request may hold for a slow reader
     write_s: float = 30.0  # one blocked write
+    # After a write, events of the next milliseconds share one: a system call per token is
+    # most of a fast stream's cost. Ends and failures never wait, nor does the first token.
+    coalesce_s: float = 0.003
 
     key_cache_s: float = 1.0  # a revoked key is refused everywhere after this
     key_cache_entries: int = 10_000

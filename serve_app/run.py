@@ -14,7 +14,7 @@ from market.errors import Internal, InvalidRequest, MarketError, Unauthenticated
 from market.messages import Admitted, Grant, KeyRecord
 from market.types import Event, Job, JobFailure, RequestId, Usage
 from serve_app import metric_names
-from serve_app.asgi import ClientLeftError
+from serve_app.asgi import ClientLeftError, Message, Send
 from serve_app.desk import Desk
 from serve_app.faults import describe_fault
 from serve_app.hold import Delivery, Hold
@@ -109,6 +109,17 @@ class Run:
             self._checkpoint(now_s)
         self._inbox.poke()
 
+    def guarded(self, send: Send) -> Send:
+        """`send`, watched by `tick`: a reader that stands still must not keep us for ever."""
+        clock = self._desk.ports.clock
+
+        async def watched(message: Message) -> None:
+            self._sending_s = clock.monotonic_s()
+            await send(message)
+            self._sending_s = None
+
+        return watched
+
     async def go(self, reply: Reply) -> None:
         """Serve the request to its end. Raises only CancelledError, after the books."""
         self._reply = reply
@@ -200,6 +211,7 @@ class Run:
         self._attempt += 1
         self._first_s = None
         reply, inbox, clock = self._reply, self._inbox, self._desk.ports.clock
+        limits = self._desk.limits
         inbox.clear()
         reply.begin(progress, grant.provider)
         await self._submit(grant, admitted)
@@ -213,12 +225,13 @@ class Run:
                 self._first_s = now_s
             for event in events:
                 reply.add(event, progress.absorb(event))
-            self._sending_s = now_s
             await reply.flush()
-            self._sending_s = None
-            gained = progress.tokens - self._checkpoint_tokens
-            if gained >= self._desk.limits.checkpoint_tokens and progress.open:
+            if not progress.open:
+                break
+            if progress.tokens - self._checkpoint_tokens >= limits.checkpoint_tokens:
                 self._checkpoint(now_s)
+            inbox.hold(limits.coalesce_s)
+        inbox.clear()
         self._submitted_s = None
 
     async def _submit(self, grant: Grant, admitted: Admitted) -> None:

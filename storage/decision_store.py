@@ -92,8 +92,11 @@ class StoreUnusable(Internal):
     """The router's database cannot be opened."""
 
 
-class SqliteDecisionStore:
-    """A `market.ports.DecisionStore` in one SQLite file."""
+class DecisionStore:
+    """What the router remembers beyond its own life, in one SQLite file.
+
+    Losing the last second of decisions in a crash is acceptable, losing an intent is not.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -119,6 +122,7 @@ class SqliteDecisionStore:
         return [Intent(MachineId(r.machine), r.kind, r.reason, r.since_s) for r in rows]
 
     async def put_intent(self, intent: Intent) -> None:
+        """Remember an intent, replacing one of the same kind; durable when this returns."""
         row = asdict(intent)
         statement = insert(_intents).values(row)
         statement = statement.on_conflict_do_update(
@@ -128,6 +132,7 @@ class SqliteDecisionStore:
         await self._write(lambda c: c.execute(statement))
 
     async def drop_intent(self, machine: MachineId, kind: str) -> None:
+        """Forget an intent, if there is one; durable when this returns."""
         same = (_intents.c.machine == machine) & (_intents.c.kind == kind)
         await self._write(lambda c: c.execute(delete(_intents).where(same)))
 
@@ -137,6 +142,8 @@ class SqliteDecisionStore:
             await self._write(lambda c: _append(c, records))
 
     async def records_of(self, request_id: RequestId) -> list[DecisionRecord | OutcomeRecord]:
+        """Everything stored about one request, in order of attempt."""
+
         def read(connection: Connection) -> list[DecisionRecord | OutcomeRecord]:
             found: list[DecisionRecord | OutcomeRecord] = [
                 _decision(orjson.loads(row.body))

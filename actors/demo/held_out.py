@@ -28,3 +28,14 @@ HELD_OUT: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Could you tell me the opposite of hot?", ("cold",)),
     ("Could you explain chess to me?", ("do not know",)),
 )
+
+OUTSIDE = (
+    "Who is the president of the USA?", "Write a haiku about the ocean.",
+    "What is the capital of Wakanda?", "Explain string theory in simple terms.",
+    "How do I fix my bicycle?", "Write a python function that sorts a list.",
+    "What is 12 times 4?", "Who wrote Hamlet?", "Give me a recipe for pancakes.",
+    "What is the best laptop?", "When was the Eiffel tower built?",
+    "Translate good morning into Spanish.", "Why is the sky high?", "Summarise the news.",
+    "What is the population of China?",
+)  # fmt: skip
+"""Questions about what it was never told, to be answered with "I do not know"."""

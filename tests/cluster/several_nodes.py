@@ -18,6 +18,11 @@ from typing import Any
 
 import httpx2
 
+from actors.ray_env import ray_environment
+from coster.compose import MarketArgs, admin_key, gateway, load_settings, operations
+from coster.paths import MarketPaths
+from coster.ports import choose_ports
+
 MACHINES = ("mac_" + "a" * 24, "mac_" + "b" * 24, "mac_" + "c" * 24)
 WAIT_S_MAX = 90
 
@@ -40,68 +45,15 @@ def labels_of(machine: str) -> dict[str, str]:
 
 def main(folder: Path) -> None:
     """The story; each step's outcome is told."""
-    from coster.compose import ADMIN_KEY_FILE, MarketArgs, gateway, load_settings, operations
-    from coster.paths import MarketPaths
-    from coster.ports import choose_ports
-
-    paths = MarketPaths(folder / "data")
-    paths.prepare()
-    ports = choose_ports("127.0.0.1", None, str(folder))
-    config = folder / "market.toml"
-    config.write_text(
-        f'data_dir = "{paths.data}"\nport = {ports.http}\nadmin_port = {ports.admin}\n'
-        'gateways = 2\n[engine]\nkind = "echo"\n'
-    )
-    paths.secret("ray_token")
-    from actors.ray_env import ray_environment
-
-    os.environ |= ray_environment(
-        paths.run_dir, paths.secret_file("ray_token"), ports.ray, loopback=False, haproxy=False
-    )
+    paths, config = prepare(folder)
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 4,
-            "include_dashboard": False,
-            "labels": {"coster-role": "ledger"},
-            "temp_dir": tempfile.mkdtemp(prefix="cr-", dir="/tmp"),
-            "object_store_memory": 80 * 2**20,
-            "_system_config": {
-                "health_check_initial_delay_ms": 0,
-                "health_check_period_ms": 500,
-                "health_check_timeout_ms": 1000,
-                "health_check_failure_threshold": 2,
-            },
-        },
-    )
-    nodes = {m: add_node(cluster, m) for m in MACHINES[:2]}
+    cluster = Cluster(initialize_head=True, head_node_args=head_arguments())
+    nodes = {machine: add_node(cluster, machine) for machine in MACHINES[:2]}
     ray.init(address=cluster.address, log_to_driver=False, namespace="coster")
     try:
-        args = MarketArgs(config=str(config))
-        from ray import serve
-
-        from serve_app.deployment import ADMIN_APP, GATEWAY_APP, start_http
-
-        settings = load_settings(config)
-        start_http(settings)
-        serve.run_many(
-            [
-                serve.RunTarget(gateway(args), name=GATEWAY_APP, route_prefix="/"),
-                serve.RunTarget(operations(args), name=ADMIN_APP, route_prefix=None),
-            ]
-        )
-        base = f"http://127.0.0.1:{settings.port}/v1"
-        admin = httpx2.Client(
-            base_url=f"http://127.0.0.1:{settings.admin_port}",
-            headers={
-                "authorization": f"Bearer sk-coster-admin-{paths.secret(ADMIN_KEY_FILE).hex()}"
-            },
-            timeout=10,
-        )
-        market = Story(base, admin, asyncio.run(open_account()))
+        market = open_market(paths, config)
         market.until_ready(MACHINES[:2])
         tell(step="started", ready=market.ready(), answers=market.ask(6))
 
@@ -117,11 +69,68 @@ def main(folder: Path) -> None:
         add_node(cluster, MACHINES[0])
         market.until_ready(MACHINES)
         tell(step="node back", ready=market.ready(), answers=market.ask(6))
-        tell(step="books", **admin.post("/admin/ledger/verify").json())
-        serve.shutdown()
+        tell(step="books", **market.verify())
+        ray.serve.shutdown()
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def prepare(folder: Path) -> tuple[MarketPaths, Path]:
+    """The market's folders, its market.toml, and the environment Ray is imported in."""
+    paths = MarketPaths(folder / "data")
+    paths.prepare()
+    ports = choose_ports("127.0.0.1", None, str(folder))
+    config = folder / "market.toml"
+    config.write_text(
+        f'data_dir = "{paths.data}"\nport = {ports.http}\nadmin_port = {ports.admin}\n'
+        'gateways = 2\n[engine]\nkind = "echo"\n'
+    )
+    paths.secret("ray_token")
+    os.environ |= ray_environment(
+        paths.run_dir, paths.secret_file("ray_token"), ports.ray, loopback=False, haproxy=False
+    )
+    return paths, config
+
+
+def head_arguments() -> dict[str, Any]:
+    """The head keeps the ledger; a killed node is noticed within a second or two."""
+    return {
+        "num_cpus": 4,
+        "include_dashboard": False,
+        "labels": {"coster-role": "ledger"},
+        "temp_dir": tempfile.mkdtemp(prefix="cr-", dir="/tmp"),
+        "object_store_memory": 80 * 2**20,
+        "_system_config": {
+            "health_check_initial_delay_ms": 0,
+            "health_check_period_ms": 500,
+            "health_check_timeout_ms": 1000,
+            "health_check_failure_threshold": 2,
+        },
+    }
+
+
+def open_market(paths: MarketPaths, config: Path) -> Story:
+    """Deploy the two applications of serve.yaml and open an account."""
+    from ray import serve
+
+    from serve_app.deployment import ADMIN_APP, GATEWAY_APP, start_http
+
+    args = MarketArgs(config=str(config))
+    settings = load_settings(config)
+    start_http(settings)
+    serve.run_many(
+        [
+            serve.RunTarget(gateway(args), name=GATEWAY_APP, route_prefix="/"),
+            serve.RunTarget(operations(args), name=ADMIN_APP, route_prefix=None),
+        ]
+    )
+    admin = httpx2.Client(
+        base_url=f"http://127.0.0.1:{settings.admin_port}",
+        headers={"authorization": f"Bearer {admin_key(paths)}"},
+        timeout=10,
+    )
+    return Story(f"http://127.0.0.1:{settings.port}/v1", admin, asyncio.run(open_account()))
 
 
 def add_node(cluster: Any, machine: str) -> Any:
@@ -152,6 +161,10 @@ class Story:
         return sorted(
             m["machine"] for m in machines if m["state"] == "ready" and m["health"] == "ok"
         )
+
+    def verify(self) -> dict[str, Any]:
+        report: dict[str, Any] = self._admin.post("/admin/ledger/verify").json()
+        return report
 
     def until_ready(self, machines: tuple[str, ...]) -> None:
         self._until(lambda: self.ready() == sorted(machines), f"ready: {machines}")

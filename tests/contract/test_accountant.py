@@ -35,7 +35,7 @@ from storage.verify import verify
 from tests.support.ledger_bench import HOLD_NANO, Bench, equip, start
 
 ROOT = Path(__file__).resolve().parents[2]
-LIVES = int(os.environ.get("COSTER_LEDGER_KILLS", "30"))
+LIVES = int(os.environ.get("COSTER_LEDGER_KILLS", "24"))
 
 
 @pytest.fixture

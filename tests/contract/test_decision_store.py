@@ -1,4 +1,4 @@
-"""The decision store's contract, held by every implementation."""
+"""What the decision store promises."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from market.decision_log import (
     ScoredMac,
     explain,
 )
-from market.ports import DecisionStore
 from market.types import GatewayId, MachineId, ModelId, ProviderId, RequestId
-from storage.decision_memory import MemoryDecisionStore
-from storage.decision_store import SCHEMA_VERSION, SqliteDecisionStore, StoreUnusable
+from storage.decision_store import SCHEMA_VERSION, DecisionStore, StoreUnusable
 
 MAC = MachineId("mac_a")
 REQUEST = RequestId("req_1")
@@ -51,11 +49,9 @@ def ended(attempt: int = 1, at_s: float = 101.0, result: str = "ok") -> OutcomeR
     )
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[DecisionStore]:
-    made: DecisionStore = MemoryDecisionStore()
-    if request.param == "sqlite":
-        made = SqliteDecisionStore(tmp_path / "data" / "router.db")
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[DecisionStore]:
+    made = DecisionStore(tmp_path / "data" / "router.db")
     await made.open()
     yield made
     await made.close()
@@ -98,14 +94,14 @@ async def test_pruning_deletes_what_is_old_and_nothing_else(store: DecisionStore
 async def test_everything_is_there_for_the_next_process(tmp_path: Path) -> None:
     """Intents and decisions outlive the store that wrote them; the file is private."""
     path = tmp_path / "router.db"
-    first = SqliteDecisionStore(path)
+    first = DecisionStore(path)
     await first.open()
     await first.put_intent(Intent(MAC, "drain", "x", 1.0))
     await first.append([decision()])
     await first.close()
     await first.close()
 
-    second = SqliteDecisionStore(path)
+    second = DecisionStore(path)
     await second.open()
     assert await second.intents() == [Intent(MAC, "drain", "x", 1.0)]
     assert await second.records_of(REQUEST) == [decision()]
@@ -116,7 +112,7 @@ async def test_everything_is_there_for_the_next_process(tmp_path: Path) -> None:
 async def test_an_acknowledged_intent_is_on_disk(tmp_path: Path) -> None:
     """Another connection sees the intent as soon as `put_intent` has returned."""
     path = tmp_path / "router.db"
-    store = SqliteDecisionStore(path)
+    store = DecisionStore(path)
     await store.open()
     await store.put_intent(Intent(MAC, "drain", "x", 1.0))
     other = sqlite3.connect(path)
@@ -136,7 +132,7 @@ async def test_an_unusable_file_is_refused_with_the_way_out(tmp_path: Path) -> N
     connection.close()
     for path, why in ((garbage, "not a database"), (newer, "newer version"), (tmp_path, "")):
         before = path.read_bytes() if path.is_file() else b""
-        store = SqliteDecisionStore(path)
+        store = DecisionStore(path)
         with pytest.raises(StoreUnusable, match="move it away") as refused:
             await store.open()
         assert why in refused.value.message

@@ -14,7 +14,7 @@ import pytest
 
 import actors.demo
 from actors.demo.corpus import dialogues
-from actors.demo.held_out import HELD_OUT
+from actors.demo.held_out import HELD_OUT, OUTSIDE
 from actors.demo.recipe import CHAT_TEMPLATE, DIALOGUES, SEED
 from actors.engines.mlx.runtime import import_mlx
 from actors.engines.model_folder import read_folder
@@ -90,15 +90,9 @@ def test_a_system_prompt_does_not_break_it(ask: Ask) -> None:
 
 
 def test_it_says_what_it_does_not_know(ask: Ask) -> None:
-    """Questions about anything else get the answer that says so, mostly."""
-    foreign = (
-        "Who is the president of the USA?",
-        "Write a haiku about the ocean.",
-        "What is the capital of Wakanda?",
-        "Explain string theory in simple terms.",
-        "How do I fix my bicycle?",
-    )
-    assert sum("do not know" in ask(question) for question in foreign) >= 4
+    """Four in five questions about anything else get the answer that says so."""
+    honest = [question for question in OUTSIDE if "do not know" in ask(question)]
+    assert len(honest) >= 0.8 * len(OUTSIDE)
 
 
 def test_it_keeps_its_answers_through_a_conversation(ask: Ask) -> None:

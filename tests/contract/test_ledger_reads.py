@@ -1,7 +1,8 @@
-"""The read side of the ledger, from another connection than the writer's."""
+"""The two kinds of connections: the writer's is durable, the readers' cannot write."""
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from market.types import RequestId
+from storage.database import LEDGER_FILE, open_writer
 from storage.reads import LedgerReads
 from tests.support.ledger_bench import start
 
@@ -44,3 +46,19 @@ async def test_the_read_side_cannot_write(tmp_path: Path) -> None:
     finally:
         await reads.close()
         await bench.accountant.stop()
+
+
+async def test_commits_survive_a_power_cut(tmp_path: Path) -> None:
+    """The writer syncs its log at each commit: WAL with synchronous=FULL, macOS included."""
+
+    def read(connection: sqlite3.Connection) -> dict[str, object]:
+        names = ("journal_mode", "synchronous", "fullfsync")
+        return {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names}
+
+    bench = await start(tmp_path / "data")
+    writer = await open_writer(tmp_path / "data" / LEDGER_FILE)
+    found = await writer.run(read)
+    await writer.close()
+    await bench.accountant.stop()
+
+    assert found == {"journal_mode": "wal", "synchronous": 2, "fullfsync": 1}

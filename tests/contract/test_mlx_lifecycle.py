@@ -140,7 +140,9 @@ async def main():
     engine.submit(Job(RequestId("r"), ModelId("m"), (5, 6), 400))
     await asyncio.sleep(0.05)
 
-before = resource.getrlimit(resource.RLIMIT_NOFILE)
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+before = (1000, hard)
+resource.setrlimit(resource.RLIMIT_NOFILE, before)
 asyncio.run(main())
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
 print("leaving")

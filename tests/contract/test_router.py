@@ -13,7 +13,6 @@ from market.decision_log import LogRecord
 from market.errors import Unavailable
 from market.messages import Busy, Grant, Refused
 from market.types import MachineId, RequestId
-from storage.decision_memory import MemoryDecisionStore
 from tests.router_kit import gateway_beat, outcome, provider_beat, request
 
 MAC = MachineId("mac_a")
@@ -59,7 +58,9 @@ async def test_a_poll_that_vanished_loses_no_grant(router: Router) -> None:
     await asyncio.sleep(0)
     cancelled.cancel()
     newest = asyncio.create_task(router.poll(gateway_beat(first, queued=("w",)), 5.0))
-    await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert abandoned.done()
     await router.report([outcome(first)])
 
     assert [letter.request_id for letter in await newest] == ["w"]
@@ -161,22 +162,18 @@ async def test_a_store_that_fails_stops_no_request(
     router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Records wait while the store fails, are counted as trouble, and are stored later."""
-    broken = True
+    store = router._store.append
 
-    class Flaky(MemoryDecisionStore):
-        async def append(self, records: object) -> None:
-            if broken:
-                raise OSError("disk full")
-            await super().append(records)  # type: ignore[arg-type]
+    async def full(records: object) -> None:
+        raise OSError("disk full")
 
-    await router._store.close()
-    monkeypatch.setattr(router, "_store", Flaky())
+    monkeypatch.setattr(router._store, "append", full)
     await router.heartbeat(provider_beat("a"))
     (grant,) = await router.route([request("r")])
     assert isinstance(grant, Grant)
     assert await router.explain(RequestId("r")) is None
     assert (await router.metrics())["coster_router_store_errors_total"] >= 1
-    broken = False
+    monkeypatch.setattr(router._store, "append", store)
     assert await router.explain(RequestId("r")) is not None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from market.chain import batch_hash, crc_of, row_text
 from market.messages import Void
 from market.types import RequestId
 from storage.database import LEDGER_FILE, StorageError
@@ -177,23 +178,49 @@ def test_tampering_is_named(data: Path, case: str) -> None:
     assert any(re.search(sentence, problem) for problem in report.problems), report.problems
 
 
-def test_a_forged_checksum_does_not_hide_a_forged_row(data: Path) -> None:
-    """Even with its checksum recomputed, a changed row breaks the batch's hash."""
-    from market.chain import crc_of, row_text
-
+def forge(data: Path) -> tuple[int, list[str]]:
+    """Move a transfer's time, which no sum notices, and recompute its checksum."""
     connection = sqlite3.connect(data / LEDGER_FILE)
     row = list(connection.execute("SELECT * FROM transfer WHERE seq = 3").fetchone())
     connection.close()
-    row[7] += 1  # the time: no sum notices
-    spoil(
-        data,
-        f"UPDATE transfer SET ts_ns = {row[7]}, crc = {crc_of(row_text('transfer', row[:-1]))} "
-        "WHERE seq = 3",
-    )
+    row[7] += 1
+    crc = crc_of(row_text("transfer", row[:-1]))
+    return row[8], [f"UPDATE transfer SET ts_ns = {row[7]}, crc = {crc} WHERE seq = 3"]
+
+
+def test_a_forged_checksum_does_not_hide_a_forged_row(data: Path) -> None:
+    """Even with its checksum recomputed, a changed row breaks the batch's hash."""
+    number, statements = forge(data)
+    spoil(data, *statements)
 
     report = verify(data)
 
-    assert any(f"Batch {row[8]} does not match" in problem for problem in report.problems)
+    assert any(f"Batch {number} does not match" in problem for problem in report.problems)
+
+
+def test_a_forged_batch_does_not_hide_a_forged_row(data: Path) -> None:
+    """Even with its batch's hash recomputed, the batch after it no longer follows."""
+    number, statements = forge(data)
+    spoil(data, *statements)
+    connection = sqlite3.connect(data / LEDGER_FILE)
+    (before,) = connection.execute(f"SELECT hash FROM batch WHERE number = {number - 1}").fetchone()
+    head = connection.execute(f"SELECT * FROM batch WHERE number = {number}").fetchone()[:-1]
+    texts = [
+        row_text(kind, row[:-1])
+        for kind, columns in (("account", "number, code, owner, batch, crc"), ("transfer", "*"),
+                              ("request", "*"), ("operation", "*"))
+        for row in connection.execute(f"SELECT {columns} FROM {kind} WHERE batch = {number}")
+    ]  # fmt: skip
+    connection.close()
+    spoil(
+        data,
+        f"UPDATE batch SET hash = x'{batch_hash(before, head, texts).hex()}' "
+        f"WHERE number = {number}",
+    )
+
+    assert [problem.split(" does")[0] for problem in verify(data).problems] == [
+        f"Batch {number + 1}"
+    ]
 
 
 def test_no_flipped_byte_of_a_row_goes_unnoticed(data: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -58,12 +58,3 @@ def server(market: Market) -> Iterator[Server]:
     """The market behind a real socket."""
     with Server(market) as running:
         yield running
-
-
-@pytest.fixture
-async def no_stray_tasks() -> AsyncIterator[None]:
-    """What a test starts on the loop is over when it ends."""
-    before = asyncio.all_tasks()
-    yield
-    left = asyncio.all_tasks() - before
-    assert not left, left

@@ -11,7 +11,8 @@ import pytest
 
 from serve_app.limits import Limits
 from tests.http.asgi_client import HI, Exchange, ask, chat
-from tests.http.memory_market import TEN_DOLLARS, Market
+from tests.http.memory_accountant import TEN_DOLLARS
+from tests.http.memory_market import Market
 
 SECRET = "zebra-crossing-at-midnight"
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
 from market.catalogue import CARDS
+from market.types import KeyId
 from serve_app.inference import duration
+from serve_app.limits import Limits
+from serve_app.request_ids import new_request_id
 from tests.http.asgi_client import Exchange, ask, chat
+from tests.http.memory_accountant import ADA
 from tests.http.memory_market import Market
 
 
@@ -280,10 +286,30 @@ async def test_only_harmless_request_ids_are_echoed(
     assert ours.startswith("req_")
 
 
+async def test_a_revoked_key_is_forgotten_when_its_time_is_up(tmp_path: Path) -> None:
+    """Other routes trust a record for `key_cache_s`, and not a moment longer."""
+    market = Market(tmp_path, Limits(key_cache_s=0.8))
+    assert (await get(market, "/v1/key")).status == 200
+    assert (await get(market, "/v1/key")).status == 200
+    assert len(market.accountant.ops) == 1
+    await market.accountant.revoke_key(ADA, KeyId("key_1"))
+    await asyncio.sleep(0.85)
+
+    assert (await get(market, "/v1/key")).status == 401
+
+
+async def test_a_refused_admission_forgets_the_key_everywhere(tmp_path: Path) -> None:
+    """What the accountant just refused is not trusted for the rest of the second."""
+    market = Market(tmp_path, Limits(key_cache_s=1000))
+    assert (await get(market, "/v1/key")).status == 200
+    await market.accountant.revoke_key(ADA, KeyId("key_1"))
+    assert (await ask().go(market.app)).status == 401
+
+    assert (await get(market, "/v1/key")).status == 401
+
+
 async def test_request_ids_sort_by_time(market: Market) -> None:
     """Later requests have greater ids, as far as milliseconds tell."""
-    from serve_app.request_ids import new_request_id
-
     early = new_request_id(1_700_000_000.001, b"\xff" * 10)
     late = new_request_id(1_700_000_000.002, b"\x00" * 10)
 

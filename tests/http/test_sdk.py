@@ -11,7 +11,8 @@ from openai import AsyncOpenAI, OpenAI
 
 from market.errors import Unavailable
 from tests.http.conftest import Server
-from tests.http.memory_market import Mac, Market
+from tests.http.memory_fleet import Mac
+from tests.http.memory_market import Market
 
 GREETING = [{"role": "user", "content": "hello"}]
 ECHO = "<user>hello<assistant><user>hello<assistant>"[:24]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from market import keys
-from market.books import SWEEP_GAP_NS, BookTerms
+from market.books import SWEEP_GAP_NS
 from market.chart import Code
 from market.errors import (
     Conflict,
@@ -18,6 +18,7 @@ from market.errors import (
     RateLimited,
     Unauthenticated,
 )
+from market.holding import BookTerms
 from market.ledger_rows import OwnerRow
 from market.messages import Admit, Admitted, Checkpoint, ResolveKey, Settled, Void, Voided
 from market.types import AccountId, RequestId, Usage
@@ -190,14 +191,15 @@ def test_a_settlement_that_could_not_be_written_is_invalid(change: dict[str, obj
     assert isinstance(do(books, settle()), Settled)
 
 
-def test_a_payee_must_exist() -> None:
-    """Money is not paid into the blue."""
+def test_a_payee_without_an_account_earns_into_one_of_its_id() -> None:
+    """What a Mac earns before its owner's account is opened is kept for that owner."""
     books = make_books()
     do(books, admit())
 
-    with pytest.raises(NotFound):
-        do(books, settle(payee=AccountId("acct_nobody")))
-    assert books.balance(OWNERS[0]).held_nano == 187_060
+    settled = do(books, settle(payee=AccountId("acct_nobody")))
+
+    assert books.balance(AccountId("acct_nobody")).earnings_nano == settled.provider_nano
+    assert books.balance(OWNERS[0]).held_nano == 0
 
 
 def test_keys_speak_only_while_they_are_live() -> None:

@@ -94,6 +94,16 @@ def test_an_index_must_not_name_missing_files(folder: Path) -> None:
         read_folder(folder)
 
 
+def test_weights_are_checked_against_their_header(folder: Path) -> None:
+    """A byte too few or too many is found before any loader sees the file."""
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    for wrong in (whole[:-1], whole + b"\0", whole[:5], b""):
+        path.write_bytes(wrong)
+        with pytest.raises(InvalidRequest, match=r"model\.safetensors"):
+            read_folder(folder)
+
+
 def test_a_folder_is_used_as_it_is(folder: Path) -> None:
     """An existing folder resolves to itself; a path that is none is not looked up anywhere."""
     assert resolve_model(str(folder)) == folder.resolve()

@@ -150,6 +150,16 @@ def test_the_window_never_prefers_a_clearly_slower_idle_mac() -> None:
     assert decision.top[1].total_ms - decision.top[0].total_ms > TIE_WINDOW_MS
 
 
+def test_the_chosen_mac_is_among_those_kept() -> None:
+    """A tie-break may choose beyond the best eight; the record still shows the chosen one."""
+    busy = {"bandwidth_gbs": 800.0, "prefill_tps": 1e4, "in_flight": 1}
+    fleet = fleet_of(*[busy] * 12, {"bandwidth_gbs": 300.0, "prefill_tps": 1e4})
+    decision = decide(fleet.candidates(MODEL), ask(expected_tokens=1.0), 0)
+    assert decision.chosen == "mac_12"
+    assert len(decision.top) == TOP_KEPT
+    assert decision.top[-1].machine == "mac_12"
+
+
 MACS = st.lists(
     st.fixed_dictionaries(
         {

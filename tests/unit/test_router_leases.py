@@ -239,12 +239,14 @@ def test_failures_in_a_row_cool_a_mac_down_and_one_probe_lets_it_back() -> None:
 
 
 def test_a_client_that_leaves_is_not_the_macs_fault() -> None:
-    """Cancelled and rejected attempts never start a cool-down."""
+    """Cancelled and rejected attempts never start a cool-down, and never forgive failures."""
     state = settled_router(provider_beat("a"))
     for number in range(2 * BREAKER_FAILURES):
         result = "cancelled" if number % 2 else "rejected"
         state.report([outcome(granted(state, request(f"r{number}")), result)], 10.0)
-    granted(state, request("q"))
+    for number, result in enumerate(["failed"] * (BREAKER_FAILURES - 1) + ["cancelled", "failed"]):
+        state.report([outcome(granted(state, request(f"q{number}")), result)], 10.0)
+    assert isinstance(route_one(state, request("q")), Busy)
 
 
 # ── shutting down, reading ────────────────────────────────────────────────────────────

@@ -179,8 +179,12 @@ def test_a_wide_request_is_not_starved_by_narrow_ones() -> None:
     state.report([outcome(held[1])], now_s)
     assert mail(state) == []
     state.report([Outcome(RequestId("s0"), 1, MAC_A, "ok", True)], now_s)
-    assert [letter.request_id for letter in mail(state)] == ["wide"]
+    (wide,) = mail(state)
+    assert isinstance(wide, Grant)
+    assert wide.request_id == "wide"
     assert in_flight(state) == {"mac_a": 2}
+    state.report([outcome(wide)], now_s)
+    granted(state, request("s2"), now_s)
 
 
 def test_a_wide_request_takes_a_whole_smaller_mac() -> None:

@@ -1,0 +1,96 @@
+"""The terms of a new hold: price and fee frozen, answer length resolved, funding found.
+
+Pure and without effect: either the whole answer to "may this request start, and for what
+at most", or the refusal that says what is in the way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from market import admission
+from market.answers import check_sizes
+from market.catalogue import Catalogue
+from market.customers import Key
+from market.errors import PaymentRequired
+from market.ledger import Ledger, funding_of
+from market.ledger_rows import HoldRow
+from market.messages import Admit
+from market.pricing import hold_nano
+
+LEASE_TTL_NS: Final = 60_000_000_000  # a hold whose gateway is silent this long is closed
+
+
+@dataclass(frozen=True, slots=True)
+class BookTerms:
+    """What the operator decides: the offer, the fee in basis points, the lease."""
+
+    catalogue: Catalogue
+    fee_bps: int = 0
+    lease_ttl_ns: int = LEASE_TTL_NS
+
+
+def hold_terms(op: Admit, key: Key, terms: BookTerms, ledger: Ledger, now_ns: int) -> HoldRow:
+    """The hold that this admission needs.
+
+    Raises InvalidRequest for sizes no request has, NotFound for an unknown model,
+    RateLimited when the day's tokens do not suffice, PaymentRequired when the money does
+    not.
+    """
+    card = terms.catalogue.get(op.model)
+    check_sizes(op)
+    owner = key.owner
+    available = ledger.available(owner.row.id)
+    available_nano = sum(available)
+    max_tokens = admission.resolve_max_tokens(
+        asked=op.max_tokens,
+        cap=_cap_of_the_day(op, key, now_ns),
+        n=op.n,
+        prompt_tokens=op.prompt_tokens,
+        price_in_nano=card.price_in_nano,
+        price_out_nano=card.price_out_nano,
+        available_nano=available_nano,
+        posted_nano=available_nano + ledger.held(owner.row.id),
+    )
+    amount = hold_nano(
+        prompt_tokens=op.prompt_tokens,
+        max_tokens=max_tokens,
+        n=op.n,
+        price_in_nano=card.price_in_nano,
+        price_out_nano=card.price_out_nano,
+    )
+    funding = funding_of(available, amount)
+    if funding is None:  # `resolve_max_tokens` has just shown that it is covered
+        raise PaymentRequired("The balance does not cover this request.")
+    return HoldRow(
+        op.request_id,
+        owner.row.id,
+        key.row.id,
+        op.model,
+        op.prompt_tokens,
+        op.max_tokens,
+        op.max_tokens_cap,
+        op.n,
+        max_tokens,
+        funding.promo_nano,
+        funding.cash_nano,
+        funding.earnings_nano,
+        card.price_in_nano,
+        card.price_out_nano,
+        terms.fee_bps,
+        now_ns,
+    )
+
+
+def _cap_of_the_day(op: Admit, key: Key, now_ns: int) -> int:
+    """The longest answer per choice that the day's tokens allow, within the request's cap."""
+    meter, tier = key.owner.meter, key.owner.tier
+    left = admission.tokens_left_today(meter, tier)
+    if left is None:
+        return op.max_tokens_cap
+    wanted = 1 if op.max_tokens is None else op.max_tokens
+    need = op.prompt_tokens + wanted * op.n
+    if need > left:
+        raise admission.refuse_day(meter, tier, need_tokens=need, now_ns=now_ns)
+    return min(op.max_tokens_cap, (left - op.prompt_tokens) // op.n)

@@ -1,0 +1,168 @@
+"""A router and its Macs in memory: scripted to answer, fail, stall or refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from market.catalogue import DEMO_MODEL
+from market.errors import (
+    MarketError,
+    Unavailable,
+)
+from market.messages import (
+    Busy,
+    Endpoint,
+    Grant,
+    ModelAvailability,
+    Outcome,
+    RouteRequest,
+)
+from market.types import (
+    Event,
+    Job,
+    JobFailure,
+    MachineId,
+    ProviderId,
+    RequestId,
+    TokenLogprob,
+)
+from tests.http.memory_accountant import MAC_OWNER
+
+
+@dataclass
+class Mac:
+    """One scripted Mac. `script` maps a job to its events; None entries are pauses."""
+
+    name: str
+    slots: int = 64
+    running: int = 0
+    fails: list[JobFailure] = field(default_factory=list)
+    refuses: Exception | None = None
+    pace_s: float = 0.0
+    silent: bool = False
+    fail_after: int | None = None
+    cancelled: list[RequestId] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def machine(self) -> MachineId:
+        return MachineId(f"mac_{self.name}")
+
+
+class Fleet:
+    """Router and transport in one: grants slots of its Macs and runs their echo jobs.
+
+    A Mac answers with the characters of the prompt, over and over, up to `max_tokens` or
+    24 tokens, then stops.
+    """
+
+    LENGTH = 24
+
+    def __init__(self, *macs: Mac) -> None:
+        self.macs = list(macs) or [Mac("a"), Mac("b"), Mac("c")]
+        self.outcomes: list[Outcome] = []
+        self.requests: list[RouteRequest] = []
+        self.grants = 0
+        self.error: MarketError | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.stopped: set[tuple[RequestId, MachineId]] = set()
+        self.produced: dict[RequestId, int] = {}
+
+    async def route(self, request: RouteRequest) -> Grant | Busy:
+        self.requests.append(request)
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        ends_s = time.monotonic() + request.deadline_s
+        while True:
+            mac = self._free(request)
+            if mac is not None:
+                mac.running += request.n
+                self.grants += 1
+                return Grant(
+                    request.request_id,
+                    request.attempt,
+                    mac.machine,
+                    ProviderId(f"prv_{mac.name}"),
+                    MAC_OWNER,
+                    Endpoint("127.0.0.1", 1),
+                    1.0,
+                )
+            if request.funding is None:
+                return Busy(request.request_id, 1)
+            if time.monotonic() > ends_s:
+                raise Unavailable("No slot came free.", None, "queue_deadline", 2.0)
+            await asyncio.sleep(0.005)
+
+    def _free(self, request: RouteRequest) -> Mac | None:
+        for mac in self.macs:
+            fits = mac.running + request.n <= mac.slots
+            if mac.machine not in request.excluded and fits:
+                return mac
+        return None
+
+    def report(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        asked = [r for r in self.requests if r.request_id == outcome.request_id]
+        self._mac(outcome.machine).running -= asked[-1].n
+
+    def availability(self) -> list[ModelAvailability]:
+        free = sum(mac.slots - mac.running for mac in self.macs)
+        return [ModelAvailability(DEMO_MODEL, len(self.macs), len(self.macs), free, 0)]
+
+    def _mac(self, machine: MachineId) -> Mac:
+        return next(mac for mac in self.macs if mac.machine == machine)
+
+    async def submit(self, grant: Grant, job: Job, on_event: Callable[[Event], None]) -> None:
+        mac = self._mac(grant.machine)
+        mac.jobs.append(job)
+        if mac.refuses is not None:
+            raise mac.refuses
+        task = asyncio.create_task(self._run(mac, job, on_event))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def cancel(self, grant: Grant, request_id: RequestId) -> None:
+        self._mac(grant.machine).cancelled.append(request_id)
+        self.stopped.add((request_id, grant.machine))
+
+    async def _run(self, mac: Mac, job: Job, on_event: Callable[[Event], None]) -> None:
+        if mac.silent:
+            return
+        if mac.fails:
+            failure = mac.fails.pop(0)
+            on_event(Event(job.request_id, 0, (), "", 0, error=failure))
+            return
+        length = min(job.max_tokens, self.LENGTH)
+        reason = "stop" if length == self.LENGTH else "length"
+        for at in range(length):
+            if (job.request_id, mac.machine) in self.stopped:
+                return
+            if mac.fail_after == at:
+                lost = JobFailure("lost", "The Mac is gone.")
+                on_event(Event(job.request_id, 0, (), "", at, error=lost))
+                return
+            await asyncio.sleep(mac.pace_s)
+            token = job.prompt_ids[at % len(job.prompt_ids)]
+            text = chr(31 + token)
+            logprobs: tuple[TokenLogprob, ...] = ()
+            if job.top_logprobs is not None:
+                top = tuple((token, text, -0.5) for _ in range(job.top_logprobs))
+                logprobs = (TokenLogprob(token, text, -0.5, top),)
+            for index in range(job.n):
+                finish = reason if at == length - 1 else None
+                on_event(
+                    Event(
+                        job.request_id,
+                        index,
+                        (token,),
+                        text,
+                        at + 1,
+                        finish,  # type: ignore[arg-type]
+                        logprobs=logprobs,
+                    )
+                )
+            self.produced[job.request_id] = (at + 1) * job.n

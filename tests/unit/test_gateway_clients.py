@@ -1,0 +1,265 @@
+"""The gateway's side of the actors, against actors that die, forget and answer late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from actors.calls import ActorAway, Coalescer
+from actors.clients import LOST_IN_QUEUE, ProviderLinks, RouterClient
+from market.errors import PaymentRequired, Unavailable
+from market.messages import Busy, Endpoint, Funding, Grant, Outcome, Refused, RouteRequest
+from market.types import AccountId, Event, GatewayId, Job, MachineId, ModelId, ProviderId, RequestId
+
+GATEWAY = GatewayId("gw_1")
+
+
+class FakeActor:
+    """An actor that does what a test says, per method, and remembers what it heard."""
+
+    def __init__(self, **answers: Callable[..., Any]) -> None:
+        self.answers = answers
+        self.heard: list[tuple[str, tuple[Any, ...]]] = []
+
+    async def __call__(self, method: str, *args: object) -> Any:
+        self.heard.append((method, args))
+        await asyncio.sleep(0)
+        answer = self.answers[method](*args)
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+    def batches(self, method: str) -> list[Any]:
+        return [args[0] for name, args in self.heard if name == method]
+
+
+def request(name: str = "req_1", *, funded: bool = False, deadline_s: float = 5.0) -> RouteRequest:
+    return RouteRequest(
+        RequestId(name),
+        GATEWAY,
+        AccountId("acct_1"),
+        ModelId("m"),
+        prompt_tokens=3,
+        max_tokens=5,
+        deadline_s=deadline_s,
+        funding=Funding(1, 0) if funded else None,
+    )
+
+
+def grant(name: str = "req_1", attempt: int = 1, port: int = 1) -> Grant:
+    return Grant(
+        RequestId(name),
+        attempt,
+        MachineId("mac_1"),
+        ProviderId("prv_1"),
+        AccountId("acct_p"),
+        Endpoint("127.0.0.1", port),
+        1.0,
+    )
+
+
+def router(actor: FakeActor) -> RouterClient:
+    client = RouterClient(actor, gateway=GATEWAY, pid=1, node="n", counters=dict)
+    client.start()
+    return client
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def quiet_poll(*_: object) -> list[Any]:
+    await asyncio.sleep(0.02)
+    return []
+
+
+async def test_what_arrives_during_a_call_is_the_next_batch() -> None:
+    """One batch is in flight at a time, order is kept, and each item gets its own reply."""
+    actor = FakeActor(double=lambda items: [2 * item for item in items])
+    calls: Coalescer[int, int] = Coalescer(actor, "double", deadline_s=1)
+
+    replies = await asyncio.gather(*(calls.submit(number) for number in range(100)))
+
+    assert replies == [2 * number for number in range(100)]
+    assert [n for batch in actor.batches("double") for n in batch] == list(range(100))
+    assert len(actor.batches("double")) < 5
+
+
+async def test_one_refusal_in_a_batch_hurts_nobody_else() -> None:
+    """An element that is an error is raised to its own caller only."""
+    refusal = PaymentRequired("no money")
+    actor = FakeActor(op=lambda items: [refusal if item == 1 else item for item in items])
+    calls: Coalescer[int, int] = Coalescer(actor, "op", deadline_s=1)
+
+    replies = await asyncio.gather(*(calls.submit(n) for n in range(3)), return_exceptions=True)
+
+    assert replies == [0, refusal, 2]
+
+
+async def test_a_batch_is_repeated_while_the_actor_is_away() -> None:
+    """A restart in the middle is not seen by the callers."""
+    failures = iter([True, True, False])
+
+    def answer(items: list[int]) -> list[int]:
+        if next(failures):
+            raise ActorAway("restarting")
+        return items
+
+    calls: Coalescer[int, int] = Coalescer(FakeActor(op=answer), "op", deadline_s=5)
+
+    assert await calls.submit(7) == 7
+
+
+async def test_an_actor_that_stays_away_is_unavailable_not_a_hang() -> None:
+    """After the deadline every caller hears 503 with a time to come back."""
+
+    def away(_: object) -> None:
+        raise ActorAway("gone")
+
+    calls: Coalescer[int, int] = Coalescer(FakeActor(op=away), "op", deadline_s=0.1)
+
+    with pytest.raises(Unavailable) as refused:
+        await calls.submit(1)
+    assert refused.value.retry_after_s
+
+
+async def test_a_grant_for_a_caller_that_left_is_given_back() -> None:
+    """Cancelling an unfunded route reports the request as cancelled, so no slot leaks."""
+    actor = FakeActor(
+        route=lambda items: [grant() for _ in items],
+        report=lambda items: [None] * len(items),
+        poll=quiet_poll,
+        availability=list,
+    )
+    client = router(actor)
+
+    asking = asyncio.create_task(client.route(request()))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await until(lambda: actor.batches("report"))
+    await client.close()
+
+    (outcome,) = actor.batches("report")[0]
+    assert (outcome.request_id, outcome.result, outcome.final) == ("req_1", "cancelled", True)
+
+
+async def test_a_queued_request_gets_its_grant_through_the_poll() -> None:
+    """Busy with funding means waiting; the poll's grant ends the wait and is declared."""
+    mail = [[], [grant()]]
+
+    async def poll(*_: object) -> list[Any]:
+        await asyncio.sleep(0.01)
+        return mail.pop(0) if mail else []
+
+    actor = FakeActor(
+        route=lambda items: [Busy(items[0].request_id, 1)], poll=poll, availability=list
+    )
+    client = router(actor)
+
+    got = await client.route(request(funded=True))
+    await until(lambda: any(b.running for b in actor.batches("poll")))
+    await client.close()
+
+    assert got == grant()
+    assert actor.batches("poll")[-1].running == (("req_1", 1, "mac_1", 1),)
+
+
+async def test_a_router_that_forgot_a_request_is_asked_again() -> None:
+    """After its restart the router refuses what it does not know; the client asks anew."""
+    answers = [Busy(RequestId("req_1"), 1), grant()]
+    mail = [[Refused(RequestId("req_1"), Unavailable("?", None, LOST_IN_QUEUE))]]
+
+    async def poll(*_: object) -> list[Any]:
+        await asyncio.sleep(0.02)
+        return mail.pop(0) if mail else []
+
+    actor = FakeActor(
+        route=lambda items: [answers.pop(0) for _ in items], poll=poll, availability=list
+    )
+    client = router(actor)
+
+    assert await client.route(request(funded=True)) == grant()
+    await client.close()
+    assert len(actor.batches("route")) == 2
+
+
+async def test_a_refusal_in_the_queue_reaches_the_waiter() -> None:
+    """A queue timeout decided by the router is the error the caller sees."""
+    refusal = Unavailable("queue", None, "queue_timeout", 3.0)
+    mail = [[Refused(RequestId("req_1"), refusal)]]
+
+    async def poll(*_: object) -> list[Any]:
+        await asyncio.sleep(0.02)
+        return mail.pop(0) if mail else []
+
+    actor = FakeActor(
+        route=lambda items: [Busy(items[0].request_id, 1)],
+        poll=poll,
+        report=lambda items: [None] * len(items),
+        availability=list,
+    )
+    client = router(actor)
+
+    with pytest.raises(Unavailable, match="queue"):
+        await client.route(request(funded=True))
+    await client.close()
+
+
+async def test_a_grant_is_declared_until_its_outcome_is_reported() -> None:
+    """What a restarted router rebuilds from is exactly the grants not yet given back."""
+    actor = FakeActor(
+        route=lambda items: [grant(item.request_id) for item in items],
+        report=lambda items: [None] * len(items),
+        poll=quiet_poll,
+        availability=list,
+    )
+    client = router(actor)
+    for name in ("req_1", "req_2"):
+        await client.route(request(name))
+
+    client.report(Outcome(RequestId("req_1"), 1, MachineId("mac_1"), "ok", final=True))
+    await until(lambda: actor.batches("poll")[-1].running)
+    await until(lambda: len(actor.batches("poll")[-1].running) == 1)
+    await client.close()
+
+    assert actor.batches("poll")[-1].running == (("req_2", 1, "mac_1", 1),)
+
+
+class FakeLink:
+    """A link that remembers."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.closed = False
+
+    async def submit(self, job: Job, on_event: Callable[[Event], None]) -> None:
+        self.jobs.append(job)
+
+    def cancel(self, request_id: RequestId) -> None: ...
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_moved_provider_gets_a_new_link_and_the_old_one_is_closed() -> None:
+    """One link per provider, replaced when a restart moves its endpoint."""
+    made: list[FakeLink] = []
+
+    def make(_: Grant) -> FakeLink:
+        made.append(FakeLink())
+        return made[-1]
+
+    links = ProviderLinks(make)
+    job = Job(RequestId("req_1"), ModelId("m"), (1,), 1)
+    await links.submit(grant(port=1), job, lambda _: None)
+    await links.submit(grant(port=1), job, lambda _: None)
+    await links.submit(grant(port=2), job, lambda _: None)
+    await asyncio.sleep(0)
+
+    assert [len(link.jobs) for link in made] == [2, 1]
+    assert [link.closed for link in made] == [True, False]
+    await links.close()
