@@ -51,7 +51,7 @@ def main() -> None:
             with market(*words) as running:
                 running.await_macs(macs)
                 time.sleep(1.0 if asked.quick else SETTLE_S)
-                _measure(report, running, client, bare, macs, asked.rounds, asked.seconds)
+                _measure(report, running, client, bare.port, macs, asked.rounds, asked.seconds)
     report.show()
 
 

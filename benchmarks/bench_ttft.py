@@ -18,7 +18,7 @@ def main() -> None:
         running.await_macs(2)
         ours, theirs = (
             Spec(port, running.key, (chat_body(),), 1, asked.seconds)
-            for port in (running.port, bare)
+            for port in (running.port, bare.port)
         )
         for spec in (ours, theirs):
             client.round(spec)

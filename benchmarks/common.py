@@ -133,13 +133,24 @@ def _await_listening(process: subprocess.Popen[bytes], port: int) -> None:
     raise RuntimeError(f"nothing listens on port {port} after {LISTEN_S_MAX:.0f} s")
 
 
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """The yardstick server."""
+
+    port: int
+    process: psutil.Process
+
+    def cpu_s(self) -> float:
+        return _cpu_s(self.process)
+
+
 @contextmanager
-def bare_uvicorn(pace_ms: float = 0.0) -> Iterator[int]:
-    """The yardstick server; gives its port."""
+def bare_uvicorn(pace_ms: float = 0.0) -> Iterator[Bare]:
+    """The yardstick server for the length of a with-block."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.bare", "--port", str(port)]
-    with server([*command, "--pace-ms", str(pace_ms)], port):
-        yield port
+    with server([*command, "--pace-ms", str(pace_ms)], port) as process:
+        yield Bare(port, psutil.Process(process.pid))
 
 
 # ── the market ────────────────────────────────────────────────────────────────────────
