@@ -10,7 +10,7 @@ from __future__ import annotations
 from benchmarks.chats import (
     CLIENTS,
     TOKENS_MAX,
-    Round,
+    EngineRound,
     add_model_flag,
     blas_of,
     bodies,
@@ -47,7 +47,7 @@ def main() -> None:
         spec = Spec(running.port, running.key, bodies(name), CLIENTS, asked.seconds, by_usage=True)
         sides = {
             "stack": lambda: client.round(spec),
-            "alone": lambda: alone.round(Round(asked.seconds)),
+            "alone": lambda: alone.round(EngineRound(asked.seconds)),
         }
         interleave(sides, 1)
         found = interleave(sides, asked.rounds)

@@ -29,7 +29,7 @@ TOPICS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class EngineRound:
     """What a round of an engine in process is told."""
 
     seconds: float
