@@ -14,12 +14,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import (
     STREAM_TOKENS,
+    Bare,
     CpuMeter,
     Market,
     bare_uvicorn,
@@ -29,8 +31,9 @@ from benchmarks.common import (
     market,
     server,
 )
-from benchmarks.figures import Report, Spread, interleave, ratio_of, read_options, spread_of
-from benchmarks.load import LoadClient, Spec
+from benchmarks.figures import Report, Round, Spread, interleave, ratio_of, read_options, spread_of
+from benchmarks.load import Spec
+from benchmarks.worker import Worker
 
 CLIENTS = (16, 100)
 AIM = {16: "≥ 0.20", 100: "≥ 0.35"}
@@ -50,9 +53,9 @@ def main() -> None:
     report = Report("streams", "64-token streams a second, all at once, against bare uvicorn")
     with ExitStack() as stack:
         bare = stack.enter_context(bare_uvicorn())
-        ports = {"coster": 0, "bare uvicorn": bare}
+        ports = {"coster": 0, "bare uvicorn": bare.port}
         if asked.own.litellm:
-            ports["litellm"] = stack.enter_context(_litellm(bare))
+            ports["litellm"] = stack.enter_context(_litellm(bare.port))
         running = stack.enter_context(
             market("--engine", "echo", "--gateways", str(asked.own.gateways))
         )
@@ -61,7 +64,8 @@ def main() -> None:
         client = stack.enter_context(load_client())
         report.fact("market", f"2 echo Macs, {asked.own.gateways} gateways, niceness 0")
         for clients in CLIENTS[:1] if asked.quick else CLIENTS:
-            _measure(report, running, client, ports, clients, asked.rounds, asked.seconds)
+            setting = Setting(running, bare, client, ports, clients)
+            _measure(report, setting, asked.rounds, asked.seconds)
     report.show()
 
 
@@ -70,36 +74,43 @@ def _flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gateways", type=int, default=2, help="gateway replicas [default: 2]")
 
 
-def _measure(
-    report: Report,
-    running: Market,
-    client: LoadClient,
-    ports: dict[str, int],
-    clients: int,
-    rounds: int,
-    seconds: float,
-) -> None:
+@dataclass(slots=True)
+class Setting:
+    """What runs, and the CPU seconds it has used in the rounds so far, by process."""
+
+    market: Market
+    bare: Bare
+    client: Worker
+    ports: dict[str, int]
+    clients: int
+    busy_s: dict[str, float] = field(default_factory=dict)
+
+    def ours(self, spec: Spec) -> dict[str, Any]:
+        meter = CpuMeter(self.market)
+        played = self.client.round(spec)
+        used = meter.read()[0]
+        for kind, used_s in used.items():
+            self.busy_s[kind] = self.busy_s.get(kind, 0.0) + used_s
+        return {**played, "cpu_ms": 1e3 * sum(used.values()) / played["streams"]}
+
+    def theirs(self, spec: Spec) -> dict[str, Any]:
+        before_s = self.bare.cpu_s()
+        played = self.client.round(spec)
+        return {**played, "cpu_ms": 1e3 * (self.bare.cpu_s() - before_s) / played["streams"]}
+
+
+def _measure(report: Report, setting: Setting, rounds: int, seconds: float) -> None:
+    clients, client = setting.clients, setting.client
     specs = {
-        name: Spec(port, running.key, (chat_body(),), clients, seconds)
-        for name, port in ports.items()
+        name: Spec(port, setting.market.key, (chat_body(),), clients, seconds)
+        for name, port in setting.ports.items()
     }
     for spec in specs.values():
         client.round(spec)  # connections, caches and codecs are warm afterwards
-    meter = CpuMeter(running)
-    busy: dict[str, float] = {}
-    streams = 0
-
-    def ours() -> dict[str, Any]:
-        nonlocal streams
-        meter.start()
-        played = client.round(specs["coster"])
-        for kind, used_s in meter.read()[0].items():
-            busy[kind] = busy.get(kind, 0.0) + used_s
-        streams += played["streams"]
-        return played
-
-    sides = {name: partial(client.round, spec) for name, spec in specs.items()}
-    found = interleave({**sides, "coster": ours}, rounds)
+    sides: dict[str, Round] = {name: partial(client.round, spec) for name, spec in specs.items()}
+    sides["coster"] = partial(setting.ours, specs["coster"])
+    sides["bare uvicorn"] = partial(setting.theirs, specs["bare uvicorn"])
+    found = interleave(sides, rounds)
     for name, played in found.items():
         complete = all(p["tokens_min"] == p["tokens_max"] == STREAM_TOKENS for p in played)
         if not complete:
@@ -111,8 +122,11 @@ def _measure(
         aim = AIM[clients] if name == "bare uvicorn" else "≥ 10"
         report.row(f"{clients} clients, coster / {name}", ratio, "×", aim)
     report.row(f"{clients} clients, TTFT p50", spread_of(found["coster"], "ttft_ms_p50"), "ms")
-    for kind, used_s in sorted(busy.items(), key=lambda item: -item[1]):
-        report.row(f"{clients} clients, CPU: {kind}", 1e3 * used_s / streams, "ms/stream")
+    for name in ("bare uvicorn", "coster"):
+        report.row(f"{clients} clients, CPU: {name}", spread_of(found[name], "cpu_ms"), "ms/stream")
+    streams = sum(played["streams"] for played in found["coster"])
+    for kind, used_s in sorted(setting.busy_s.items(), key=lambda item: -item[1]):
+        report.row(f"{clients} clients, of it {kind}", 1e3 * used_s / streams, "ms/stream")
 
 
 @contextmanager

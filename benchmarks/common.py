@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from benchmarks.load import LoadClient
+from benchmarks.worker import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "coster/demo"
@@ -40,7 +40,7 @@ MACS_S_MAX = 300.0
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's, with this checkout first on the path."""
+    """Our own environment, with this checkout first on the path."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path, **(extra or {})}
 
@@ -65,10 +65,17 @@ def free_port() -> int:
 
 
 @contextmanager
-def load_client() -> Iterator[LoadClient]:
-    """A load process for the length of a with-block."""
-    command = [sys.executable, "-m", "benchmarks.load"]
-    with LoadClient(command, cwd=ROOT, env=environment()) as client:
+def worker(module: str, *words: str, env: Mapping[str, str] | None = None) -> Iterator[Worker]:
+    """A module of ours that plays rounds in a process of its own."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *words]
+    with Worker(command, cwd=ROOT, env=environment(env)) as playing:
+        yield playing
+
+
+@contextmanager
+def load_client() -> Iterator[Worker]:
+    """A load client for the length of a with-block."""
+    with worker("load") as client:
         yield client
 
 
@@ -126,13 +133,24 @@ def _await_listening(process: subprocess.Popen[bytes], port: int) -> None:
     raise RuntimeError(f"nothing listens on port {port} after {LISTEN_S_MAX:.0f} s")
 
 
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """The yardstick server."""
+
+    port: int
+    process: psutil.Process
+
+    def cpu_s(self) -> float:
+        return _cpu_s(self.process)
+
+
 @contextmanager
-def bare_uvicorn(pace_ms: float = 0.0) -> Iterator[int]:
-    """The yardstick server; gives its port."""
+def bare_uvicorn(pace_ms: float = 0.0) -> Iterator[Bare]:
+    """The yardstick server for the length of a with-block."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.bare", "--port", str(port)]
-    with server([*command, "--pace-ms", str(pace_ms)], port):
-        yield port
+    with server([*command, "--pace-ms", str(pace_ms)], port) as process:
+        yield Bare(port, psutil.Process(process.pid))
 
 
 # ── the market ────────────────────────────────────────────────────────────────────────
@@ -210,9 +228,9 @@ def market(*words: str, env: Mapping[str, str] | None = None) -> Iterator[Market
 
     data = Path(tempfile.mkdtemp(prefix="coster-bench-")).resolve()
     started_s = time.monotonic()
+    command = [sys.executable, "-m", "coster", "up", "--json", "--data", str(data)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "coster", "up", "--json", "--data", str(data)]
-        + ["--port", str(free_port()), *words],
+        [*command, "--port", str(free_port()), *words],
         cwd=ROOT,
         env=environment(env),
         stdout=subprocess.PIPE,

@@ -140,8 +140,9 @@ def read_options(
     seconds: float = 3.0,
     add: Callable[[argparse.ArgumentParser], object] | None = None,
 ) -> Options:
-    """Parse the command line. Flags that only other scripts know are let pass: `make bench`
-    gives all scripts the same ones.
+    """Parse the command line.
+
+    Flags that only other scripts know are let pass: `make bench` gives all scripts the same.
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="a smoke run: one short round")

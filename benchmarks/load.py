@@ -9,17 +9,16 @@ standard input, as JSON, and answers each with one line of figures.
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from benchmarks.figures import percentile
+from benchmarks.worker import serve_rounds
 
-CONTENT = b'"content":"'
-EMPTY_CONTENT = b'"content":""'
+TEXT = (b'"content":"', b'"content": "')
+NO_TEXT = (b'"content":""', b'"content": ""')
+"""How an event with text starts, and one without, in the two ways JSON is written."""
 DONE = b"data: [DONE]"
 LAST_CHUNK = b"0\r\n\r\n"
 STALL_S_MAX = 60.0
@@ -47,46 +46,67 @@ class Spec:
 
 @dataclass(slots=True)
 class Tally:
-    """What a round saw. Times are seconds of the monotonic clock or lengths of time."""
+    """What a round saw. Times are seconds of the performance clock or lengths of time.
+
+    `pieces` are events with text, per stream; `tokens` are what the usage says, if asked.
+    """
 
     started_s: float
     ends_s: float
-    first_s: list[float]
-    total_s: list[float]
-    gaps_s: list[float]
-    stream_tokens: list[int]
-    tokens_in_time: int = 0
+    first_s: list[float] = field(default_factory=list)
+    total_s: list[float] = field(default_factory=list)
+    gaps_s: list[float] = field(default_factory=list)
+    pieces: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    pieces_in_time: int = 0
     completed_in_time: int = 0
     failed: int = 0
     first_failure: str = ""
 
+    def note_failure(self, what: str) -> None:
+        self.failed += 1
+        self.first_failure = self.first_failure or what
+
 
 class _Client(asyncio.Protocol):
-    """One connection that sends the next request as soon as an answer has ended."""
+    """One stream after another: the next request leaves as soon as an answer has ended.
+
+    Where the server closes the connection after each answer, the next one has its own.
+    """
 
     def __init__(self, spec: Spec, tally: Tally, number: int) -> None:
+        self._spec = spec
         self._tally = tally
-        self._by_usage = spec.by_usage
         self._requests = [_request(spec, body) for body in spec.bodies]
         self._turn = number
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
-        self._tokens = 0
+        self._pieces = 0
         self._sent_s = 0.0
         self._last_s = 0.0
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting = False  # for the answer to what was sent
+        self._again: asyncio.Task[None] | None = None
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def play(self) -> None:
+        """Send streams until the round's time is up."""
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: self, self._spec.host, self._spec.port)
+        await self._over
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._send()
+        self._send(time.perf_counter())
 
-    def _send(self) -> None:
+    def _send(self, now_s: float) -> None:
         assert self._transport is not None
         self._received = bytearray()
-        self._tokens = 0
+        self._pieces = 0
+        self._waiting = True
+        # Steps of the number of clients: no two of them ask the same thing in a round.
         request = self._requests[self._turn % len(self._requests)]
-        self._turn += 1
-        self._sent_s = time.perf_counter()
+        self._turn += self._spec.clients
+        self._sent_s = now_s
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -94,61 +114,78 @@ class _Client(asyncio.Protocol):
         received = self._received
         seen = len(received)
         received += data
-        tokens = _count(received, CONTENT, seen) - _count(received, EMPTY_CONTENT, seen)
-        if tokens:
-            self._note(tokens, now_s)
+        if seen == 0 and b" 200 " not in data[:16]:
+            self._fail(bytes(data[:300]).decode("latin-1"))
+            return
+        pieces = _count(received, TEXT, seen) - _count(received, NO_TEXT, seen)
+        if pieces:
+            self._note(pieces, now_s)
         if received.endswith(LAST_CHUNK):
             self._ended(now_s)
-        elif seen == 0 and b" 200 " not in data[:16]:
-            self._fail(bytes(data[:300]).decode("latin-1"))
+            if now_s < self._tally.ends_s:
+                self._send(now_s)
+            else:
+                self._finish()
 
-    def _note(self, tokens: int, now_s: float) -> None:
+    def _note(self, pieces: int, now_s: float) -> None:
         tally = self._tally
-        if self._tokens == 0:
+        if self._pieces == 0:
             tally.first_s.append(now_s - self._sent_s)
         else:
             tally.gaps_s.append(now_s - self._last_s)
-        tally.gaps_s.extend([0.0] * (tokens - 1))
+        tally.gaps_s.extend([0.0] * (pieces - 1))
         self._last_s = now_s
-        self._tokens += tokens
-        if now_s <= tally.ends_s and not self._by_usage:
-            tally.tokens_in_time += tokens
+        self._pieces += pieces
+        if now_s <= tally.ends_s:
+            tally.pieces_in_time += pieces
 
     def _ended(self, now_s: float) -> None:
         tally = self._tally
+        self._waiting = False
         if DONE not in self._received[-400:]:
             self._fail("an answer without its end: " + self._received[-200:].decode("latin-1"))
             return
-        tokens = _usage_tokens(self._received) if self._by_usage else self._tokens
-        if now_s <= tally.ends_s:
-            tally.completed_in_time += 1
-            tally.tokens_in_time += tokens if self._by_usage else 0
+        tally.completed_in_time += now_s <= tally.ends_s
         tally.total_s.append(now_s - self._sent_s)
-        tally.stream_tokens.append(tokens)
-        if now_s < tally.ends_s:
-            self._send()
-        else:
-            self._finish()
+        tally.pieces.append(self._pieces)
+        if self._spec.by_usage:
+            tally.tokens.append(_usage_tokens(self._received))
 
     def _fail(self, what: str) -> None:
-        self._tally.failed += 1
-        self._tally.first_failure = self._tally.first_failure or what
+        self._waiting = False
+        self._tally.note_failure(what)
         self._finish()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.over.done():
+        if self._over.done():
+            return
+        now_s = time.perf_counter()
+        if self._waiting and DONE in self._received[-400:]:
+            self._ended(now_s)  # an answer that the end of its connection delimits
+        if self._waiting:
             self._fail(f"the connection was closed: {exc}")
+        elif now_s < self._tally.ends_s:
+            self._again = asyncio.ensure_future(self._reconnect())
+        else:
+            self._finish()
+
+    async def _reconnect(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.create_connection(lambda: self, self._spec.host, self._spec.port)
+        except OSError as error:
+            self._fail(f"no connection: {error}")
 
     def _finish(self) -> None:
-        if not self.over.done():
-            self.over.set_result(None)
+        if not self._over.done():
+            self._over.set_result(None)
         if self._transport is not None:
             self._transport.close()
 
 
-def _count(received: bytearray, marker: bytes, seen: int) -> int:
+def _count(received: bytearray, markers: tuple[bytes, ...], seen: int) -> int:
     """New occurrences, also of a marker that two reads have split."""
-    return received.count(marker, max(0, seen - len(marker) + 1))
+    return sum(received.count(m, max(0, seen - len(m) + 1)) for m in markers)
 
 
 def _usage_tokens(received: bytearray) -> int:
@@ -169,37 +206,34 @@ def _request(spec: Spec, body: str) -> bytes:
 
 async def run_round(spec: Spec) -> dict[str, Any]:
     """Play one round and sum it up."""
-    loop = asyncio.get_running_loop()
     now_s = time.perf_counter()
-    tally = Tally(now_s, now_s + spec.seconds, [], [], [], [])
+    tally = Tally(now_s, now_s + spec.seconds)
     cpu_s = time.process_time()
-    clients: list[_Client] = []
+    playing = []
     for number in range(spec.clients):
-        _, client = await loop.create_connection(
-            lambda number=number: _Client(spec, tally, number),  # type: ignore[misc]
-            spec.host,
-            spec.port,
-        )
-        clients.append(client)
-        if spec.stagger_s:
-            await asyncio.sleep(spec.stagger_s / spec.clients)
-    _, pending = await asyncio.wait(
-        [client.over for client in clients], timeout=spec.seconds + STALL_S_MAX
-    )
-    if pending:
-        tally.failed += len(pending)
-        tally.first_failure = tally.first_failure or "a stream did not end"
+        playing.append(asyncio.ensure_future(_Client(spec, tally, number).play()))
+        await asyncio.sleep(spec.stagger_s / spec.clients)
+    ended, pending = await asyncio.wait(playing, timeout=spec.seconds + STALL_S_MAX)
+    for task in (*ended, *pending):
+        if not task.done():
+            task.cancel()
+            tally.note_failure("a stream did not end")
+        elif (error := task.exception()) is not None:
+            tally.note_failure(repr(error))
     return _summary(tally, spec, time.process_time() - cpu_s)
 
 
 def _summary(tally: Tally, spec: Spec, client_cpu_s: float) -> dict[str, Any]:
     elapsed_s = max(time.perf_counter() - tally.started_s, spec.seconds)
+    tokens = tally.tokens if spec.by_usage else tally.pieces
+    # A piece of text may carry several tokens, or a token no text yet.
+    tokens_per_piece = sum(tokens) / max(1, sum(tally.pieces))
     return {
-        "streams": len(tally.stream_tokens),
-        "tokens": sum(tally.stream_tokens),
-        "tokens_min": min(tally.stream_tokens, default=0),
-        "tokens_max": max(tally.stream_tokens, default=0),
-        "tokens_per_s": tally.tokens_in_time / spec.seconds,
+        "streams": len(tokens),
+        "tokens": sum(tokens),
+        "tokens_min": min(tokens, default=0),
+        "tokens_max": max(tokens, default=0),
+        "tokens_per_s": tally.pieces_in_time * tokens_per_piece / spec.seconds,
         "streams_per_s": tally.completed_in_time / spec.seconds,
         "ttft_ms_p50": percentile(tally.first_s, 50) * 1e3,
         "ttft_ms_p99": percentile(tally.first_s, 99) * 1e3,
@@ -213,50 +247,10 @@ def _summary(tally: Tally, spec: Spec, client_cpu_s: float) -> dict[str, Any]:
     }
 
 
-class LoadClient:
-    """The parent's end of a load process; use as a context manager."""
-
-    def __init__(self, command: list[str], **popen: Any) -> None:
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **popen
-        )
-
-    def round(self, spec: Spec) -> dict[str, Any]:
-        """Play one round; raises RuntimeError when a stream failed."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asdict(spec)) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("the load client ended")
-        found: dict[str, Any] = json.loads(line)
-        if found["failed"]:
-            raise RuntimeError(f"{found['failed']} streams failed: {found['first_failure']}")
-        return found
-
-    def __enter__(self) -> LoadClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()  # the end of its input is its end
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-
 def main() -> None:
     import uvloop
 
-    for line in sys.stdin:
-        spec = Spec(**{**json.loads(line), "bodies": tuple(json.loads(line)["bodies"])})
-        sys.stdout.write(json.dumps(uvloop.run(run_round(spec))) + "\n")
-        sys.stdout.flush()
+    serve_rounds(lambda asked: uvloop.run(run_round(Spec(**asked))))
 
 
 if __name__ == "__main__":
