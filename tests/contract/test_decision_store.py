@@ -143,8 +143,10 @@ async def test_an_unusable_file_is_refused_with_the_way_out(tmp_path: Path) -> N
 
 
 def schema_no_text(clean: bytes) -> bytes:
-    place = clean.index(b"CREATE TABLE intents")
-    return clean[:place] + b"CREATE TABLE \xff\xfe" + clean[place + 15 :]
+    """SQLite's own message quotes the name of the table, which is no UTF-8."""
+    broken = clean.replace(b"tableintentsintents", b"table\xffntentsintents")
+    assert broken != clean
+    return broken.replace(b"CREATE TABLE intents", b"CREATE TABEL intents")
 
 
 DAMAGE = {

@@ -25,8 +25,10 @@ def data(tmp_path: Path) -> Path:
 
 
 def schema_that_is_no_text(clean: bytes) -> bytes:
-    place = clean.index(b"CREATE TABLE account")
-    return clean[:place] + b"CREATE TABLE \xff\xfe" + clean[place + 15 :]
+    """SQLite's own message quotes the name of the table, which is no UTF-8."""
+    broken = clean.replace(b"tableaccountaccount", b"table\xffccountaccount")
+    assert broken != clean
+    return broken.replace(b"CREATE TABLE account", b"CREATE TABEL account")
 
 
 DAMAGES: dict[str, Damage] = {
