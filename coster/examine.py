@@ -13,6 +13,7 @@ from pathlib import Path
 
 from coster.paths import MarketPaths
 from coster.runfile import is_alive, leftovers, read_run
+from market.errors import MarketError
 
 ROOMS = ("market", "storage", "actors", "serve_app", "simulator", "coster")
 PYTHON_MIN = (3, 11)
@@ -132,7 +133,7 @@ def _books(paths: MarketPaths) -> Finding:
     try:
         database.check(paths.data)
         decision_store.check(paths.data / "router.db")
-    except database.StorageError as error:
+    except (database.StorageError, MarketError) as error:
         return Finding("books", False, str(error), "see the sentence above")
     return Finding("books", True, "can be opened by this version")
 
