@@ -67,8 +67,6 @@ class Inference:
                     "busy",
                     1.0,
                 )
-            if self._ended is not None:
-                raise self._ended
             headers = dict(scope["headers"])
             key_hash, key = await desk.keys.identify(
                 headers.get(b"authorization"), INFERENCE, fresh=False

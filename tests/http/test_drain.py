@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from market.messages import Admit, Settle
+from market.messages import Admit, Settle, Void
 from serve_app import app as app_module
 from tests.http.asgi_client import Exchange, ask, chat, settled
 from tests.http.memory_accountant import TEN_DOLLARS
@@ -85,6 +85,24 @@ async def test_an_actor_that_hangs_does_not_keep_the_client(market: Market) -> N
 
     await market.app.end_all(WHY)
     await running
+
+    assert (exchange.status, exchange.error["code"]) == (503, "draining")
+    await settled(market)
+
+
+async def test_the_client_is_told_before_the_ledger_is(tmp_path: Path) -> None:
+    """A void that hangs does not keep the answer back; it is made in its own time."""
+    market = Market(tmp_path, None, Mac("a", silent=True))
+    release = hang(market, Void)
+    exchange = ask()
+    running = asyncio.create_task(exchange.go(market.app))
+    await until_running(market, exchange, writes=0)
+    await asyncio.sleep(0.02)
+
+    await market.app.end_all(WHY)
+    assert market.app.running == 0
+    await running
+    release.set()
 
     assert (exchange.status, exchange.error["code"]) == (503, "draining")
     await settled(market)
