@@ -12,7 +12,7 @@ from actors.clients import AccountantClient, ProviderLinks, RouterClient
 from actors.transport.framed import FramedLink
 from actors.transport.ray_stream import StreamLink
 from market.errors import MarketError
-from market.messages import Grant
+from market.messages import DRAINING, Grant
 from market.ports import ProviderLink
 from market.settings import MarketSettings
 from market.types import Event, GatewayId, Job, MachineId, RequestId
@@ -56,7 +56,7 @@ class Readiness:
         if not self._routing.connected:
             found.append("The router does not answer.")
         elif await self._is_draining():
-            found.append("The market is draining.")
+            found.append(DRAINING)
         elif not any(model.ready for model in self._routing.availability()):
             found.append("No provider is ready.")
         return found

@@ -24,6 +24,9 @@ from market.types import (
     Usage,
 )
 
+DRAINING = "The market is draining."
+"""What a gateway's readiness says while the door is closed; `/readyz` knows it by this."""
+
 # ── accountant ────────────────────────────────────────────────────────────────────────
 
 

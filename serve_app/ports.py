@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from market import messages
 from market.catalogue import Catalogue
 from market.messages import (
     AccountantOp,
@@ -198,7 +199,7 @@ class ClockPort(Protocol):
         ...
 
 
-DRAINING = "The market is draining."
+DRAINING: Final = messages.DRAINING
 """The problem `ReadinessPort` names while a drain goes on; /readyz then answers `draining`."""
 
 
