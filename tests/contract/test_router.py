@@ -191,11 +191,11 @@ async def test_the_buffer_is_bounded_and_losses_are_counted(router: Router) -> N
 
 
 async def test_the_door_counts_what_is_not_done_yet(router: Router) -> None:
-    """Closing the door returns running and waiting requests together."""
+    """Closing the door returns running and waiting requests together, and says so from then on."""
     await router.heartbeat(provider_beat("a", slots=1))
     await router.route([request("r"), request("w", queue=True)])
     assert await router.close_door() == 2
     (reply,) = await router.route([request("new")])
     assert isinstance(reply, Unavailable)
     facts = await router.describe()
-    assert (facts["role"], facts["state"]) == ("router", "ready")
+    assert (facts["role"], facts["state"]) == ("router", "draining")
