@@ -255,7 +255,7 @@ def _await_ready(process: subprocess.Popen[str], data: Path, started_s: float) -
     threading.Thread(target=lambda: said.extend(stderr), daemon=True).start()
     timer = threading.Timer(UP_S_MAX, process.kill)
     timer.start()
-    line = stdout.readline()
+    line = next((text for text in stdout if text.startswith("{")), "")
     timer.cancel()
     if not line:
         raise RuntimeError(f"coster up did not become ready: {''.join(said[-20:])}")
