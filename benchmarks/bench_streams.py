@@ -9,6 +9,7 @@ that pip makes in a temporary folder.
 from __future__ import annotations
 
 import argparse
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -53,18 +54,18 @@ def main() -> None:
     report = Report("streams", "64-token streams a second, all at once, against bare uvicorn")
     with ExitStack() as stack:
         bare = stack.enter_context(bare_uvicorn())
-        ports = {"coster": 0, "bare uvicorn": bare.port}
+        doors = {"coster": (0, ""), "bare uvicorn": (bare.port, "none")}
         if asked.own.litellm:
-            ports["litellm"] = stack.enter_context(_litellm(bare.port))
+            doors["litellm"] = stack.enter_context(_litellm(bare.port))
         running = stack.enter_context(
             market("--engine", "echo", "--gateways", str(asked.own.gateways))
         )
         running.await_macs(2)
-        ports["coster"] = running.port
+        doors["coster"] = (running.port, running.key)
         client = stack.enter_context(load_client())
         report.fact("market", f"2 echo Macs, {asked.own.gateways} gateways, niceness 0")
         for clients in CLIENTS[:1] if asked.quick else CLIENTS:
-            setting = Setting(running, bare, client, ports, clients)
+            setting = Setting(running, bare, client, doors, clients)
             _measure(report, setting, asked.rounds, asked.seconds)
     report.show()
 
@@ -81,7 +82,7 @@ class Setting:
     market: Market
     bare: Bare
     client: Worker
-    ports: dict[str, int]
+    doors: dict[str, tuple[int, str]]  # each side's port and key
     clients: int
     busy_s: dict[str, float] = field(default_factory=dict)
 
@@ -102,8 +103,8 @@ class Setting:
 def _measure(report: Report, setting: Setting, rounds: int, seconds: float) -> None:
     clients, client = setting.clients, setting.client
     specs = {
-        name: Spec(port, setting.market.key, (chat_body(),), clients, seconds)
-        for name, port in setting.ports.items()
+        name: Spec(port, key, (chat_body(),), clients, seconds)
+        for name, (port, key) in setting.doors.items()
     }
     for spec in specs.values():
         client.round(spec)  # connections, caches and codecs are warm afterwards
@@ -130,21 +131,21 @@ def _measure(report: Report, setting: Setting, rounds: int, seconds: float) -> N
 
 
 @contextmanager
-def _litellm(backend_port: int) -> Iterator[int]:
-    """LiteLLM's proxy in front of the yardstick; gives its port."""
+def _litellm(backend_port: int) -> Iterator[tuple[int, str]]:
+    """LiteLLM's proxy in front of the yardstick; gives its port and a key made for it."""
     with tempfile.TemporaryDirectory(prefix="coster-bench-") as name:
         folder = Path(name)
         subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
         python = folder / "venv" / "bin" / "python"
-        subprocess.run([str(python), "-m", "pip", "install", "-q", LITELLM], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-qqq", LITELLM], check=True)
         config = folder / "config.yaml"
         config.write_text(LITELLM_CONFIG.format(port=backend_port))
-        port = free_port()
+        port, key = free_port(), f"sk-{secrets.token_hex(16)}"
         command = [str(python.with_name("litellm")), "--config", str(config)]
         command += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
-        quiet = {"LITELLM_LOG": "ERROR", "LITELLM_TELEMETRY": "False", "PYTHONPATH": ""}
-        with server(command, port, env=quiet, log=folder / "log"):
-            yield port
+        env = {"LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": key, "PYTHONPATH": ""}
+        with server(command, port, env=env, log=folder / "log"):
+            yield port, key
 
 
 if __name__ == "__main__":

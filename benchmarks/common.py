@@ -113,17 +113,18 @@ def server(
     with (log or Path(os.devnull)).open("ab") as out:
         process = subprocess.Popen(command, cwd=ROOT, env=environment(env), stdout=out, stderr=out)
         try:
-            _await_listening(process, port)
+            _await_listening(process, port, log)
             yield process
         finally:
             end(process)
 
 
-def _await_listening(process: subprocess.Popen[bytes], port: int) -> None:
+def _await_listening(process: subprocess.Popen[bytes], port: int, log: Path | None) -> None:
     give_up_s = time.monotonic() + LISTEN_S_MAX
     while time.monotonic() < give_up_s:
         if process.poll() is not None:
-            raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+            said = log.read_text(errors="replace")[-2000:] if log is not None else ""
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode}\n{said}")
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
@@ -255,7 +256,7 @@ def _await_ready(process: subprocess.Popen[str], data: Path, started_s: float) -
     threading.Thread(target=lambda: said.extend(stderr), daemon=True).start()
     timer = threading.Timer(UP_S_MAX, process.kill)
     timer.start()
-    line = stdout.readline()
+    line = next((text for text in stdout if text.startswith("{")), "")
     timer.cancel()
     if not line:
         raise RuntimeError(f"coster up did not become ready: {''.join(said[-20:])}")
