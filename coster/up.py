@@ -122,8 +122,8 @@ def _run(
     _quiet_libraries()
     from actors import cluster
 
-    # Our actors ask for no CPU; each one declared is a worker Ray starts in advance for nobody.
-    cluster.start_local_ray(paths.run_dir / "ray", num_cpus=1)
+    # Our actors ask for no CPU. This is how many workers Ray starts at a time, and in advance.
+    cluster.start_local_ray(paths.run_dir / "ray", num_cpus=os.cpu_count() or 1)
     stop.install()
     write_run(paths, replace(run, processes=own_processes()))
     stop.check()
