@@ -65,6 +65,24 @@ def styled(text: str, style: str, stream: TextIO) -> str:
     return f"\x1b[{codes[style]}m{text}\x1b[0m"
 
 
+class DivertedOutput:
+    """Standard output kept for our own words: a library's prints go to standard error.
+
+    Ray writes warnings straight to it, which would end up before the one line of --json.
+    """
+
+    def __init__(self) -> None:
+        self._kept = os.dup(1)
+
+    def divert(self) -> None:
+        sys.stdout.flush()
+        os.dup2(2, 1)
+
+    def restore(self) -> None:
+        sys.stdout.flush()
+        os.dup2(self._kept, 1)
+
+
 class Progress:
     """Lines on standard error with the time since the command began."""
 

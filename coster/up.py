@@ -30,7 +30,7 @@ from coster.compose import (
     code_version,
     settings_for_up,
 )
-from coster.output import NOT_RUNNING, Progress, fail, print_json, styled
+from coster.output import NOT_RUNNING, DivertedOutput, Progress, fail, print_json, styled
 from coster.paths import MarketPaths, write_private
 from coster.ports import MarketPorts, choose_ports
 from coster.runfile import (
@@ -63,6 +63,7 @@ def up(paths: MarketPaths, options: UpOptions, port: int | None, *, as_json: boo
     )
     sys.stderr.flush()
     stop = Signals()
+    output = DivertedOutput()
     try:
         paths.prepare()
         lock = MarketLock(paths)
@@ -70,18 +71,21 @@ def up(paths: MarketPaths, options: UpOptions, port: int | None, *, as_json: boo
             _already_running(paths, as_json=as_json)
         _end_leftovers(paths, progress)
         ports = choose_ports(options.host, port, str(paths.data))
-        _run(paths, ports, options, progress, stop, as_json=as_json)
+        output.divert()
+        _run(paths, ports, options, progress, stop, output, as_json=as_json)
     except Stopping:
         progress.warn("stopped before the market was ready")
         _end_children()
         raise SystemExit(130) from None
     except MarketError as error:
         _end_children()
+        output.restore()
         fail(error, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the boundary: whatever a library raised, the user gets a reason
         log = paths.data / "logs" / "up.log"
         log.write_text(traceback.format_exc())
         _end_children()
+        output.restore()
         fail(
             Unavailable(
                 f"The market could not start: {type(error).__name__}. The details are in {log}; "
@@ -100,6 +104,7 @@ def _run(
     options: UpOptions,
     progress: Progress,
     stop: Signals,
+    output: DivertedOutput,
     *,
     as_json: bool,
 ) -> None:
@@ -144,7 +149,9 @@ def _run(
     write_run(paths, run)
     progress.done("ready")
     stop.install()
+    output.restore()
     _announce(paths, settings, run, key, as_json=as_json)
+    output.divert()
     _wait(paths, run, stop)
     asyncio.run(_drain(progress))
     deployment.stop_http()

@@ -224,3 +224,23 @@ def test_ray_is_started_guarded(tmp_path: Path, haproxy: bool) -> None:
     assert env["RAY_USAGE_STATS_ENABLED"] == "0"
     assert env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     assert ("RAY_SERVE_ENABLE_HA_PROXY" in env) is haproxy
+
+
+def test_a_library_cannot_speak_before_our_one_line() -> None:
+    """What is written to standard output while it is diverted ends on standard error."""
+    script = (
+        "import os\n"
+        "from coster.output import DivertedOutput, print_json\n"
+        "output = DivertedOutput()\n"
+        "output.divert()\n"
+        "os.write(1, b'a warning')\n"
+        "output.restore()\n"
+        "print_json({'ready': True})\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert json.loads(done.stdout) == {"ready": True}
+    assert done.stderr == "a warning"
