@@ -100,12 +100,10 @@ class Coalescer(Generic[Item, Reply]):
                 raise Unavailable(f"{self._method} answered {len(replies)} of {len(items)}")
         except MarketError as error:
             replies = [error] * len(items)
-        except BaseException as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-                    future.exception()
-            raise
+        except Exception as error:
+            # Its callers hear it; whoever queued behind them must still be sent.
+            log.exception("a batch of %d could not be sent to %s", len(items), self._method)
+            replies = [error] * len(items)
         for (_, future), reply in zip(batch, replies, strict=True):
             if future.done():
                 continue

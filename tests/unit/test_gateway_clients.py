@@ -99,6 +99,25 @@ async def test_one_refusal_in_a_batch_hurts_nobody_else() -> None:
     assert replies == [0, refusal, 2]
 
 
+async def test_a_batch_that_breaks_does_not_strand_the_next_one() -> None:
+    """An unexpected failure is heard by its callers; what queued behind them is still sent."""
+
+    def answer(items: list[int]) -> list[int]:
+        if 0 in items:
+            raise TypeError("a defect")
+        return items
+
+    calls: Coalescer[int, int] = Coalescer(FakeActor(op=answer), "op", deadline_s=1)
+    broken = calls.submit(0)
+    await asyncio.sleep(0)
+    behind = calls.submit(1)
+
+    async with asyncio.timeout(5):
+        with pytest.raises(TypeError):
+            await broken
+        assert await behind == 1
+
+
 async def test_a_batch_is_repeated_while_the_actor_is_away() -> None:
     """A restart in the middle is not seen by the callers."""
     failures = iter([True, True, False])
