@@ -1,6 +1,6 @@
 """The accountant: one writer, balances in memory, one durable commit for many callers.
 
-A thin shell around `market.books`: it brings clocks, randomness and the disk. Every batch
+A thin shell around `market.accounting.books`: it brings clocks, randomness and the disk. Every batch
 is applied to memory at once, and its replies leave only after the commit that contains it.
 Memory is ahead of the disk in between; therefore any commit error is fatal. The actor
 refuses everything from then on and is started afresh, reading the truth from the disk.
@@ -22,20 +22,20 @@ from typing import Final
 
 from actors.group_commit import GroupCommit
 from market import keys
-from market.audit import VerifyReport
-from market.books import Books
-from market.catalogue import Catalogue
-from market.errors import Conflict, MarketError, NotFound, Unavailable
-from market.holding import BookTerms
-from market.ledger_rows import (
+from market.accounting.audit import VerifyReport
+from market.accounting.books import Books
+from market.accounting.holding import BookTerms
+from market.accounting.operations import Operations
+from market.accounting.rows import (
     KeyRow,
     LedgerStore,
     OwnerRow,
     RequestRow,
     scopes_text,
 )
+from market.catalogue import Catalogue
+from market.errors import Conflict, MarketError, NotFound, Unavailable
 from market.messages import AccountantOp, AccountantReply, Balance, KeyRecord, ResolveKey
-from market.operations import Operations
 from market.types import AccountId, KeyId, RequestId
 from storage.database import SQLITE_VERSION, StorageError
 from storage.ledger_store import SqliteLedgerStore

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from market.books import Books
-from market.ledger_rows import LedgerStore
+from market.accounting.books import Books
+from market.accounting.rows import LedgerStore
 
 log = logging.getLogger(__name__)
 

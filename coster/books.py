@@ -13,7 +13,7 @@ from coster.output import ERROR, print_json, styled
 from market.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from market.audit import VerifyReport
+    from market.accounting.audit import VerifyReport
 
 SQLITE = "sqlite:///"
 

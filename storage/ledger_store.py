@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from market.chain import Head, Sealed, seal
-from market.ledger_rows import (
+from market.accounting.chain import Head, Sealed, seal
+from market.accounting.rows import (
     AccountRow,
     Changes,
     CheckpointRow,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from market.chain import Head, Sealed, seal
-from market.ledger_rows import (
+from market.accounting.chain import Head, Sealed, seal
+from market.accounting.rows import (
     AccountRow,
     Changes,
     CheckpointRow,

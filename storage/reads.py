@@ -13,7 +13,7 @@ from typing import Final
 
 from sqlalchemy import or_, select
 
-from market.ledger_rows import RequestRow
+from market.accounting.rows import RequestRow
 from market.types import AccountId, RequestId
 from storage import statements as sql
 from storage.database import LEDGER_FILE, reader_engine

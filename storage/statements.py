@@ -14,8 +14,8 @@ from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.elements import ClauseElement
 
-from market.chain import BatchRow
-from market.ledger_rows import HoldRow, KeyRow, OperationRow, OwnerRow, RequestRow
+from market.accounting.chain import BatchRow
+from market.accounting.rows import HoldRow, KeyRow, OperationRow, OwnerRow, RequestRow
 from storage.tables import metadata
 
 T: Final = metadata.tables

@@ -2,7 +2,7 @@
 
 Used for migrations, for reads and to derive the statements of the hot path; never as ORM
 objects on it (1.3 to 3.5 ms of CPU per row against 10 µs). Column order is the field order
-of the rows in `market.ledger_rows` and `market.chain`: a test holds the two together.
+of the rows in `market.accounting.rows` and `market.accounting.chain`: a test holds the two together.
 
 Journal tables (`account` identities, `transfer`, `request`, `operation`, `batch`) refuse
 UPDATE and DELETE by trigger; `hold` refuses changes to its frozen terms. All tables are
@@ -30,7 +30,7 @@ from sqlalchemy.orm import registry
 from sqlalchemy.types import TypeEngine
 from sqlmodel import Field, SQLModel
 
-from market.chart import NO_NEGATIVE
+from market.accounting.chart import NO_NEGATIVE
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from market.audit import Audit, BatchContents, VerifyReport
-from market.chain import BatchRow
-from market.chart import Account, Code
-from market.ledger_rows import HoldRow
+from market.accounting.audit import Audit, BatchContents, VerifyReport
+from market.accounting.chain import BatchRow
+from market.accounting.chart import Account, Code
+from market.accounting.rows import HoldRow
 from storage import statements as sql
 from storage.database import (
     LEDGER_FILE,

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from actors.group_commit import GroupCommit
-from market.books import Books
+from market.accounting.books import Books
+from market.accounting.holding import BookTerms
+from market.accounting.rows import Changes, OwnerRow, Snapshot
 from market.catalogue import Catalogue
-from market.holding import BookTerms
-from market.ledger_rows import Changes, OwnerRow, Snapshot
 from market.types import AccountId
 from storage.memory import MemoryLedgerStore
 

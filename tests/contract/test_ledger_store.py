@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from market.chart import Code
-from market.ledger import Ledger, funding_of
-from market.ledger_rows import (
+from market.accounting.chart import Code
+from market.accounting.ledger import Ledger, funding_of
+from market.accounting.rows import (
     Changes,
     CheckpointRow,
     HoldRow,

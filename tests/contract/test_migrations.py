@@ -11,7 +11,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from market.ledger_rows import (
+from market.accounting.rows import (
     HoldRow,
     KeyRow,
     OperationRow,

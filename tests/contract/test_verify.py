@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from market.chain import batch_hash, crc_of, row_text
+from market.accounting.chain import batch_hash, crc_of, row_text
 from market.messages import Void
 from market.types import RequestId
 from storage.database import LEDGER_FILE, StorageError

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from market import keys
-from market.books import Books
+from market.accounting.books import Books
+from market.accounting.holding import BookTerms
+from market.accounting.rows import KeyRow, OwnerRow, RequestRow, Snapshot, scopes_text
 from market.catalogue import Catalogue
-from market.holding import BookTerms
-from market.ledger_rows import KeyRow, OwnerRow, RequestRow, Snapshot, scopes_text
 from market.messages import Admit, Settle
 from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId, Usage
 

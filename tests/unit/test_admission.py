@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market import admission
-from market.admission import DAY_NS, TIERS, Meter, Tier
+from market.accounting import admission
+from market.accounting.admission import DAY_NS, TIERS, Meter, Tier
 from market.errors import PaymentRequired, RateLimited
 
 S = 1_000_000_000

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from market import keys
-from market.books import SWEEP_GAP_NS
-from market.chart import Code
+from market.accounting.books import SWEEP_GAP_NS
+from market.accounting.chart import Code
+from market.accounting.holding import BookTerms
+from market.accounting.rows import OwnerRow
 from market.errors import (
     Conflict,
     Forbidden,
@@ -18,8 +20,6 @@ from market.errors import (
     RateLimited,
     Unauthenticated,
 )
-from market.holding import BookTerms
-from market.ledger_rows import OwnerRow
 from market.messages import Admit, Admitted, Checkpoint, ResolveKey, Settled, Void, Voided
 from market.types import AccountId, RequestId, Usage
 from tests.support.books import MODEL, NOW, OWNERS, S, add_key, admit, do, make_books, settle, sweep

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market.chart import Code
+from market.accounting.chart import Code
+from market.accounting.rows import Changes
 from market.errors import MarketError
-from market.ledger_rows import Changes
 from market.messages import Checkpoint, Settled, Void, Voided
 from market.types import RequestId, Usage
 from tests.support.books import OWNERS, admit, do, make_books, settle, sweep

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market import money
+from market.accounting.pricing import BPS_MAX, cost_nano, hold_nano, split_fee
 from market.catalogue import CARDS
-from market.pricing import BPS_MAX, cost_nano, hold_nano, split_fee
 
 NANO = st.integers(min_value=-money.NANO_MAX, max_value=money.NANO_MAX)
 TOKENS = st.integers(min_value=0, max_value=200_000)

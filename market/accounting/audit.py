@@ -16,11 +16,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from market.chain import GENESIS, BatchRow, Cell, batch_hash, crc_of, row_text
-from market.chart import NO_NEGATIVE, SPENDING_ORDER, Account, Code, Posting
-from market.ledger_rows import HoldRow, RequestRow, TransferRow
+from market.accounting.chain import GENESIS, BatchRow, Cell, batch_hash, crc_of, row_text
+from market.accounting.chart import NO_NEGATIVE, SPENDING_ORDER, Account, Code, Posting
+from market.accounting.pricing import BPS_MAX, cost_nano, split_fee
+from market.accounting.rows import HoldRow, RequestRow, TransferRow
 from market.money import format_usd_exact
-from market.pricing import BPS_MAX, cost_nano, split_fee
 
 PROBLEMS_MAX: Final = 100  # sentences kept; the count goes on
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import sha256
 
+from market.accounting.rows import OperationRow
 from market.errors import Conflict
-from market.ledger_rows import OperationRow
 
 
 class Operations:

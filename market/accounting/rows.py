@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from market.chart import Account, Code
+from market.accounting.chart import Account, Code
 from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId
 
 RequestStatus = Literal["held", "settled", "voided", "expired"]
@@ -55,7 +55,7 @@ class AccountRow(NamedTuple):
 class TransferRow(NamedTuple):
     """One posting: `amount_nano` from the debit account to the credit account.
 
-    (id, leg) is unique. `code` is a `market.chart.Posting`.
+    (id, leg) is unique. `code` is a `market.accounting.chart.Posting`.
     """
 
     id: str

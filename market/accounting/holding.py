@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from market import admission
-from market.answers import check_sizes
+from market.accounting import admission
+from market.accounting.answers import check_sizes
+from market.accounting.customers import Key
+from market.accounting.ledger import Ledger, funding_of
+from market.accounting.pricing import hold_nano
+from market.accounting.rows import HoldRow
 from market.catalogue import Catalogue
-from market.customers import Key
 from market.errors import PaymentRequired
-from market.ledger import Ledger, funding_of
-from market.ledger_rows import HoldRow
 from market.messages import Admit
-from market.pricing import hold_nano
 
 LEASE_TTL_NS: Final = 60_000_000_000  # a hold whose gateway is silent this long is closed
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 from market import keys
-from market.admission import TIERS, Meter, Tier
+from market.accounting.admission import TIERS, Meter, Tier
+from market.accounting.rows import KeyRow, OwnerRow, Snapshot
 from market.errors import InvalidRequest, NotFound, Unauthenticated
-from market.ledger_rows import KeyRow, OwnerRow, Snapshot
 from market.messages import KeyRecord
 from market.types import AccountId, KeyId
 

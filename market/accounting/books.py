@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from market import admission, keys
-from market.answers import (
+from market import keys
+from market.accounting import admission
+from market.accounting.answers import (
     admitted,
     check_attempts,
     check_settle,
@@ -24,11 +25,10 @@ from market.answers import (
     settled,
     settled_before,
 )
-from market.customers import Customers, Key
-from market.errors import Conflict, Forbidden, NotFound
-from market.holding import BookTerms, hold_terms
-from market.ledger import Ledger, OpenHold
-from market.ledger_rows import (
+from market.accounting.customers import Customers, Key
+from market.accounting.holding import BookTerms, hold_terms
+from market.accounting.ledger import Ledger, OpenHold
+from market.accounting.rows import (
     Changes,
     CheckpointRow,
     KeyRow,
@@ -36,6 +36,7 @@ from market.ledger_rows import (
     RequestRow,
     Snapshot,
 )
+from market.errors import Conflict, Forbidden, NotFound
 from market.messages import (
     AccountantOp,
     AccountantReply,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-from market.ledger_rows import Changes
+from market.accounting.rows import Changes
 
 GENESIS: Final = bytes(32)
 _SEPARATOR: Final = "\x1f"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import isfinite
 from typing import Final
 
-from market import admission
-from market.customers import Owner
+from market.accounting import admission
+from market.accounting.customers import Owner
+from market.accounting.ledger import OpenHold
+from market.accounting.rows import CheckpointRow, HoldRow, RequestRow
 from market.errors import Conflict, InvalidRequest
-from market.ledger import OpenHold
-from market.ledger_rows import CheckpointRow, HoldRow, RequestRow
 from market.messages import Admit, Admitted, Checkpoint, Funding, Settle, Settled
 from market.types import Usage
 

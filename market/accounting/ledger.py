@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from market.chart import NO_NEGATIVE, SPENDING_ORDER, Account, Code, Posting
-from market.ledger_rows import (
+from market.accounting.chart import NO_NEGATIVE, SPENDING_ORDER, Account, Code, Posting
+from market.accounting.pricing import cost_nano, split_fee
+from market.accounting.rows import (
     AccountRow,
     Changes,
     CheckpointRow,
@@ -26,7 +27,6 @@ from market.ledger_rows import (
     TransferRow,
 )
 from market.messages import Funding
-from market.pricing import cost_nano, split_fee
 from market.types import AccountId, RequestId
 
 NO_CHECKPOINT: Final = CheckpointRow()
