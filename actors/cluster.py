@@ -31,6 +31,7 @@ from actors.nodes import NAMESPACE, macs_of_nodes, provider_name
 from actors.process import begin_process, recorded_start
 from actors.provider import Provider, ProviderConfig
 from actors.router import Router
+from market.accounting.promos import PromoRules
 from market.errors import Internal, MarketError
 from market.messages import ProviderBeat, ProviderOrders
 from market.settings import MacSettings, MarketSettings
@@ -110,7 +111,12 @@ class AccountantActor(Accountant):
                     data=Path(settings.data_dir),
                     catalogue=served_catalogue(settings),
                     fee_bps=settings.fee_bps,
-                    promo_nano=settings.promo_nano,
+                    promo=PromoRules(
+                        settings.promo_nano,
+                        settings.promo_per_fingerprint,
+                        settings.promo_day_nano,
+                    ),
+                    promo_maturity_days=settings.promo_maturity_days,
                 ),
                 on_fatal=_die,
             )

@@ -23,11 +23,13 @@ PEPPER_BYTES: Final = 32
 
 INFERENCE: Final = "inference"  # spend: completions, quotes, models
 BILLING_READ: Final = "billing:read"  # see balance, usage, generations
+FLEET_READ: Final = "fleet:read"  # see one's own machines and what they earn
+PAYOUTS: Final = "payouts"  # set up payouts and withdraw
 KEYS: Final = "keys"  # create, list and revoke keys of the same account
 ADMIN: Final = "admin"  # the operator's listener
-SCOPES: Final = frozenset({INFERENCE, BILLING_READ, KEYS, ADMIN})
+SCOPES: Final = frozenset({INFERENCE, BILLING_READ, FLEET_READ, PAYOUTS, KEYS, ADMIN})
 INFERENCE_SCOPES: Final = frozenset({INFERENCE, BILLING_READ})
-MANAGEMENT_SCOPES: Final = frozenset({KEYS, BILLING_READ})
+MANAGEMENT_SCOPES: Final = frozenset({KEYS, BILLING_READ, FLEET_READ, PAYOUTS})
 
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 

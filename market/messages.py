@@ -38,6 +38,32 @@ class ResolveKey:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What a key may do at most. Caps are nano-USD per UTC day, ISO week and month.
+
+    `models` are the only ones it may use; empty is all.
+    """
+
+    models: frozenset[str] = frozenset()
+    cap_day_nano: int | None = None
+    cap_week_nano: int | None = None
+    cap_month_nano: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpend:
+    """What a key has spent in its present windows, and when each of them ends (Unix time)."""
+
+    day_nano: int
+    week_nano: int
+    month_nano: int
+    held_nano: int
+    day_ends_s: float
+    week_ends_s: float
+    month_ends_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRecord:
     """A live API key. `scopes` holds names such as "inference" and "keys"."""
 
@@ -49,14 +75,18 @@ class KeyRecord:
     prefix: str = ""  # the first characters, for lists
     created_s: float = 0.0
     revoked_s: float | None = None
+    expires_s: float | None = None
+    limits: KeyLimits = KeyLimits()
+    replaces: KeyId | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """Take this request in: key, rate tier, tokens per day, and the hold, in one step.
+    """Take this request in: key, rate tier, tokens per day, caps and the hold, in one step.
 
     `max_tokens` is what the caller asked for, or None; `max_tokens_cap` is the smaller
-    of the model's cap and the context left, per choice.
+    of the model's cap and the context left, per choice. `idempotency` is the hash of the
+    caller's own key for this request and `fingerprint` the hash of its contents.
     """
 
     request_id: RequestId
@@ -66,6 +96,19 @@ class Admit:
     max_tokens: int | None
     max_tokens_cap: int
     n: int = 1
+    idempotency: str | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The caller's own key was used for this very request before: it has ended and is paid.
+
+    `kept` says that its answer can be had (`Accountant.outcome`).
+    """
+
+    request_id: RequestId
+    kept: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +148,16 @@ class Admitted:
     price_in_nano: int  # nano-USD per prompt token
     price_out_nano: int
     rate: RateState
+    price_cached_nano: int = 0  # nano-USD per prompt token found in a cache
+
+    def cost_nano(self, usage: Usage) -> int:
+        """What this usage costs at the frozen prices."""
+        fresh = usage.prompt_tokens - usage.cached_tokens
+        return (
+            fresh * self.price_in_nano
+            + usage.cached_tokens * self.price_cached_nano
+            + usage.completion_tokens * self.price_out_nano
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +173,7 @@ class Settle:
     attempts: int = 1
     ttft_ms: float = 0.0
     total_ms: float = 0.0
+    outcome: bytes | None = None  # the sealed answer of a request with an idempotency key
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +220,7 @@ class Checkpoint:
 
 
 AccountantOp = ResolveKey | Admit | Settle | Void | Checkpoint
-AccountantReply = KeyRecord | Admitted | Settled | Voided | None
+AccountantReply = KeyRecord | Admitted | Replay | Settled | Voided | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +228,16 @@ class Balance:
     """An account's money in nano-USD. Each part is what new holds may still take.
 
     The balance is credit plus earnings; what open holds reserve stands beside it. Only
-    earnings can be withdrawn.
+    earnings can be withdrawn, and those that are still maturing neither spent nor withdrawn.
+    `owed_nano` is a debt after a dispute; the next top-up pays it first.
     """
 
     promo_nano: int
     cash_nano: int
     earnings_nano: int
     held_nano: int
+    maturing_nano: int = 0
+    owed_nano: int = 0
 
     @property
     def balance_nano(self) -> int:

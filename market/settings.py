@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from market.errors import InvalidRequest
+from market.money import NANO_MAX
 from market.types import AccountId, Hardware, MachineId, ModelId, ProviderId
 
 ENGINES = ("mlx", "simulated", "echo")
@@ -65,11 +66,38 @@ class MacSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PaymentSettings:
+    """How money comes in and goes out. Sums in cents of USD.
+
+    `stripe_base` is where Stripe's API is; "" is Stripe itself when there is an API key,
+    else the embedded test Stripe. The payout fee is the platform's own, taken from what is
+    withdrawn. New accounts top up at most `topup_new_day_cents` on their first days.
+    `public_url` is where payers are sent back to, "" for the market's own address.
+    """
+
+    stripe_base: str = ""
+    topup_min_cents: int = 500
+    topup_max_cents: int = 100_000
+    topup_day_cents: int = 200_000
+    topup_new_day_cents: int = 50_000
+    withdraw_min_cents: int = 100
+    payout_min_cents: int = 1_000
+    payout_fee_cents: int = 0
+    payout_fee_bps: int = 0
+    weekly_payouts: bool = True
+    public_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class MarketSettings:
     """A whole market. `macs` are declared; `macs_from_nodes` adds one per labelled node.
 
     `ledger_pinned` keeps the accountant and the router on the node labelled
-    `coster-role=ledger`, whose disk holds the books.
+    `coster-role=ledger`, whose disk holds the books. `database` is where they are kept:
+    "" is SQLite in `data_dir`, else a `postgresql+asyncpg://` URL. Promo credit is granted
+    to `promo_per_fingerprint` sign-ups from one place, and `promo_day_nano` a day in all;
+    what Macs earn from it is held back for `promo_maturity_days`. `stripe_port` is where
+    the embedded test Stripe listens, 0 when there is none.
     """
 
     data_dir: str
@@ -86,6 +114,12 @@ class MarketSettings:
     admin_port: int = 8001
     fee_bps: int = 0
     promo_nano: int = 10_000_000_000
+    promo_per_fingerprint: int = 1
+    promo_day_nano: int = 1_000_000_000_000
+    promo_maturity_days: int = 30
+    database: str = ""
+    stripe_port: int = 0
+    payments: PaymentSettings = field(default_factory=PaymentSettings)
     demo_accounts: bool = False
     ledger_pinned: bool = False
 
@@ -105,8 +139,11 @@ class MarketSettings:
             )
         if not self.models:
             raise InvalidRequest("A market serves at least one model; give --model.", "models")
-        if self.promo_nano < 0:
-            raise InvalidRequest("promo_nano cannot be negative.", "promo_nano")
+        _between("promo_nano", self.promo_nano, 0, NANO_MAX)
+        _between("promo_day_nano", self.promo_day_nano, 0, NANO_MAX)
+        _between("promo_per_fingerprint", self.promo_per_fingerprint, 0, 1_000_000)
+        _between("promo_maturity_days", self.promo_maturity_days, 0, 366)
+        _between("stripe_port", self.stripe_port, 0, 65_535)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

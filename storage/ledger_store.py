@@ -20,12 +20,11 @@ from market.accounting.rows import (
     Changes,
     CheckpointRow,
     HoldRow,
-    KeyRow,
     OperationRow,
-    OwnerRow,
     RequestRow,
     Snapshot,
 )
+from market.accounting.state_rows import LOADED, Cell, Row
 from market.types import AccountId, RequestId
 from storage import statements as sql
 from storage.database import (
@@ -39,7 +38,7 @@ from storage.database import (
     open_writer,
     prepare_folder,
 )
-from storage.reads import usage_rows
+from storage.reads import state_rows, usage_rows
 
 LOOKUP_MAX: Final = 500  # ids per statement; SQLite allows 32,766 parameters
 _TERMS: Final = len(HoldRow._fields)
@@ -147,6 +146,14 @@ class SqliteLedgerStore:
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
         return await self._reader.run(lambda connection: usage_rows(connection, owner, limit))
 
+    async def rows(
+        self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell
+    ) -> list[Row]:
+        def read(connection: sqlite3.Connection) -> list[Row]:
+            return state_rows(connection, kind, limit=limit, before_ns=before_ns, equal=equal)
+
+        return await self._reader.run(read)
+
     async def close(self) -> None:
         if self._closed:
             return
@@ -175,8 +182,9 @@ def _claim(connection: sqlite3.Connection) -> _Claim:
 def _load(connection: sqlite3.Connection) -> Snapshot:
     (_, _, _, last_ts_ns) = connection.execute(sql.SELECT_META).fetchone()
     return Snapshot(
-        owners=tuple(OwnerRow(*row) for row in connection.execute(sql.SELECT_OWNERS)),
-        keys=tuple(KeyRow(*row) for row in connection.execute(sql.SELECT_KEYS)),
+        state=tuple(
+            kind(*row) for kind in LOADED for row in connection.execute(sql.SELECT_LIVE[kind])
+        ),
         accounts=tuple(
             (AccountRow(*row[:3]), (row[3], row[4], row[5], row[6]))
             for row in connection.execute(sql.SELECT_ACCOUNTS)
@@ -186,7 +194,6 @@ def _load(connection: sqlite3.Connection) -> Snapshot:
             for row in connection.execute(sql.SELECT_HOLDS)
         ),
         operations=tuple(OperationRow(*row) for row in connection.execute(sql.SELECT_OPERATIONS)),
-        quotas=tuple(connection.execute(sql.SELECT_QUOTAS)),
         last_ts_ns=last_ts_ns,
     )
 
@@ -212,19 +219,14 @@ def _write(connection: sqlite3.Connection, changes: Changes, sealed: Sealed, epo
             if sealed.operations:
                 many(sql.INSERT_OPERATION, sealed.operations)
             connection.execute(sql.INSERT_BATCH, sealed.batch)
-        if changes.owners:
-            many(sql.INSERT_OWNER, changes.owners)
-        if changes.keys:
-            many(sql.INSERT_KEY, changes.keys)
-        if changes.revoked:
-            many(sql.UPDATE_KEY, [(at_ns, key_id) for key_id, at_ns in changes.revoked])
         many(sql.INSERT_HOLD, sealed.holds)
         if changes.checkpoints:
             many(sql.UPDATE_CHECKPOINT, [(*row, key) for key, row in changes.checkpoints.items()])
         many(sql.DELETE_HOLD, [(request_id,) for request_id in changes.closed])
         many(sql.UPDATE_ACCOUNT, [(*row, number) for number, row in changes.counters.items()])
-        if changes.quotas:
-            many(sql.UPSERT_QUOTA, [(owner, *quota) for owner, quota in changes.quotas.items()])
+        for kind, rows in changes.state.items():
+            many(sql.UPSERT[kind], [row for row in rows.values() if row is not None])
+            many(sql.DELETE[kind], [key for key, row in rows.items() if row is None])
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

@@ -10,13 +10,21 @@ from market.accounting.rows import (
     Changes,
     CheckpointRow,
     HoldRow,
-    KeyRow,
     OperationRow,
-    OwnerRow,
     RequestRow,
     Snapshot,
 )
-from market.types import AccountId, KeyId, RequestId
+from market.accounting.state_rows import (
+    ENDED,
+    KEY_FIELDS,
+    LOADED,
+    Cell,
+    Row,
+    StateKey,
+    StateRow,
+    newest,
+)
+from market.types import AccountId, RequestId
 from storage.database import Fenced
 
 
@@ -27,14 +35,14 @@ class MemoryLedger:
         self.epoch = 0
         self.head = Head()
         self.last_ts_ns = 0
-        self.owners: dict[AccountId, OwnerRow] = {}
-        self.keys: dict[KeyId, KeyRow] = {}
+        self.state: dict[type[StateRow], dict[StateKey, StateRow]] = {
+            kind: {} for kind in KEY_FIELDS
+        }
         self.accounts: dict[int, AccountRow] = {}
         self.counters: dict[int, tuple[int, int, int, int]] = {}
         self.holds: dict[RequestId, tuple[HoldRow, CheckpointRow]] = {}
         self.requests: dict[RequestId, RequestRow] = {}
         self.operations: list[OperationRow] = []
-        self.quotas: dict[AccountId, tuple[int, int]] = {}
         self.sealed: list[Sealed] = []
 
 
@@ -50,15 +58,18 @@ class MemoryLedgerStore:
     async def load(self) -> Snapshot:
         ledger = self._ledger
         return Snapshot(
-            owners=tuple(ledger.owners.values()),
-            keys=tuple(ledger.keys.values()),
+            state=tuple(
+                row
+                for kind in LOADED
+                for row in ledger.state[kind].values()
+                if getattr(row, "state", "") not in ENDED.get(kind, ())
+            ),
             accounts=tuple(
                 (row, ledger.counters.get(number, (0, 0, 0, 0)))
                 for number, row in ledger.accounts.items()
             ),
             holds=tuple(ledger.holds.values()),
             operations=tuple(ledger.operations),
-            quotas=tuple((owner, *quota) for owner, quota in ledger.quotas.items()),
             last_ts_ns=ledger.last_ts_ns,
         )
 
@@ -74,10 +85,12 @@ class MemoryLedgerStore:
             ledger.sealed.append(sealed)
         ledger.head = sealed.head
         ledger.last_ts_ns = changes.last_ts_ns
-        ledger.owners.update((row.id, row) for row in changes.owners)
-        ledger.keys.update((row.id, row) for row in changes.keys)
-        for key_id, at_ns in changes.revoked:
-            ledger.keys[key_id] = ledger.keys[key_id]._replace(revoked_ns=at_ns)
+        for kind, rows in changes.state.items():
+            for key, state_row in rows.items():
+                if state_row is None:
+                    ledger.state[kind].pop(key, None)
+                else:
+                    ledger.state[kind][key] = state_row
         ledger.accounts.update((row.number, row) for row in changes.accounts)
         ledger.counters.update(changes.counters)
         for request_id, terms in changes.opened.items():
@@ -88,7 +101,6 @@ class MemoryLedgerStore:
             del ledger.holds[request_id]
         ledger.requests.update((row.request_id, row) for row in changes.requests)
         ledger.operations.extend(changes.operations)
-        ledger.quotas.update(changes.quotas)
 
     async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:
         found = self._ledger.requests
@@ -101,6 +113,20 @@ class MemoryLedgerStore:
             if row.owner == owner and (row.status == "settled" or row.cost_nano > 0)
         ]
         return rows[: max(0, limit)]
+
+    async def rows(
+        self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell
+    ) -> list[Row]:
+        order = newest(kind)
+        found = [
+            row
+            for row in self._ledger.state[kind].values()
+            if isinstance(row, kind)
+            and all(getattr(row, name) == value for name, value in equal.items())
+            and (before_ns is None or getattr(row, order) < before_ns)
+        ]
+        found.sort(key=lambda row: (getattr(row, order), row[0]), reverse=True)
+        return found[: max(0, limit)]
 
     async def close(self) -> None:
         return

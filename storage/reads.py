@@ -8,17 +8,20 @@ from shrinking. Records leave this room, tables never do.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import or_, select
 
 from market.accounting.rows import RequestRow
+from market.accounting.state_rows import Cell, Row
 from market.types import AccountId, RequestId
 from storage import statements as sql
 from storage.database import LEDGER_FILE, reader_engine
 
 USAGE_MAX: Final = 1_000  # rows one answer may hold
+ROWS_MAX: Final = 10_000  # state rows in one answer
 
 _REQUEST: Final = sql.T["request"]
 _COLUMNS: Final = [_REQUEST.c[name] for name in RequestRow._fields]
@@ -29,6 +32,21 @@ def usage_rows(connection: sqlite3.Connection, owner: AccountId, limit: int) -> 
     """The owner's charged requests, newest first, at most USAGE_MAX of them."""
     bound = max(0, min(limit, USAGE_MAX))
     return [RequestRow(*row) for row in connection.execute(sql.SELECT_USAGE, (owner, bound))]
+
+
+def state_rows(
+    connection: sqlite3.Connection,
+    kind: type[Row],
+    *,
+    limit: int,
+    before_ns: int | None,
+    equal: Mapping[str, Cell],
+) -> list[Row]:
+    """State rows whose columns have these values, newest first, at most ROWS_MAX of them."""
+    query = sql.select_state(kind, equal, paged=before_ns is not None)
+    page: tuple[int, ...] = () if before_ns is None else (before_ns,)
+    bound = max(0, min(limit, ROWS_MAX))
+    return [kind(*row) for row in connection.execute(query, (*equal.values(), *page, bound))]
 
 
 class LedgerReads:

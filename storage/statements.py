@@ -9,13 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from sqlalchemy import Table, bindparam, delete, insert, select
+from sqlalchemy import Table, bindparam, delete, select
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.elements import ClauseElement
 
 from market.accounting.chain import BatchRow
-from market.accounting.rows import HoldRow, KeyRow, OperationRow, OwnerRow, RequestRow
+from market.accounting.rows import (
+    AccountRow,
+    CheckpointRow,
+    HoldRow,
+    OperationRow,
+    RequestRow,
+    TransferRow,
+)
+from market.accounting.state_rows import ENDED, KEY_FIELDS, StateRow, newest
+from storage.state_tables import STATE_TABLES
 from storage.tables import metadata
 
 T: Final = metadata.tables
@@ -29,38 +38,40 @@ def sql(statement: Executable) -> str:
 
 
 def _insert(table: Table, columns: Iterable[str]) -> str:
-    return sql(insert(table).values({name: bindparam(name) for name in columns}))
+    # By hand: SQLAlchemy would put the columns into the table's order, and rows are tuples.
+    names = [table.c[name].name for name in columns]
+    marks = ", ".join("?" * len(names))
+    return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608
 
 
 def _names(table: str) -> list[str]:
     return [column.name for column in T[table].columns]
 
 
-_STATE_OF_HOLD: Final = len(HoldRow._fields) + 1  # terms and checksum; the rest has defaults
+JOURNALS: Final = {
+    "account": [*AccountRow._fields, "batch", "crc"],
+    "transfer": ["seq", *TransferRow._fields, "batch", "crc"],
+    "request": ["seq", *RequestRow._fields, "batch", "crc"],
+    "operation": ["seq", *OperationRow._fields, "batch", "crc"],
+}
+"""The columns of each journal in the order they are sealed in: number, fields, batch, crc."""
+HOLD_TERMS: Final = [*HoldRow._fields, "crc"]
 
-INSERT_ACCOUNT: Final = _insert(T["account"], _names("account")[:5])
-INSERT_TRANSFER: Final = _insert(T["transfer"], _names("transfer"))
-INSERT_REQUEST: Final = _insert(T["request"], _names("request"))
-INSERT_OPERATION: Final = _insert(T["operation"], _names("operation"))
+INSERT_ACCOUNT: Final = _insert(T["account"], JOURNALS["account"])
+INSERT_TRANSFER: Final = _insert(T["transfer"], JOURNALS["transfer"])
+INSERT_REQUEST: Final = _insert(T["request"], JOURNALS["request"])
+INSERT_OPERATION: Final = _insert(T["operation"], JOURNALS["operation"])
 INSERT_BATCH: Final = _insert(T["batch"], _names("batch"))
-INSERT_OWNER: Final = _insert(T["owner"], _names("owner"))
-INSERT_KEY: Final = _insert(T["api_key"], _names("api_key"))
-INSERT_HOLD: Final = _insert(T["hold"], _names("hold")[:_STATE_OF_HOLD])
+INSERT_HOLD: Final = _insert(T["hold"], HOLD_TERMS)
 DELETE_HOLD: Final = sql(delete(T["hold"]).where(T["hold"].c.request_id == bindparam("r")))
 
 # Written out: SQLAlchemy orders SET by its own rules, and these are executed with tuples.
 UPDATE_ACCOUNT: Final = "UPDATE account SET dp=?, dpo=?, cp=?, cpo=? WHERE number=?"
-UPDATE_KEY: Final = "UPDATE api_key SET revoked_ns=? WHERE id=?"
 UPDATE_CHECKPOINT: Final = (
     "UPDATE hold SET ckpt_prompt_tokens=?, ckpt_completion_tokens=?, ckpt_cached_tokens=?, "
     "ckpt_reasoning_tokens=?, payee=?, machine=?, provider=? WHERE request_id=?"
 )
 ADVANCE: Final = "UPDATE meta SET head_number=?, head_hash=?, last_ts_ns=? WHERE id=1 AND epoch=?"
-UPSERT_QUOTA: Final = (
-    "INSERT INTO quota (owner, day, used_tokens) VALUES (?, ?, ?) "
-    "ON CONFLICT (owner) DO UPDATE SET day=excluded.day, used_tokens=excluded.used_tokens"
-)
-
 ENSURE_META: Final = (
     "INSERT INTO meta (id, epoch, head_number, head_hash, last_ts_ns) VALUES (1, 0, 0, ?, 0) "
     "ON CONFLICT (id) DO NOTHING"
@@ -80,16 +91,12 @@ def select_rows(table: str, fields: Iterable[str], order: str) -> str:
     return sql(select(*(columns[name] for name in fields)).order_by(columns[order]))
 
 
-SELECT_OWNERS: Final = select_rows("owner", OwnerRow._fields, "created_ns")
-SELECT_KEYS: Final = select_rows("api_key", KeyRow._fields, "created_ns")
 SELECT_OPERATIONS: Final = select_rows("operation", OperationRow._fields, "seq")
 SELECT_ACCOUNTS: Final = "SELECT number, code, owner, dp, dpo, cp, cpo FROM account ORDER BY number"
-SELECT_QUOTAS: Final = "SELECT owner, day, used_tokens FROM quota"
-SELECT_HOLDS: Final = select_rows(
-    "hold",
-    [name for name in _names("hold") if name != "crc"],
-    "created_ns",
-)
+_CHECKPOINT: Final = [
+    f"ckpt_{name}" if name.endswith("_tokens") else name for name in CheckpointRow._fields
+]
+SELECT_HOLDS: Final = select_rows("hold", [*HoldRow._fields, *_CHECKPOINT], "created_ns")
 SELECT_HOLDS_TO_VERIFY: Final = (
     f"SELECT {', '.join(HoldRow._fields)}, crc, "  # noqa: S608
     "EXISTS (SELECT 1 FROM request WHERE request.request_id = hold.request_id) "
@@ -108,3 +115,54 @@ def select_requests(count: int) -> str:
     marks = ", ".join("?" * count)
     # Only column names of our own and marks are put together here.
     return f"SELECT {REQUEST_COLUMNS} FROM request WHERE request_id IN ({marks})"  # noqa: S608
+
+
+# ── state rows: every kind alike ──────────────────────────────────────────────────────
+
+
+def _upsert(kind: type[StateRow]) -> str:
+    table = STATE_TABLES[kind]
+    keys, rest = kind._fields[: KEY_FIELDS[kind]], kind._fields[KEY_FIELDS[kind] :]
+    # Only names of our own tables and columns are put together here.
+    return (
+        f"INSERT INTO {table.name} ({', '.join(kind._fields)}) "  # noqa: S608
+        f"VALUES ({', '.join('?' * len(kind._fields))}) ON CONFLICT ({', '.join(keys)}) "
+        f"DO UPDATE SET {', '.join(f'{name}=excluded.{name}' for name in rest)}"
+    )
+
+
+def _delete(kind: type[StateRow]) -> str:
+    keys = kind._fields[: KEY_FIELDS[kind]]
+    where = " AND ".join(f"{name}=?" for name in keys)
+    return f"DELETE FROM {STATE_TABLES[kind].name} WHERE {where}"  # noqa: S608
+
+
+def _select_live(kind: type[StateRow]) -> str:
+    columns = STATE_TABLES[kind].c
+    query = select(*(columns[name] for name in kind._fields)).order_by(
+        columns[newest(kind)], *(columns[name] for name in kind._fields[: KEY_FIELDS[kind]])
+    )
+    if kind in ENDED:
+        query = query.where(columns["state"].not_in(ENDED[kind]))
+    return str(query.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))
+
+
+def select_state(kind: type[StateRow], equal: Iterable[str], *, paged: bool) -> str:
+    """Rows with these columns equal to the marks, newest first; last marks: page, limit.
+
+    Raises KeyError for a column that this kind does not have.
+    """
+    columns, order = STATE_TABLES[kind].c, newest(kind)
+    where = [f"{columns[name].name} = ?" for name in equal]
+    if paged:
+        where.append(f"{order} < ?")
+    condition = f" WHERE {' AND '.join(where)}" if where else ""
+    return (
+        f"SELECT {', '.join(kind._fields)} FROM {STATE_TABLES[kind].name}{condition} "  # noqa: S608
+        f"ORDER BY {order} DESC, {kind._fields[0]} DESC LIMIT ?"
+    )
+
+
+UPSERT: Final = {kind: _upsert(kind) for kind in STATE_TABLES}
+DELETE: Final = {kind: _delete(kind) for kind in STATE_TABLES}
+SELECT_LIVE: Final = {kind: _select_live(kind) for kind in STATE_TABLES}

@@ -1,8 +1,9 @@
-"""The ledger's schema, as SQLModel tables.
+"""The ledger's schema, as SQLModel tables: the books. `storage.state_tables` has the rest.
 
 Used for migrations, for reads and to derive the statements of the hot path; never as ORM
 objects on it (1.3 to 3.5 ms of CPU per row against 10 µs). Column order is the field order
-of the rows in `market.accounting.rows` and `market.accounting.chain`: a test holds the two together.
+of the rows in `market.accounting.rows` and `.chain`, younger columns last: a test holds the
+two together.
 
 Journal tables (`account` identities, `transfer`, `request`, `operation`, `batch`) refuse
 UPDATE and DELETE by trigger; `hold` refuses changes to its frozen terms. All tables are
@@ -53,22 +54,27 @@ class LedgerTable(SQLModel, registry=registry(metadata=MetaData(naming_conventio
 metadata = LedgerTable.metadata
 
 
-def _int(*, primary: bool = False, null: bool = False, default: str | None = None) -> Any:
+def int_column(*, primary: bool = False, null: bool = False, default: str | None = None) -> Any:
     column: Column[Any] = Column(
         Int64, primary_key=primary, nullable=null, server_default=default, autoincrement=False
     )
     return Field(sa_column=column)
 
 
-def _text(*, primary: bool = False, null: bool = False) -> Any:
+def text_column(*, primary: bool = False, null: bool = False) -> Any:
     return Field(sa_column=Column(Text, primary_key=primary, nullable=null))
 
 
-def _blob() -> Any:
+def blob_column() -> Any:
     return Field(sa_column=Column(LargeBinary, nullable=False))
 
 
-def _real() -> Any:
+def word_column() -> Any:
+    """Text that is "" where nothing is said."""
+    return Field(sa_column=Column(Text, nullable=False, server_default=""))
+
+
+def real_column() -> Any:
     return Field(sa_column=Column(Real, nullable=False))
 
 
@@ -77,38 +83,11 @@ class MetaTable(LedgerTable, table=True):
 
     __tablename__: ClassVar[str] = "meta"
     __table_args__ = (CheckConstraint("id = 1", name="one_row"), STRICT)
-    id: int = _int(primary=True)
-    epoch: int = _int()
-    head_number: int = _int()
-    head_hash: bytes = _blob()
-    last_ts_ns: int = _int()
-
-
-class OwnerTable(LedgerTable, table=True):
-    """A customer."""
-
-    __tablename__: ClassVar[str] = "owner"
-    __table_args__ = (STRICT,)
-    id: str = _text(primary=True)
-    name: str = _text()
-    tier: str = _text()
-    created_ns: int = _int()
-
-
-class KeyTable(LedgerTable, table=True):
-    """An API key, known by its keyed hash."""
-
-    __tablename__: ClassVar[str] = "api_key"
-    __table_args__ = (UniqueConstraint("hash"), Index(None, "owner"), STRICT)
-    id: str = _text(primary=True)
-    owner: str = _text()
-    hash: bytes = _blob()
-    name: str = _text()
-    prefix: str = _text()
-    scopes: str = _text()
-    created_ns: int = _int()
-    expires_ns: int | None = _int(null=True)
-    revoked_ns: int | None = _int(null=True)
+    id: int = int_column(primary=True)
+    epoch: int = int_column()
+    head_number: int = int_column()
+    head_hash: bytes = blob_column()
+    last_ts_ns: int = int_column()
 
 
 _PROTECTED = ", ".join(str(int(code)) for code in sorted(NO_NEGATIVE))
@@ -124,15 +103,15 @@ class AccountTable(LedgerTable, table=True):
         CheckConstraint(f"code NOT IN ({_PROTECTED}) OR dp + dpo <= cpo", name="no_negative"),
         STRICT,
     )
-    number: int = _int(primary=True)
-    code: int = _int()
-    owner: str = _text()
-    batch: int = _int()
-    crc: int = _int()
-    dp: int = _int(default="0")
-    dpo: int = _int(default="0")
-    cp: int = _int(default="0")
-    cpo: int = _int(default="0")
+    number: int = int_column(primary=True)
+    code: int = int_column()
+    owner: str = text_column()
+    batch: int = int_column()
+    crc: int = int_column()
+    dp: int = int_column(default="0")
+    dpo: int = int_column(default="0")
+    cp: int = int_column(default="0")
+    cpo: int = int_column(default="0")
 
 
 class TransferTable(LedgerTable, table=True):
@@ -144,16 +123,16 @@ class TransferTable(LedgerTable, table=True):
         CheckConstraint("amount_nano > 0", name="amount"),
         STRICT,
     )
-    seq: int = _int(primary=True)
-    id: str = _text()
-    leg: int = _int()
-    debit: int = _int()
-    credit: int = _int()
-    amount_nano: int = _int()
-    code: int = _int()
-    ts_ns: int = _int()
-    batch: int = _int()
-    crc: int = _int()
+    seq: int = int_column(primary=True)
+    id: str = text_column()
+    leg: int = int_column()
+    debit: int = int_column()
+    credit: int = int_column()
+    amount_nano: int = int_column()
+    code: int = int_column()
+    ts_ns: int = int_column()
+    batch: int = int_column()
+    crc: int = int_column()
 
 
 class HoldTable(LedgerTable, table=True):
@@ -172,30 +151,32 @@ class HoldTable(LedgerTable, table=True):
         CheckConstraint("fee_bps BETWEEN 0 AND 10000", name="fee"),
         STRICT,
     )
-    request_id: str = _text(primary=True)
-    owner: str = _text()
-    key_id: str = _text()
-    model: str = _text()
-    prompt_tokens: int = _int()
-    asked_max_tokens: int | None = _int(null=True)
-    max_tokens_cap: int = _int()
-    n: int = _int()
-    max_tokens: int = _int()
-    promo_nano: int = _int()
-    cash_nano: int = _int()
-    earnings_nano: int = _int()
-    price_in_nano: int = _int()
-    price_out_nano: int = _int()
-    fee_bps: int = _int()
-    created_ns: int = _int()
-    crc: int = _int()
-    ckpt_prompt_tokens: int = _int(default="0")
-    ckpt_completion_tokens: int = _int(default="0")
-    ckpt_cached_tokens: int = _int(default="0")
-    ckpt_reasoning_tokens: int = _int(default="0")
-    payee: str | None = _text(null=True)
-    machine: str | None = _text(null=True)
-    provider: str | None = _text(null=True)
+    request_id: str = text_column(primary=True)
+    owner: str = text_column()
+    key_id: str = text_column()
+    model: str = text_column()
+    prompt_tokens: int = int_column()
+    asked_max_tokens: int | None = int_column(null=True)
+    max_tokens_cap: int = int_column()
+    n: int = int_column()
+    max_tokens: int = int_column()
+    promo_nano: int = int_column()
+    cash_nano: int = int_column()
+    earnings_nano: int = int_column()
+    price_in_nano: int = int_column()
+    price_out_nano: int = int_column()
+    fee_bps: int = int_column()
+    created_ns: int = int_column()
+    crc: int = int_column()
+    ckpt_prompt_tokens: int = int_column(default="0")
+    ckpt_completion_tokens: int = int_column(default="0")
+    ckpt_cached_tokens: int = int_column(default="0")
+    ckpt_reasoning_tokens: int = int_column(default="0")
+    payee: str | None = text_column(null=True)
+    machine: str | None = text_column(null=True)
+    provider: str | None = text_column(null=True)
+    price_cached_nano: int | None = int_column(null=True)
+    idempotency: str | None = text_column(null=True)
 
 
 class RequestTable(LedgerTable, table=True):
@@ -205,6 +186,7 @@ class RequestTable(LedgerTable, table=True):
     __table_args__ = (
         UniqueConstraint("request_id"),
         Index(None, "owner", "seq"),
+        Index(None, "payee", "seq"),
         CheckConstraint("status IN ('settled', 'voided', 'expired')", name="status"),
         CheckConstraint("cost_nano = provider_nano + fee_nano", name="shares"),
         CheckConstraint("cost_nano = promo_nano + cash_nano + earnings_nano", name="funding"),
@@ -215,39 +197,40 @@ class RequestTable(LedgerTable, table=True):
         ),
         STRICT,
     )
-    seq: int = _int(primary=True)
-    request_id: str = _text()
-    owner: str = _text()
-    key_id: str = _text()
-    model: str = _text()
-    status: str = _text()
-    prompt_tokens: int = _int()
-    completion_tokens: int = _int()
-    cached_tokens: int = _int()
-    reasoning_tokens: int = _int()
-    cost_nano: int = _int()
-    provider_nano: int = _int()
-    fee_nano: int = _int()
-    promo_nano: int = _int()
-    cash_nano: int = _int()
-    earnings_nano: int = _int()
-    held_nano: int = _int()
-    price_in_nano: int = _int()
-    price_out_nano: int = _int()
-    fee_bps: int = _int()
-    max_tokens: int = _int()
-    n: int = _int()
-    payee: str | None = _text(null=True)
-    machine: str | None = _text(null=True)
-    provider: str | None = _text(null=True)
-    finish_reason: str = _text()
-    attempts: int = _int()
-    ttft_ms: float = _real()
-    total_ms: float = _real()
-    created_ns: int = _int()
-    finished_ns: int = _int()
-    batch: int = _int()
-    crc: int = _int()
+    seq: int = int_column(primary=True)
+    request_id: str = text_column()
+    owner: str = text_column()
+    key_id: str = text_column()
+    model: str = text_column()
+    status: str = text_column()
+    prompt_tokens: int = int_column()
+    completion_tokens: int = int_column()
+    cached_tokens: int = int_column()
+    reasoning_tokens: int = int_column()
+    cost_nano: int = int_column()
+    provider_nano: int = int_column()
+    fee_nano: int = int_column()
+    promo_nano: int = int_column()
+    cash_nano: int = int_column()
+    earnings_nano: int = int_column()
+    held_nano: int = int_column()
+    price_in_nano: int = int_column()
+    price_out_nano: int = int_column()
+    fee_bps: int = int_column()
+    max_tokens: int = int_column()
+    n: int = int_column()
+    payee: str | None = text_column(null=True)
+    machine: str | None = text_column(null=True)
+    provider: str | None = text_column(null=True)
+    finish_reason: str = text_column()
+    attempts: int = int_column()
+    ttft_ms: float = real_column()
+    total_ms: float = real_column()
+    created_ns: int = int_column()
+    finished_ns: int = int_column()
+    batch: int = int_column()
+    crc: int = int_column()
+    price_cached_nano: int | None = int_column(null=True)
 
 
 class OperationTable(LedgerTable, table=True):
@@ -255,23 +238,13 @@ class OperationTable(LedgerTable, table=True):
 
     __tablename__: ClassVar[str] = "operation"
     __table_args__ = (UniqueConstraint("key"), STRICT)
-    seq: int = _int(primary=True)
-    key: str = _text()
-    fingerprint: str = _text()
-    result: str = _text()
-    ts_ns: int = _int()
-    batch: int = _int()
-    crc: int = _int()
-
-
-class QuotaTable(LedgerTable, table=True):
-    """Tokens an account with a daily limit has used on its latest day."""
-
-    __tablename__: ClassVar[str] = "quota"
-    __table_args__ = (STRICT,)
-    owner: str = _text(primary=True)
-    day: int = _int()
-    used_tokens: int = _int()
+    seq: int = int_column(primary=True)
+    key: str = text_column()
+    fingerprint: str = text_column()
+    result: str = text_column()
+    ts_ns: int = int_column()
+    batch: int = int_column()
+    crc: int = int_column()
 
 
 class BatchTable(LedgerTable, table=True):
@@ -279,11 +252,11 @@ class BatchTable(LedgerTable, table=True):
 
     __tablename__: ClassVar[str] = "batch"
     __table_args__ = (STRICT,)
-    number: int = _int(primary=True)
-    ts_ns: int = _int()
-    epoch: int = _int()
-    accounts: int = _int()
-    transfers: int = _int()
-    requests: int = _int()
-    operations: int = _int()
-    hash: bytes = _blob()
+    number: int = int_column(primary=True)
+    ts_ns: int = int_column()
+    epoch: int = int_column()
+    accounts: int = int_column()
+    transfers: int = int_column()
+    requests: int = int_column()
+    operations: int = int_column()
+    hash: bytes = blob_column()

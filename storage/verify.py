@@ -109,10 +109,7 @@ def _audit(connection: sqlite3.Connection, problems: Iterable[str], *, full: boo
 
 
 _JOURNALS: Final = {
-    "account": "SELECT number, code, owner, batch, crc FROM account ORDER BY number",
-    "transfer": "SELECT * FROM transfer ORDER BY seq",
-    "request": "SELECT * FROM request ORDER BY seq",
-    "operation": "SELECT * FROM operation ORDER BY seq",
+    kind: sql.select_rows(kind, columns, columns[0]) for kind, columns in sql.JOURNALS.items()
 }
 
 

@@ -11,7 +11,7 @@ from market.accounting.ledger import OpenHold
 from market.accounting.rows import CheckpointRow, HoldRow, RequestRow
 from market.errors import Conflict, InvalidRequest
 from market.messages import Admit, Admitted, Checkpoint, Funding, Settle, Settled
-from market.types import Usage
+from market.types import AccountId, Usage
 
 TEXT_CHARS_MAX: Final = 200
 ATTEMPTS_MAX: Final = 1_000
@@ -30,6 +30,7 @@ def admitted(terms: HoldRow, owner: Owner, now_ns: int, tick_ns: int) -> Admitte
         terms.price_in_nano,
         terms.price_out_nano,
         admission.rate_state(owner.meter, owner.tier, now_ns=now_ns, tick_ns=tick_ns),
+        terms.cached_price_nano,
     )
 
 
@@ -50,14 +51,16 @@ def settled(row: RequestRow) -> Settled:
     )
 
 
-def settled_before(op: Settle, row: RequestRow) -> Settled:
+def settled_before(op: Settle, payee: AccountId, row: RequestRow) -> Settled:
     """The first answer again, if this is the same settlement; raises Conflict otherwise.
 
-    Timings and attempts may differ: they are measurements, not money.
+    Timings and attempts may differ: they are measurements, not money. A machine may have
+    been linked to an account in between: `payee` is who it earns for now.
     """
     if row.status != "settled":
         raise other_end(row, "settled")
-    same = (op.payee, op.machine, op.provider, op.usage, op.finish_reason)
+    paid = row.payee if row.payee in (op.payee, payee) else None
+    same = (paid, op.machine, op.provider, op.usage, op.finish_reason)
     if same != (row.payee, row.machine, row.provider, usage_of(row), row.finish_reason):
         raise Conflict(
             f"The request {row.request_id} was settled with other contents.",
@@ -115,6 +118,7 @@ def running(opened: OpenHold) -> RequestRow:
         total_ms=0.0,
         created_ns=terms.created_ns,
         finished_ns=0,
+        price_cached_nano=terms.price_cached_nano,
     )
 
 

@@ -16,13 +16,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from market.accounting.chain import GENESIS, BatchRow, Cell, batch_hash, crc_of, row_text
-from market.accounting.chart import NO_NEGATIVE, SPENDING_ORDER, Account, Code, Posting
+from market.accounting.chain import GENESIS, BatchRow, Cell, batch_hash, crc_of, sealed_text
+from market.accounting.chart import (
+    NO_NEGATIVE,
+    SHAPES,
+    SPENDING_ORDER,
+    Account,
+    Code,
+    Posting,
+)
 from market.accounting.pricing import BPS_MAX, cost_nano, split_fee
 from market.accounting.rows import HoldRow, RequestRow, TransferRow
 from market.money import format_usd_exact
 
 PROBLEMS_MAX: Final = 100  # sentences kept; the count goes on
+_SETTLING: Final = (Posting.SETTLE_PROVIDER, Posting.SETTLE_FEE)
+_NAMES: Final = {
+    Posting.PROMO_GRANT: "promo_granted",
+    Posting.TOP_UP: "topped_up",
+    Posting.REFUND: "refunded",
+    Posting.PAYOUT: "payouts_decided",
+    Posting.PAYOUT_SENT: "paid_out",
+    Posting.MATURE: "matured",
+}
 
 
 @dataclass(slots=True)
@@ -126,7 +142,7 @@ class Audit:
             if missing not in found:
                 self.report.add(f"The {kind} {missing} of batch {number} is missing.")
         for row in rows:
-            text = row_text(kind, row[:-1])
+            text = sealed_text(kind, row[:-2], row[-2])
             texts.append(text)
             if crc_of(text) != row[-1]:
                 self.report.add(f"The {kind} {_name(kind, row)} was changed after it was written.")
@@ -143,10 +159,10 @@ class Audit:
         for row in contents.transfers:
             transfer = TransferRow(*row[1:-2])  # type: ignore[arg-type]
             self._post(int(str(row[0])), transfer)
-            if transfer.code == Posting.PROMO_GRANT:
-                self._totals["promo_granted"] += transfer.amount_nano
-            else:
+            if transfer.code in _SETTLING:
                 legs[transfer.id].append(transfer)
+            elif transfer.code in _NAMES:
+                self._totals[_NAMES[Posting(transfer.code)]] += transfer.amount_nano
         for row in contents.requests:
             request = RequestRow(*row[1:-2])  # type: ignore[arg-type]
             self._request(request, legs.pop(request.request_id, []))
@@ -157,8 +173,20 @@ class Audit:
         for side in (transfer.debit, transfer.credit):
             if side not in self._accounts:
                 self.report.add(f"The transfer {seq} names account {side}, which does not exist.")
+        self._shape(seq, transfer)
         self._debited[transfer.debit] += transfer.amount_nano
         self._credited[transfer.credit] += transfer.amount_nano
+
+    def _shape(self, seq: int, transfer: TransferRow) -> None:
+        """A reason moves money only between the accounts it may."""
+        debit, credit = self._accounts.get(transfer.debit), self._accounts.get(transfer.credit)
+        if transfer.code not in {int(posting) for posting in Posting}:
+            self.report.add(f"The transfer {seq} has the reason {transfer.code}: there is none.")
+        elif debit and credit and (debit.code, credit.code) not in SHAPES[Posting(transfer.code)]:
+            self.report.add(
+                f"The transfer {seq} ({Posting(transfer.code).name.lower()}) moves money from "
+                f"{debit.label()} to {credit.label()}, which it may not."
+            )
 
     def _request(self, row: RequestRow, legs: list[TransferRow]) -> None:
         """A settlement pays exactly what it charged, from its owner, to its payee and us."""
@@ -170,15 +198,19 @@ class Audit:
         if row.payee is not None:
             due = cost_nano(
                 prompt_tokens=row.prompt_tokens,
+                cached_tokens=row.cached_tokens,
                 completion_tokens=row.completion_tokens,
                 price_in_nano=row.price_in_nano,
+                price_cached_nano=row.cached_price_nano,
                 price_out_nano=row.price_out_nano,
             )
         if row.cost_nano != due:
             report.add(f"The request {name} cost {row.cost_nano} nano-USD; its tokens cost {due}.")
         split = (row.provider_nano, row.fee_nano)
         sane = row.cost_nano >= 0 and 0 <= row.fee_bps <= BPS_MAX
-        if not sane or split != split_fee(row.cost_nano, row.fee_bps):
+        own_promo = row.promo_nano if row.payee == row.owner else 0
+        sane = sane and 0 <= own_promo <= row.cost_nano
+        if not sane or split != split_fee(row.cost_nano, row.fee_bps, own_promo):
             report.add(f"The request {name} is not split at its fee of {row.fee_bps} bps.")
         paid: defaultdict[tuple[Code, str], int] = defaultdict(int)
         taken: defaultdict[tuple[Code, str], int] = defaultdict(int)
@@ -186,7 +218,9 @@ class Audit:
             debit, credit = self._accounts.get(leg.debit), self._accounts.get(leg.credit)
             if debit and credit:
                 taken[debit.code, debit.owner] += leg.amount_nano
-                paid[credit.code, credit.owner] += leg.amount_nano
+                held_back = credit.code is Code.PROVIDER_MATURING
+                kind = Code.PROVIDER_EARNINGS if held_back else credit.code
+                paid[kind, credit.owner] += leg.amount_nano
         sources = (row.promo_nano, row.cash_nano, row.earnings_nano)
         want_taken = {
             (code, str(row.owner)): amount
@@ -206,7 +240,7 @@ class Audit:
     def hold(self, row: HoldRow, crc: int, *, ended: bool) -> None:
         """Check one open hold; `ended` says that its request has already finished."""
         self._counts["holds"] += 1
-        if crc_of(row_text("hold", row)) != crc:
+        if crc_of(sealed_text("hold", row)) != crc:
             self.report.add(f"The hold {row.request_id} was changed after it was written.")
         if ended:
             self.report.add(f"The request {row.request_id} has ended and still has a hold.")

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from market import keys
 from market.accounting import admission
 from market.accounting.answers import (
     admitted,
@@ -25,33 +24,38 @@ from market.accounting.answers import (
     settled,
     settled_before,
 )
-from market.accounting.customers import Customers, Key
+from market.accounting.caps import windows_of
+from market.accounting.customers import Key, check_may_spend
 from market.accounting.holding import BookTerms, hold_terms
+from market.accounting.kept_answers import KeptAnswers
 from market.accounting.ledger import Ledger, OpenHold
+from market.accounting.registry import Registry, unclaimed
 from market.accounting.rows import (
     Changes,
     CheckpointRow,
-    KeyRow,
-    OwnerRow,
     RequestRow,
     Snapshot,
 )
-from market.errors import Conflict, Forbidden, NotFound
+from market.accounting.state_rows import (
+    IdempotencyRow,
+    OwnerRow,
+    QuotaRow,
+)
+from market.errors import Conflict, NotFound
 from market.messages import (
     AccountantOp,
     AccountantReply,
     Admit,
     Admitted,
-    Balance,
     Checkpoint,
-    KeyRecord,
+    Replay,
     ResolveKey,
     Settle,
     Settled,
     Void,
     Voided,
 )
-from market.types import AccountId, KeyId, RequestId
+from market.types import AccountId, MachineId, RequestId
 
 FINISHED_MAX: Final = 65_536  # finished requests remembered; older ones are found on disk
 PAYEE_TIER: Final = "free"
@@ -59,14 +63,14 @@ PAYEE_TIER: Final = "free"
 SWEEP_GAP_NS: Final = 60_000_000_000  # a longer pause between sweeps means we were asleep
 
 
-class Books:
+class Books(Registry):
     """Applies operations and gathers what they change."""
 
     def __init__(self, terms: BookTerms, snapshot: Snapshot, *, now_ns: int, tick_ns: int) -> None:
-        self.terms = terms
         self.last_ts_ns = snapshot.last_ts_ns
-        self.ledger = Ledger(snapshot, lease_ends_tick_ns=tick_ns + terms.lease_ttl_ns)
-        self.customers = Customers(snapshot)
+        ledger = Ledger(snapshot, lease_ends_tick_ns=tick_ns + terms.lease_ttl_ns)
+        super().__init__(terms, snapshot, ledger)
+        self.answers = KeptAnswers(snapshot.rows(IdempotencyRow))
         self._finished: dict[RequestId, RequestRow] = {}
         self._last_sweep_tick_ns = tick_ns
         today = admission.day_of(now_ns)
@@ -75,6 +79,10 @@ class Books:
             meter.roll(today)
             if admission.day_of(opened.terms.created_ns) == meter.day:
                 meter.reserve(opened.reserved_tokens)
+            key = self.customers.key_of_hold(opened.terms.key_id)
+            if key is not None and key.caps is not None:
+                key.meter.roll(windows_of(now_ns))
+                key.meter.reserve(opened.held_nano, windows_of(opened.terms.created_ns))
 
     # ── the four operations and the look-up ───────────────────────────────────────────
 
@@ -123,15 +131,13 @@ class Books:
         changes.last_ts_ns = self.last_ts_ns
         return changes
 
-    def _admit(self, op: Admit, now_ns: int, tick_ns: int) -> Admitted:
+    def _admit(self, op: Admit, now_ns: int, tick_ns: int) -> Admitted | Replay:
         key = self.customers.live_key(op.key_hash, now_ns)
-        if keys.INFERENCE not in key.record.scopes:
-            raise Forbidden(
-                f"The API key {key.row.prefix}… may not run inference; use a key with the "
-                f"scope {keys.INFERENCE!r}.",
-                None,
-                "missing_scope",
-            )
+        card = self.terms.catalogue.get(op.model)
+        check_may_spend(key, op.model)
+        replay = self.answers.before(op, key.owner.row.id)
+        if replay is not None:
+            return replay
         opened = self.ledger.holds.get(op.request_id)
         if opened is not None:
             return self._admitted_before(op, opened, key, now_ns, tick_ns)
@@ -146,10 +152,13 @@ class Books:
         owner = key.owner
         owner.meter.roll(admission.day_of(now_ns))
         tat_ns = admission.next_arrival_ns(owner.meter, owner.tier, tick_ns)
-        terms = hold_terms(op, key, self.terms, self.ledger, now_ns)
+        terms = hold_terms(op, key, self.terms, self.prices.now(card), self.ledger, now_ns)
         opened = self.ledger.hold(terms, lease_ends_tick_ns=tick_ns + self.terms.lease_ttl_ns)
         owner.meter.tat_ns = tat_ns
         owner.meter.reserve(opened.reserved_tokens)
+        if key.caps is not None:
+            key.meter.reserve(opened.held_nano, windows_of(now_ns))
+        self.answers.begin(op, owner.row.id, now_ns, self.ledger.changes)
         return admitted(terms, owner, now_ns, tick_ns)
 
     def _admitted_before(
@@ -169,22 +178,24 @@ class Books:
 
     def _settle(self, op: Settle, now_ns: int) -> Settled:
         opened = self.ledger.holds.get(op.request_id)
+        payee = self._earner(op.payee, op.machine)
         if opened is None:
-            return settled_before(op, self._ended(op.request_id))
+            return settled_before(op, payee, self._ended(op.request_id))
         check_settle(op)
         check_usage(op.usage, opened)
-        self._open_payee(op.payee, now_ns)
+        self._open_payee(payee, now_ns)
         row = self.ledger.settle(
             opened,
-            progress_of(op),
+            progress_of(op)._replace(payee=payee),
             status="settled",
             finish_reason=op.finish_reason,
             attempts=op.attempts,
             ttft_ms=float(op.ttft_ms),
             total_ms=float(op.total_ms),
             now_ns=now_ns,
+            due_day=self._due_day(now_ns),
         )
-        self._end(opened, row)
+        self._end(opened, row, op.outcome)
         return settled(row)
 
     def _void(self, op: Void, now_ns: int) -> Voided:
@@ -255,7 +266,9 @@ class Books:
         if status == "expired" and opened.checkpoint.completion_tokens > 0:
             progress = opened.checkpoint
             if progress.payee is not None:
-                self._open_payee(progress.payee, now_ns)
+                payee = self._earner(progress.payee, progress.machine)
+                progress = progress._replace(payee=payee)
+                self._open_payee(payee, now_ns)
         row = self.ledger.settle(
             opened,
             progress,
@@ -265,11 +278,17 @@ class Books:
             ttft_ms=0.0,
             total_ms=0.0,
             now_ns=now_ns,
+            due_day=self._due_day(now_ns),
         )
         self._end(opened, row)
         return row
 
-    def _end(self, opened: OpenHold, row: RequestRow) -> None:
+    def _due_day(self, now_ns: int) -> int | None:
+        days = self.terms.promo_maturity_days
+        return admission.day_of(now_ns) + days if days else None
+
+    def _end(self, opened: OpenHold, row: RequestRow, outcome: bytes | None = None) -> None:
+        self.answers.end(opened.terms, row, outcome, self.ledger.changes)
         owner = self.customers.get(row.owner)
         owner.meter.correct(
             day=admission.day_of(opened.terms.created_ns),
@@ -277,10 +296,24 @@ class Books:
             used_tokens=row.prompt_tokens + row.completion_tokens,
         )
         if owner.tier.tokens_per_day is not None:
-            self.ledger.changes.quotas[row.owner] = (owner.meter.day, owner.meter.used_tokens)
+            self.ledger.changes.put(QuotaRow(row.owner, owner.meter.day, owner.meter.used_tokens))
+        key = self.customers.key_of_hold(row.key_id)
+        if key is not None and key.caps is not None:
+            key.meter.correct(
+                windows_of(opened.terms.created_ns),
+                held_nano=opened.held_nano,
+                cost_nano=row.cost_nano,
+            )
+            self.ledger.changes.put(key.meter.row(key.row))
         self.remember((row,))
 
-    # ── customers ─────────────────────────────────────────────────────────────────────
+    # ── who earns ─────────────────────────────────────────────────────────────────────
+
+    def _earner(self, payee: AccountId, machine: MachineId | None) -> AccountId:
+        """Who a machine earns for: the account it is linked to, if its own was named."""
+        if machine is not None and payee == unclaimed(machine):
+            return self.machines.get(machine, payee)
+        return payee
 
     def _open_payee(self, payee: AccountId, now_ns: int) -> None:
         """A Mac may serve before its owner's account was opened: it earns into one of that id.
@@ -290,31 +323,6 @@ class Books:
         if payee not in self.customers:
             check_text("payee", payee)
             self.create_owner(OwnerRow(payee, payee, PAYEE_TIER, now_ns), 0)
-
-    def create_owner(self, row: OwnerRow, promo_nano: int) -> None:
-        """Enter a new customer, with this much promo credit."""
-        self.customers.add_owner(row)
-        self.ledger.changes.owners.append(row)
-        if promo_nano > 0:
-            self.ledger.grant_promo(row.id, promo_nano, row.created_ns)
-
-    def add_key(self, row: KeyRow) -> KeyRecord:
-        """Enter a new key of a known owner."""
-        record = self.customers.add_key(row)
-        self.ledger.changes.keys.append(row)
-        return record
-
-    def revoke(self, owner_id: AccountId, key_id: KeyId, now_ns: int) -> KeyRecord:
-        """End a key. Again is no error; a key of someone else is not found."""
-        record, ended_now = self.customers.revoke(owner_id, key_id, now_ns)
-        if ended_now:
-            self.ledger.changes.revoked.append((key_id, now_ns))
-        return record
-
-    def balance(self, owner_id: AccountId) -> Balance:
-        """What the owner has; raises NotFound."""
-        self.customers.get(owner_id)
-        return Balance(*self.ledger.available(owner_id), self.ledger.held(owner_id))
 
     def request(self, request_id: RequestId) -> RequestRow | None:
         """A request as it stands in memory: open, or among the lately finished."""

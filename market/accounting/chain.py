@@ -21,6 +21,8 @@ _SEPARATOR: Final = "\x1f"
 _END: Final = "\x1e"
 
 Cell = int | str | float | None
+OPTIONAL: Final = {"request": 1, "hold": 2}
+"""How many last fields a row may lack: columns younger than the first rows of its table."""
 
 
 class Head(NamedTuple):
@@ -69,6 +71,17 @@ def row_text(kind: str, fields: Iterable[Cell]) -> bytes:
     return (kind + _SEPARATOR + _SEPARATOR.join(cells) + _END).encode("utf-8")
 
 
+def sealed_text(kind: str, fields: Sequence[Cell], *after: Cell) -> bytes:
+    """A row's canonical bytes as its batch seals them; `after` is the batch's number.
+
+    A younger column that is None was not there when the row was sealed, and is left out.
+    """
+    keep, least = len(fields), len(fields) - OPTIONAL.get(kind, 0)
+    while keep > least and fields[keep - 1] is None:
+        keep -= 1
+    return row_text(kind, (*fields[:keep], *after))
+
+
 def crc_of(text: bytes) -> int:
     """The row's checksum. Finds accidents and names the row; the hash finds intent."""
     return zlib.crc32(text)
@@ -91,10 +104,9 @@ def seal(changes: Changes, head: Head, epoch: int) -> Sealed:
     def close(kind: str, rows: Iterable[Sequence[Cell]]) -> list[tuple[Cell, ...]]:
         closed = []
         for row in rows:
-            fields = (*row, number)
-            text = row_text(kind, fields)
+            text = sealed_text(kind, row, number)
             texts.append(text)
-            closed.append((*fields, crc_of(text)))
+            closed.append((*row, number, crc_of(text)))
         return closed
 
     accounts = close("account", changes.accounts)
@@ -108,7 +120,7 @@ def seal(changes: Changes, head: Head, epoch: int) -> Sealed:
         "operation", ((n, *row) for n, row in enumerate(changes.operations, head.next_operation))
     )
     holds: list[tuple[Cell, ...]] = [
-        (*row, crc_of(row_text("hold", row))) for row in changes.opened.values()
+        (*row, crc_of(sealed_text("hold", row))) for row in changes.opened.values()
     ]
     if not texts:
         return Sealed(None, [], [], [], [], holds, head)

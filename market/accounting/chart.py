@@ -44,11 +44,80 @@ SPENDING_ORDER = (Code.CONSUMER_PROMO, Code.CONSUMER_CASH, Code.PROVIDER_EARNING
 
 
 class Posting(IntEnum):
-    """Why a transfer happened."""
+    """Why a transfer happened. SHAPES says between which accounts it may."""
 
     PROMO_GRANT = 1
     SETTLE_PROVIDER = 2
     SETTLE_FEE = 3
+    MATURE = 4  # held-back earnings become withdrawable
+    CLAIM = 5  # an unlinked machine's earnings go to who has linked it
+    TOP_UP = 10
+    STRIPE_FEE = 11
+    REPAY_DEBT = 12  # a top-up pays what a dispute has left owing
+    REFUND = 13
+    REFUND_RETURNED = 14  # the refund failed: the credit is back
+    PAYOUT = 20  # decided: earnings leave the account, before the processor is asked
+    PAYOUT_FEE = 21
+    PAYOUT_SENT = 22
+    PAYOUT_RETURNED = 23  # definitely not sent: the earnings are back
+    PAYOUT_FEE_RETURNED = 24
+    PAYOUT_REVERSED = 25  # sent, and taken back by the processor
+    DISPUTE = 30  # the bank takes it; from credit as far as it goes, the rest is owed
+    DISPUTE_FEE = 31
+    DISPUTE_WON = 32
+    DISPUTE_LOST = 33
+    GOODWILL = 40
+    SUSPENSE_OUT = 50  # money at the processor that nobody here has explained yet
+    SUSPENSE_IN = 51
+    CAPITAL_IN = 52  # the platform's own money put in
+    CAPITAL_OUT = 53
+
+
+_CREDIT = (Code.CONSUMER_PROMO, Code.CONSUMER_CASH, Code.PROVIDER_EARNINGS)
+SHAPES: dict[Posting, frozenset[tuple[Code, Code]]] = {
+    posting: frozenset(pairs)
+    for posting, pairs in {
+        Posting.PROMO_GRANT: [(Code.PROMO_EXPENSE, Code.CONSUMER_PROMO)],
+        Posting.SETTLE_PROVIDER: [
+            (source, kind)
+            for source in _CREDIT
+            for kind in (Code.PROVIDER_EARNINGS, Code.PROVIDER_MATURING)
+        ],
+        Posting.SETTLE_FEE: [(source, Code.PLATFORM_FEE) for source in _CREDIT],
+        Posting.MATURE: [(Code.PROVIDER_MATURING, Code.PROVIDER_EARNINGS)],
+        Posting.CLAIM: [
+            (Code.PROVIDER_EARNINGS, Code.PROVIDER_EARNINGS),
+            (Code.PROVIDER_MATURING, Code.PROVIDER_MATURING),
+        ],
+        Posting.TOP_UP: [(Code.STRIPE_CLEARING, Code.CONSUMER_CASH)],
+        Posting.STRIPE_FEE: [(Code.STRIPE_FEES, Code.STRIPE_CLEARING)],
+        Posting.REPAY_DEBT: [(Code.CONSUMER_CASH, Code.CONSUMER_RECEIVABLE)],
+        Posting.REFUND: [(Code.CONSUMER_CASH, Code.STRIPE_CLEARING)],
+        Posting.REFUND_RETURNED: [(Code.STRIPE_CLEARING, Code.CONSUMER_CASH)],
+        Posting.PAYOUT: [(Code.PROVIDER_EARNINGS, Code.PAYOUT_IN_TRANSIT)],
+        Posting.PAYOUT_FEE: [(Code.PROVIDER_EARNINGS, Code.PLATFORM_FEE)],
+        Posting.PAYOUT_SENT: [(Code.PAYOUT_IN_TRANSIT, Code.STRIPE_CLEARING)],
+        Posting.PAYOUT_RETURNED: [(Code.PAYOUT_IN_TRANSIT, Code.PROVIDER_EARNINGS)],
+        Posting.PAYOUT_FEE_RETURNED: [(Code.PLATFORM_FEE, Code.PROVIDER_EARNINGS)],
+        Posting.PAYOUT_REVERSED: [(Code.STRIPE_CLEARING, Code.PROVIDER_EARNINGS)],
+        Posting.DISPUTE: [
+            (Code.CONSUMER_CASH, Code.STRIPE_CLEARING),
+            (Code.CONSUMER_RECEIVABLE, Code.STRIPE_CLEARING),
+        ],
+        Posting.DISPUTE_FEE: [(Code.STRIPE_FEES, Code.STRIPE_CLEARING)],
+        Posting.DISPUTE_WON: [
+            (Code.STRIPE_CLEARING, Code.CONSUMER_CASH),
+            (Code.STRIPE_CLEARING, Code.CONSUMER_RECEIVABLE),
+        ],
+        Posting.DISPUTE_LOST: [(Code.DISPUTE_LOSS, Code.CONSUMER_RECEIVABLE)],
+        Posting.GOODWILL: [(Code.GOODWILL, Code.CONSUMER_PROMO)],
+        Posting.SUSPENSE_OUT: [(Code.SUSPENSE, Code.STRIPE_CLEARING)],
+        Posting.SUSPENSE_IN: [(Code.STRIPE_CLEARING, Code.SUSPENSE)],
+        Posting.CAPITAL_IN: [(Code.STRIPE_CLEARING, Code.PLATFORM_CAPITAL)],
+        Posting.CAPITAL_OUT: [(Code.PLATFORM_CAPITAL, Code.STRIPE_CLEARING)],
+    }.items()
+}
+"""Which (debit, credit) accounts each reason may move money between."""
 
 
 class Account:

@@ -11,8 +11,10 @@ from typing import Final
 
 from market.accounting import admission
 from market.accounting.answers import check_sizes
+from market.accounting.caps import refuse_cap, windows_of
 from market.accounting.customers import Key
 from market.accounting.ledger import Ledger, funding_of
+from market.accounting.prices import Price
 from market.accounting.pricing import hold_nano
 from market.accounting.rows import HoldRow
 from market.catalogue import Catalogue
@@ -24,32 +26,36 @@ LEASE_TTL_NS: Final = 60_000_000_000  # a hold whose gateway is silent this long
 
 @dataclass(frozen=True, slots=True)
 class BookTerms:
-    """What the operator decides: the offer, the fee in basis points, the lease."""
+    """What the operator decides: the offer, the fee in basis points, the lease.
+
+    Earnings paid with promo credit are held back for `promo_maturity_days`.
+    """
 
     catalogue: Catalogue
     fee_bps: int = 0
     lease_ttl_ns: int = LEASE_TTL_NS
+    promo_maturity_days: int = 0
 
 
-def hold_terms(op: Admit, key: Key, terms: BookTerms, ledger: Ledger, now_ns: int) -> HoldRow:
-    """The hold that this admission needs.
+def hold_terms(
+    op: Admit, key: Key, terms: BookTerms, price: Price, ledger: Ledger, now_ns: int
+) -> HoldRow:
+    """The hold that this admission needs, at this price.
 
-    Raises InvalidRequest for sizes no request has, NotFound for an unknown model,
-    RateLimited when the day's tokens do not suffice, PaymentRequired when the money does
-    not.
+    Raises InvalidRequest for sizes no request has, RateLimited when the day's tokens do not
+    suffice, PaymentRequired when the money or the key's caps do not.
     """
-    card = terms.catalogue.get(op.model)
     check_sizes(op)
     owner = key.owner
     available = ledger.available(owner.row.id)
     available_nano = sum(available)
     max_tokens = admission.resolve_max_tokens(
         asked=op.max_tokens,
-        cap=_cap_of_the_day(op, key, now_ns),
+        cap=_cap_of_the_key(op, key, price, _cap_of_the_day(op, key, now_ns), now_ns),
         n=op.n,
         prompt_tokens=op.prompt_tokens,
-        price_in_nano=card.price_in_nano,
-        price_out_nano=card.price_out_nano,
+        price_in_nano=price.in_nano,
+        price_out_nano=price.out_nano,
         available_nano=available_nano,
         posted_nano=available_nano + ledger.held(owner.row.id),
     )
@@ -57,8 +63,8 @@ def hold_terms(op: Admit, key: Key, terms: BookTerms, ledger: Ledger, now_ns: in
         prompt_tokens=op.prompt_tokens,
         max_tokens=max_tokens,
         n=op.n,
-        price_in_nano=card.price_in_nano,
-        price_out_nano=card.price_out_nano,
+        price_in_nano=price.in_nano,
+        price_out_nano=price.out_nano,
     )
     funding = funding_of(available, amount)
     if funding is None:  # `resolve_max_tokens` has just shown that it is covered
@@ -76,10 +82,12 @@ def hold_terms(op: Admit, key: Key, terms: BookTerms, ledger: Ledger, now_ns: in
         funding.promo_nano,
         funding.cash_nano,
         funding.earnings_nano,
-        card.price_in_nano,
-        card.price_out_nano,
-        terms.fee_bps,
+        price.in_nano,
+        price.out_nano,
+        terms.fee_bps if owner.row.fee_bps is None else owner.row.fee_bps,
         now_ns,
+        price.cached_nano,
+        op.idempotency,
     )
 
 
@@ -94,3 +102,21 @@ def _cap_of_the_day(op: Admit, key: Key, now_ns: int) -> int:
     if need > left:
         raise admission.refuse_day(meter, tier, need_tokens=need, now_ns=now_ns)
     return min(op.max_tokens_cap, (left - op.prompt_tokens) // op.n)
+
+
+def _cap_of_the_key(op: Admit, key: Key, price: Price, cap: int, now_ns: int) -> int:
+    """The longest answer per choice that the key's spending caps allow, within `cap`."""
+    if key.caps is None:
+        return cap
+    meter = key.meter
+    meter.roll(windows_of(now_ns))
+    room_nano = meter.room_nano(key.caps)
+    assert room_nano is not None
+    per_token_nano = price.out_nano * op.n
+    left_nano = room_nano - op.prompt_tokens * price.in_nano
+    affordable = left_nano // per_token_nano if per_token_nano else (cap if left_nano >= 0 else 0)
+    wanted = 1 if op.max_tokens is None else op.max_tokens
+    if wanted > affordable:
+        need_nano = op.prompt_tokens * price.in_nano + wanted * per_token_nano
+        raise refuse_cap(key.row, meter, need_nano=need_nano, affordable=affordable)
+    return min(cap, affordable)

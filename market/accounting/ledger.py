@@ -12,9 +12,17 @@ before it touched anything.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
-from market.accounting.chart import NO_NEGATIVE, SPENDING_ORDER, Account, Code, Posting
+from market.accounting.chart import (
+    NO_NEGATIVE,
+    SHAPES,
+    SPENDING_ORDER,
+    Account,
+    Code,
+    Posting,
+)
 from market.accounting.pricing import cost_nano, split_fee
 from market.accounting.rows import (
     AccountRow,
@@ -26,6 +34,7 @@ from market.accounting.rows import (
     Snapshot,
     TransferRow,
 )
+from market.accounting.state_rows import LotRow
 from market.messages import Funding
 from market.types import AccountId, RequestId
 
@@ -76,6 +85,7 @@ class Ledger:
             terms.request_id: OpenHold(terms, checkpoint, lease_ends_tick_ns)
             for terms, checkpoint in snapshot.holds
         }
+        self.lots = {(lot.payee, lot.due_day): lot.amount_nano for lot in snapshot.rows(LotRow)}
         self.changes = Changes()
         self._touched: set[Account] = set()
 
@@ -104,6 +114,18 @@ class Ledger:
             purse = self._purses.setdefault(account.owner, [None] * len(SPENDING_ORDER))
             purse[SPENDING_ORDER.index(account.code)] = account
 
+    def find(self, code: Code, owner: str = "") -> Account | None:
+        """The account of this name, or None when nothing was ever booked on it."""
+        return self._named.get((code, owner))
+
+    def accounts(self) -> Iterable[Account]:
+        """Every account there is."""
+        return self._accounts.values()
+
+    def owned(self, code: Code) -> list[Account]:
+        """Every account of this kind."""
+        return [account for (kind, _), account in self._named.items() if kind is code]
+
     def available(self, owner: AccountId) -> tuple[int, int, int]:
         """What a new hold may take from (promo, cash, earnings), in nano-USD."""
         promo, cash, earnings = self._purses.get(owner, _EMPTY_PURSE)
@@ -130,6 +152,7 @@ class Ledger:
     ) -> None:
         """Move money. The debit side must cover it when it may not go below zero."""
         assert amount_nano > 0
+        assert (debit.code, credit.code) in SHAPES[posting]
         assert debit.code not in NO_NEGATIVE or debit.available_nano >= amount_nano
         debit.dpo += amount_nano
         credit.cpo += amount_nano
@@ -152,6 +175,57 @@ class Ledger:
             posting=Posting.PROMO_GRANT,
             ts_ns=ts_ns,
         )
+
+    # ── earnings that are held back ───────────────────────────────────────────────────
+
+    def mature(self, today: int, ts_ns: int) -> int:
+        """Release every lot that is due by this UTC day; returns how many there were."""
+        due = sorted(key for key in self.lots if key[1] <= today)
+        for payee, day in due:
+            amount_nano = self.lots[payee, day]
+            self.post(
+                f"mature:{payee}:{day}:{ts_ns}",
+                0,
+                debit=self.account(Code.PROVIDER_MATURING, payee),
+                credit=self.account(Code.PROVIDER_EARNINGS, payee),
+                amount_nano=amount_nano,
+                posting=Posting.MATURE,
+                ts_ns=ts_ns,
+            )
+            self.set_lot(payee, day, 0)
+        return len(due)
+
+    def move_earnings(self, giver: AccountId, taker: AccountId, ts_ns: int) -> int:
+        """Everything an account has earned becomes another's, held back as before; nano-USD."""
+        moved = 0
+        for leg, kind in enumerate((Code.PROVIDER_EARNINGS, Code.PROVIDER_MATURING)):
+            account = self.find(kind, giver)
+            if account is None or account.available_nano == 0:
+                continue
+            moved += account.available_nano
+            self.post(
+                f"claim:{giver}:{ts_ns}",
+                leg,
+                debit=account,
+                credit=self.account(kind, taker),
+                amount_nano=account.available_nano,
+                posting=Posting.CLAIM,
+                ts_ns=ts_ns,
+            )
+        for payee, day in [key for key in self.lots if key[0] == giver]:
+            noted = self.lots.get((taker, day), 0)
+            self.set_lot(taker, day, noted + self.lots[payee, day])
+            self.set_lot(payee, day, 0)
+        return moved
+
+    def set_lot(self, payee: AccountId, due_day: int, amount_nano: int) -> None:
+        """What this account may withdraw from that day on, in place of what was noted."""
+        if amount_nano:
+            self.lots[payee, due_day] = amount_nano
+            self.changes.put(LotRow(payee, due_day, amount_nano))
+        else:
+            del self.lots[payee, due_day]
+            self.changes.drop(LotRow(payee, due_day, 0))
 
     # ── holds ─────────────────────────────────────────────────────────────────────────
 
@@ -190,23 +264,28 @@ class Ledger:
         ttft_ms: float,
         total_ms: float,
         now_ns: int,
+        due_day: int | None = None,
     ) -> RequestRow:
         """Release the hold and move the cost of what was delivered.
 
         `delivered.payee` may be None only when nothing was delivered and nothing is owed.
+        What is paid with promo credit may be withdrawn from `due_day` on, None is at once.
         """
         terms = opened.terms
         cost = 0
         if delivered.payee is not None:
             cost = cost_nano(
                 prompt_tokens=delivered.prompt_tokens,
+                cached_tokens=delivered.cached_tokens,
                 completion_tokens=delivered.completion_tokens,
                 price_in_nano=terms.price_in_nano,
+                price_cached_nano=terms.cached_price_nano,
                 price_out_nano=terms.price_out_nano,
             )
         assert cost <= opened.held_nano
-        split = split_fee(cost, terms.fee_bps)
-        spent = self._pay(opened, delivered.payee, *split, now_ns=now_ns)
+        own = delivered.payee == terms.owner
+        split = split_fee(cost, terms.fee_bps, min(cost, terms.promo_nano) if own else 0)
+        spent = self._pay(opened, delivered.payee, *split, own=own, due_day=due_day, now_ns=now_ns)
         row = RequestRow(
             terms.request_id,
             terms.owner,
@@ -236,6 +315,7 @@ class Ledger:
             total_ms,
             terms.created_ns,
             now_ns,
+            terms.price_cached_nano,
         )
         self._close(row)
         return row
@@ -247,10 +327,13 @@ class Ledger:
         provider_nano: int,
         fee_nano: int,
         *,
+        own: bool,
+        due_day: int | None,
         now_ns: int,
     ) -> tuple[int, int, int]:
         """Release each leg and spend from it, the provider's share first.
 
+        A provider's own promo credit never earns: there all of that leg is the platform's.
         Leg numbers are 2·source for the provider and 2·source + 1 for the fee, so a
         transfer's number alone says whose money went where.
         """
@@ -264,47 +347,39 @@ class Ledger:
             account.dp -= held_nano
             assert account.dp >= 0
             self._touched.add(account)
-            to_provider = min(held_nano, provider_nano)
+            promo = source == 0
+            to_provider = 0 if own and promo else min(held_nano, provider_nano)
             to_fee = min(held_nano - to_provider, fee_nano)
             if to_provider:
                 assert payee is not None
-                self._post_leg(terms.request_id, 2 * source, account, payee, to_provider, now_ns)
+                kind = Code.PROVIDER_EARNINGS
+                if promo and due_day is not None:
+                    kind = Code.PROVIDER_MATURING
+                    self.set_lot(payee, due_day, self.lots.get((payee, due_day), 0) + to_provider)
+                self.post(
+                    terms.request_id,
+                    2 * source,
+                    debit=account,
+                    credit=self.account(kind, payee),
+                    amount_nano=to_provider,
+                    posting=Posting.SETTLE_PROVIDER,
+                    ts_ns=now_ns,
+                )
             if to_fee:
-                self._post_leg(terms.request_id, 2 * source + 1, account, None, to_fee, now_ns)
+                self.post(
+                    terms.request_id,
+                    2 * source + 1,
+                    debit=account,
+                    credit=self.account(Code.PLATFORM_FEE),
+                    amount_nano=to_fee,
+                    posting=Posting.SETTLE_FEE,
+                    ts_ns=now_ns,
+                )
             provider_nano -= to_provider
             fee_nano -= to_fee
             spent[source] = to_provider + to_fee
         assert provider_nano == fee_nano == 0
         return (spent[0], spent[1], spent[2])
-
-    def _post_leg(
-        self,
-        request_id: RequestId,
-        leg: int,
-        debit: Account,
-        payee: AccountId | None,
-        amount_nano: int,
-        ts_ns: int,
-    ) -> None:
-        """One leg of a settlement; without a payee it is the platform's fee.
-
-        Earnings go straight to the account they can be withdrawn from. A maturity rule
-        would post to PROVIDER_MATURING here, and nowhere else.
-        """
-        if payee is None:
-            credit, posting = self.account(Code.PLATFORM_FEE), Posting.SETTLE_FEE
-        else:
-            credit = self.account(Code.PROVIDER_EARNINGS, payee)
-            posting = Posting.SETTLE_PROVIDER
-        self.post(
-            request_id,
-            leg,
-            debit=debit,
-            credit=credit,
-            amount_nano=amount_nano,
-            posting=posting,
-            ts_ns=ts_ns,
-        )
 
     def _close(self, row: RequestRow) -> None:
         changes = self.changes
@@ -313,38 +388,3 @@ class Ledger:
             changes.closed.append(row.request_id)
         changes.checkpoints.pop(row.request_id, None)
         changes.requests.append(row)
-
-    # ── laws ──────────────────────────────────────────────────────────────────────────
-
-    def check(self) -> list[str]:
-        """The laws that can be seen from the present state; an empty list is good news."""
-        problems = []
-        debited_nano = sum(account.dpo for account in self._accounts.values())
-        credited_nano = sum(account.cpo for account in self._accounts.values())
-        if debited_nano != credited_nano:
-            problems.append(
-                f"Posted debits are {debited_nano} nano-USD, posted credits {credited_nano}."
-            )
-        reserved: dict[Account, int] = {}
-        for opened in self.holds.values():
-            terms = opened.terms
-            for code, leg_nano in zip(SPENDING_ORDER, terms[9:12], strict=True):
-                if leg_nano:
-                    account = self._named[code, terms.owner]
-                    reserved[account] = reserved.get(account, 0) + leg_nano
-        for account in self._accounts.values():
-            if account.dp != reserved.get(account, 0):
-                problems.append(
-                    f"Account {account.number} ({account.label()}) has {account.dp} nano-USD "
-                    f"pending, its open holds add up to {reserved.get(account, 0)}."
-                )
-            if account.code in NO_NEGATIVE and account.available_nano < 0:
-                problems.append(
-                    f"Account {account.number} ({account.label()}) is at "
-                    f"{account.available_nano} nano-USD and must not be below zero."
-                )
-        granted = self._named.get((Code.PROMO_EXPENSE, ""))
-        received = sum(a.cpo for a in self._accounts.values() if a.code is Code.CONSUMER_PROMO)
-        if (granted.dpo if granted else 0) != received:
-            problems.append("Promo credit granted differs from promo credit received.")
-        return problems

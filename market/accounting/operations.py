@@ -1,4 +1,4 @@
-"""Administrative calls that a client may repeat: remembered under the key it chose.
+"""Acts that a client may repeat: remembered under the key it chose, with what they made.
 
 Only hashes are kept: a key a client chose says something about the client.
 """
@@ -18,20 +18,24 @@ class Operations:
     def __init__(self, rows: Iterable[OperationRow]) -> None:
         self._rows = {row.key: row for row in rows}
 
-    def check(self, kind: str, key: str, contents: tuple[object, ...]) -> None:
-        """Raise Conflict if a call of this kind with this key has already taken effect."""
-        before = self._rows.get(_hash(kind, key))
-        if before is None:
-            return
-        same = before.fingerprint == _hash(kind, repr(contents))
-        raise Conflict(
-            "This idempotency key was used before, for "
-            + ("the same call; it took effect then." if same else "another call."),
-            None,
-            "idempotency_replayed" if same else "idempotency_key_reused",
-            None,
-            False,
-        )
+    def before(self, kind: str, key: str, contents: tuple[object, ...]) -> str | None:
+        """What a call of this kind with this key made before; None when it is new.
+
+        Raises Conflict when that call had other contents.
+        """
+        row = self._rows.get(_hash(kind, key))
+        if row is None:
+            return None
+        if row.fingerprint != _hash(kind, repr(contents)):
+            raise Conflict(
+                "This idempotency key was used before with other contents. Use a new key for a "
+                "new call.",
+                None,
+                "idempotency_key_reused",
+                None,
+                False,
+            )
+        return row.result
 
     def remember(
         self, kind: str, key: str, contents: tuple[object, ...], result: str, ts_ns: int

@@ -20,18 +20,33 @@ class Split(NamedTuple):
 
 
 def cost_nano(
-    *, prompt_tokens: int, completion_tokens: int, price_in_nano: int, price_out_nano: int
+    *,
+    prompt_tokens: int,
+    cached_tokens: int,
+    completion_tokens: int,
+    price_in_nano: int,
+    price_cached_nano: int,
+    price_out_nano: int,
 ) -> int:
-    """The exact price of these tokens in nano-USD."""
-    return prompt_tokens * price_in_nano + completion_tokens * price_out_nano
+    """The exact price of these tokens in nano-USD; cached tokens are among the prompt's."""
+    return (
+        (prompt_tokens - cached_tokens) * price_in_nano
+        + cached_tokens * price_cached_nano
+        + completion_tokens * price_out_nano
+    )
 
 
-def split_fee(cost: int, fee_bps: int) -> Split:
-    """The platform's share, floored, and the provider's: everything else."""
-    assert cost >= 0
+def split_fee(cost: int, fee_bps: int, own_promo_nano: int = 0) -> Split:
+    """The platform's share, floored, and the provider's: everything else.
+
+    `own_promo_nano` is the part that is paid with promo credit of the provider's own owner:
+    it earns nothing and stays with the platform, which had granted it.
+    """
+    assert 0 <= own_promo_nano <= cost
     assert 0 <= fee_bps <= BPS_MAX
-    fee = cost * fee_bps // BPS_MAX
-    return Split(provider_nano=cost - fee, fee_nano=fee)
+    earning = cost - own_promo_nano
+    provider = earning - earning * fee_bps // BPS_MAX
+    return Split(provider_nano=provider, fee_nano=cost - provider)
 
 
 def hold_nano(

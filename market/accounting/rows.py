@@ -5,43 +5,22 @@ second, and a store writes them as they are. Nothing here knows SQL.
 
 Two kinds of rows must not be confused. *Journal* rows (owner accounts, transfers, finished
 requests, operations) are written once and never change; they are what the hash chain
-covers. *State* rows (counters, open holds, keys, day quotas) are the present, and every
-sum in them can be computed again from the journal.
+covers. *State* rows are the present: counters and open holds, which have fields of their own
+in `Changes`, and the rows of `market.accounting.state_rows`, which a store keeps without
+knowing what they mean. Every sum in them can be computed again from the journal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from market.accounting.chart import Account, Code
+from market.accounting.state_rows import Cell, Row, StateKey, StateRow, state_key
 from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId
 
 RequestStatus = Literal["held", "settled", "voided", "expired"]
-
-
-class OwnerRow(NamedTuple):
-    """A customer of the market: who owns keys, credit and earnings."""
-
-    id: AccountId
-    name: str
-    tier: str
-    created_ns: int
-
-
-class KeyRow(NamedTuple):
-    """An API key as stored: its hash, never the key."""
-
-    id: KeyId
-    owner: AccountId
-    hash: bytes
-    name: str
-    prefix: str
-    scopes: str  # space separated, sorted
-    created_ns: int
-    expires_ns: int | None
-    revoked_ns: int | None
 
 
 class AccountRow(NamedTuple):
@@ -86,6 +65,13 @@ class HoldRow(NamedTuple):
     price_out_nano: int
     fee_bps: int
     created_ns: int
+    price_cached_nano: int | None = None  # None: written before it existed, as price_in_nano
+    idempotency: str | None = None  # the caller's own key, hashed
+
+    @property
+    def cached_price_nano(self) -> int:
+        """Nano-USD per prompt token that was found in a cache."""
+        return self.price_in_nano if self.price_cached_nano is None else self.price_cached_nano
 
 
 class CheckpointRow(NamedTuple):
@@ -137,6 +123,12 @@ class RequestRow(NamedTuple):
     total_ms: float
     created_ns: int
     finished_ns: int
+    price_cached_nano: int | None = None  # as in HoldRow
+
+    @property
+    def cached_price_nano(self) -> int:
+        """Nano-USD per prompt token that was found in a cache."""
+        return self.price_in_nano if self.price_cached_nano is None else self.price_cached_nano
 
     @property
     def created_s(self) -> float:
@@ -149,7 +141,11 @@ class RequestRow(NamedTuple):
 
 
 class OperationRow(NamedTuple):
-    """An idempotent administrative operation, remembered by its caller's key."""
+    """An act of administration, written down once: who did what, and why.
+
+    `key` is unique: it is the hash of its caller's idempotency key, or an id of ours.
+    `result` is the id it made, or the act as JSON.
+    """
 
     key: str
     fingerprint: str
@@ -165,9 +161,7 @@ class Changes:
     and closed within one batch never reaches the store.
     """
 
-    owners: list[OwnerRow] = field(default_factory=list)
-    keys: list[KeyRow] = field(default_factory=list)
-    revoked: list[tuple[KeyId, int]] = field(default_factory=list)
+    state: dict[type[StateRow], dict[StateKey, StateRow | None]] = field(default_factory=dict)
     accounts: list[AccountRow] = field(default_factory=list)
     counters: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
     transfers: list[TransferRow] = field(default_factory=list)
@@ -176,8 +170,15 @@ class Changes:
     checkpoints: dict[RequestId, CheckpointRow] = field(default_factory=dict)
     requests: list[RequestRow] = field(default_factory=list)
     operations: list[OperationRow] = field(default_factory=list)
-    quotas: dict[AccountId, tuple[int, int]] = field(default_factory=dict)  # day, tokens
     last_ts_ns: int = 0
+
+    def put(self, row: StateRow) -> None:
+        """Write this row, in place of one with the same key."""
+        self.state.setdefault(type(row), {})[state_key(row)] = row
+
+    def drop(self, row: StateRow) -> None:
+        """Delete the row with this one's key."""
+        self.state.setdefault(type(row), {})[state_key(row)] = None
 
     def __bool__(self) -> bool:
         return bool(
@@ -186,9 +187,7 @@ class Changes:
             or self.requests
             or self.counters
             or self.checkpoints
-            or self.owners
-            or self.keys
-            or self.revoked
+            or self.state
             or self.accounts
             or self.operations
         )
@@ -196,15 +195,21 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a store remembers at start: the present, not the history."""
+    """What a store remembers at start: the present, not the history.
 
-    owners: tuple[OwnerRow, ...] = ()
-    keys: tuple[KeyRow, ...] = ()
+    `state` has the rows of `market.accounting.state_rows.LOADED`; those that have ended are
+    left on disk, where `LedgerStore.rows` finds them.
+    """
+
+    state: tuple[StateRow, ...] = ()
     accounts: tuple[tuple[AccountRow, tuple[int, int, int, int]], ...] = ()
     holds: tuple[tuple[HoldRow, CheckpointRow], ...] = ()
     operations: tuple[OperationRow, ...] = ()
-    quotas: tuple[tuple[AccountId, int, int], ...] = ()
     last_ts_ns: int = 0
+
+    def rows(self, kind: type[Row]) -> list[Row]:
+        """The state rows of one kind, in the order of the store."""
+        return [row for row in self.state if isinstance(row, kind)]
 
     def account_objects(self) -> list[Account]:
         return [
@@ -237,11 +242,15 @@ class LedgerStore(Protocol):
         """The owner's finished requests that were charged, newest first."""
         ...
 
+    async def rows(
+        self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell
+    ) -> list[Row]:
+        """State rows whose columns have these values, newest first by `created_ns`.
+
+        `before_ns` pages back: only rows created before it. Sees committed rows only.
+        """
+        ...
+
     async def close(self) -> None:
         """Release the files. Idempotent."""
         ...
-
-
-def scopes_text(scopes: Iterable[str]) -> str:
-    """Scopes as one column holds them."""
-    return " ".join(sorted(scopes))

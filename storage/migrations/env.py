@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from alembic import context
 
-from storage.tables import metadata
+from market.accounting.state_rows import OwnerRow
+from storage.state_tables import STATE_TABLES
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=STATE_TABLES[OwnerRow].metadata,
     render_as_batch=True,
     compare_type=True,
     transaction_per_migration=False,

@@ -9,7 +9,8 @@ import pytest
 from actors.group_commit import GroupCommit
 from market.accounting.books import Books
 from market.accounting.holding import BookTerms
-from market.accounting.rows import Changes, OwnerRow, Snapshot
+from market.accounting.rows import Changes, Snapshot
+from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
 from market.types import AccountId
 from storage.memory import MemoryLedgerStore
@@ -29,7 +30,7 @@ class GatedStore(MemoryLedgerStore):
         if self.error:
             raise self.error
         await super().commit(changes)
-        self.committed.append(len(changes.owners))
+        self.committed.append(len(changes.state.get(OwnerRow, ())))
 
 
 class Scene:

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from market.accounting.chart import Code
+from market.accounting.laws import broken_laws
 from market.accounting.ledger import Ledger, funding_of
 from market.accounting.rows import (
     Changes,
     CheckpointRow,
     HoldRow,
-    KeyRow,
     LedgerStore,
     OperationRow,
-    OwnerRow,
     Snapshot,
 )
+from market.accounting.state_rows import KeyRow, OwnerRow, QuotaRow
 from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId
 from storage.database import Fenced
 from storage.ledger_store import SqliteLedgerStore
@@ -73,12 +73,14 @@ def finish(ledger: Ledger, request_id: str, tokens: int, now_ns: int) -> None:
     )
 
 
+KEY = KeyRow(KeyId("key_1"), ANN, b"h" * 32, "", "sk-coster-abcd", "inference", 3, None, None)
+
+
 def first_changes(ledger: Ledger) -> Changes:
     """Two owners, a key, promo credit, an operation and two holds."""
-    ledger.changes.owners += [OwnerRow(ANN, "Ann", "free", 1), OwnerRow(BOB, "Böb 🍎", "paid", 2)]
-    ledger.changes.keys.append(
-        KeyRow(KeyId("key_1"), ANN, b"h" * 32, "", "sk-coster-abcd", "inference", 3, None, None)
-    )
+    ledger.changes.put(OwnerRow(ANN, "Ann", "free", 1))
+    ledger.changes.put(OwnerRow(BOB, "Böb 🍎", "paid", 2))
+    ledger.changes.put(KEY)
     ledger.changes.operations.append(OperationRow("k", "f", "r", 4))
     ledger.grant_promo(ANN, 10**9, 5)
     for number in range(2):
@@ -96,20 +98,21 @@ async def test_what_was_committed_is_what_is_loaded(opened: Open) -> None:
     progress = CheckpointRow(5, 3, 0, 0, BOB, MachineId("mac_1"), ProviderId("prv_1"))
     ledger.checkpoint(ledger.holds[RequestId("req_1")], progress, 0)
     changes = ledger.take()
-    changes.quotas[ANN], changes.last_ts_ns = (20_000, 12), 9
-    changes.revoked.append((KeyId("key_1"), 8))
+    changes.put(QuotaRow(ANN, 20_000, 12))
+    changes.put(KEY._replace(revoked_ns=8))
+    changes.last_ts_ns = 9
     await store.commit(changes)
 
     loaded = await (await opened()).load()
 
-    assert [owner.name for owner in loaded.owners] == ["Ann", "Böb 🍎"]
-    assert [(key.hash, key.revoked_ns) for key in loaded.keys] == [(b"h" * 32, 8)]
+    assert [owner.name for owner in loaded.rows(OwnerRow)] == ["Ann", "Böb 🍎"]
+    assert [(key.hash, key.revoked_ns) for key in loaded.rows(KeyRow)] == [(b"h" * 32, 8)]
     assert [(hold.request_id, at) for hold, at in loaded.holds] == [("req_1", progress)]
     assert loaded.operations == (OperationRow("k", "f", "r", 4),)
-    assert loaded.quotas == ((ANN, 20_000, 12),)
+    assert loaded.rows(QuotaRow) == [QuotaRow(ANN, 20_000, 12)]
     assert loaded.last_ts_ns == 9
     again = Ledger(loaded, lease_ends_tick_ns=0)
-    assert again.check() == []
+    assert broken_laws(again) == []
     for owner in (ANN, BOB):
         assert again.available(owner) == ledger.available(owner)
         assert again.held(owner) == ledger.held(owner)
@@ -187,4 +190,4 @@ async def test_a_commit_is_all_or_nothing(opened: Open) -> None:
         await store.commit(bad)
     loaded = await (await opened()).load()
     assert [hold.request_id for hold, _ in loaded.holds] == ["req_1"]
-    assert Ledger(loaded, lease_ends_tick_ns=0).check() == []
+    assert broken_laws(Ledger(loaded, lease_ends_tick_ns=0)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -11,14 +12,8 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from market.accounting.rows import (
-    HoldRow,
-    KeyRow,
-    OperationRow,
-    OwnerRow,
-    RequestRow,
-    TransferRow,
-)
+from market.accounting.chain import OPTIONAL
+from market.accounting.rows import HoldRow
 from storage.database import (
     BACKUP_FOLDER,
     LEDGER_FILE,
@@ -28,6 +23,8 @@ from storage.database import (
     migrate,
     migration_engine,
 )
+from storage.state_tables import STATE_TABLES
+from storage.statements import JOURNALS
 from storage.tables import metadata
 from storage.verify import verify
 from tests.support.ledger_bench import start
@@ -80,7 +77,7 @@ def test_the_tables_are_what_the_migrations_build(tmp_path: Path) -> None:
     def words(file: Path) -> dict[str, list[str]]:
         """Each table's constraints, whatever their order."""
         return {
-            name: sorted(part.strip(" \t,()") for part in sql.splitlines())
+            name: sorted(re.findall(r"[^\s,()]+", sql))
             for kind, name, sql in schema(file)
             if kind == "table"
         }
@@ -93,19 +90,21 @@ def test_rows_have_the_columns_of_their_tables() -> None:
     """Tuples are written as they are, so field order is column order."""
     columns = {name: [c.name for c in table.columns] for name, table in metadata.tables.items()}
 
-    assert columns["owner"] == list(OwnerRow._fields)
-    assert columns["api_key"] == list(KeyRow._fields)
-    assert columns["transfer"] == ["seq", *TransferRow._fields, "batch", "crc"]
-    assert columns["request"] == ["seq", *RequestRow._fields, "batch", "crc"]
-    assert columns["operation"] == ["seq", *OperationRow._fields, "batch", "crc"]
-    assert columns["hold"][: len(HoldRow._fields) + 1] == [*HoldRow._fields, "crc"]
+    for kind, table in STATE_TABLES.items():
+        assert columns[table.name] == list(kind._fields)
+    for journal, sealed in JOURNALS.items():
+        younger = OPTIONAL.get(journal, 0)
+        fields = sealed[:-2]
+        old = [*fields[: len(fields) - younger], "batch", "crc", *fields[len(fields) - younger :]]
+        assert [name for name in columns[journal] if name in sealed] == old
+    assert set(HoldRow._fields) < set(columns["hold"])
 
 
 NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "9999", "0002", None, None
 
 
 def upgrade():
@@ -122,7 +121,7 @@ async def test_an_older_ledger_is_migrated_after_a_backup(tmp_path: Path) -> Non
     data, scripts = tmp_path / "data", tmp_path / "migrations"
     await make(data)
     shutil.copytree(MIGRATIONS, scripts)
-    (scripts / "versions" / "0002_next.py").write_text(NEXT)
+    (scripts / "versions" / "9999_next.py").write_text(NEXT)
     before = verify(data)
 
     migrate(data / LEDGER_FILE, 1_800_000_000 * 10**9, scripts)
@@ -130,7 +129,7 @@ async def test_an_older_ledger_is_migrated_after_a_backup(tmp_path: Path) -> Non
     assert verify(data, scripts=scripts) == before
     assert "novelty" in [name for _, name, _ in schema(data / LEDGER_FILE)]
     (backup,) = (data / BACKUP_FOLDER).iterdir()
-    assert backup.name == "ledger-0001-1800000000.sqlite3"
+    assert backup.name == "ledger-0002-1800000000.sqlite3"
     assert backup.stat().st_mode & 0o777 == 0o600
     assert "novelty" not in [name for _, name, _ in schema(backup)]
 
@@ -140,7 +139,7 @@ async def test_a_ledger_from_the_future_is_left_alone(tmp_path: Path) -> None:
     data, scripts = tmp_path / "data", tmp_path / "migrations"
     await make(data)
     shutil.copytree(MIGRATIONS, scripts)
-    (scripts / "versions" / "0002_next.py").write_text(NEXT)
+    (scripts / "versions" / "9999_next.py").write_text(NEXT)
     migrate(data / LEDGER_FILE, 0, scripts)
     before = (data / LEDGER_FILE).read_bytes()
 

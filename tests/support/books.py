@@ -7,7 +7,8 @@ from dataclasses import replace
 from market import keys
 from market.accounting.books import Books
 from market.accounting.holding import BookTerms
-from market.accounting.rows import KeyRow, OwnerRow, RequestRow, Snapshot, scopes_text
+from market.accounting.rows import RequestRow, Snapshot
+from market.accounting.state_rows import KeyRow, OwnerRow, scopes_text
 from market.catalogue import Catalogue
 from market.messages import Admit, Settle
 from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId, Usage

@@ -44,7 +44,12 @@ def test_a_sum_that_cannot_be_kept_exactly_is_refused(text: str) -> None:
 def test_the_published_example_costs_what_its_prices_say() -> None:
     """412 in and 187 out at $0.10 and $0.78 per million are 187,060 nano-USD."""
     cost = cost_nano(
-        prompt_tokens=412, completion_tokens=187, price_in_nano=100, price_out_nano=780
+        prompt_tokens=412,
+        cached_tokens=0,
+        completion_tokens=187,
+        price_in_nano=100,
+        price_cached_nano=100,
+        price_out_nano=780,
     )
 
     assert cost == 187_060
@@ -82,8 +87,10 @@ def test_a_hold_covers_every_outcome(
     produced = data.draw(st.integers(0, n * most))
     cost = cost_nano(
         prompt_tokens=prompt,
+        cached_tokens=prompt // 2,
         completion_tokens=produced,
         price_in_nano=price_in,
+        price_cached_nano=price_in // 4,
         price_out_nano=price_out,
     )
 

@@ -1,0 +1,252 @@
+"""The accountant's core: the disk, the clocks, the hot path and its one commit for many callers.
+
+Every batch is applied to memory at once, and its replies leave only after the commit that
+contains it. Memory is ahead of the disk in between; therefore any commit error is fatal: the
+process refuses everything from then on and is started afresh, reading the truth from disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from actors.group_commit import GroupCommit
+from market.accounting.admission import day_of
+from market.accounting.books import Books
+from market.accounting.holding import BookTerms
+from market.accounting.laws import broken_laws
+from market.accounting.operations import Operations
+from market.accounting.promos import PromoRules, Promos
+from market.accounting.rows import LedgerStore, RequestRow
+from market.accounting.state_rows import OwnerRow
+from market.catalogue import Catalogue
+from market.errors import MarketError, Unavailable
+from market.messages import AccountantOp, AccountantReply, ResolveKey
+from storage.database import SQLITE_VERSION, StorageError
+from storage.ledger_store import SqliteLedgerStore
+from storage.pepper import load_pepper
+
+log = logging.getLogger(__name__)
+
+SWEEP_S: Final = 1.0  # how often leases are looked at
+HOUSEKEEPING_S: Final = 60.0  # how often earnings mature and old answers are forgotten
+METRICS: Final = "coster_ledger"  # what every metric's name begins with
+RETRY_AFTER_S: Final = 2.0  # a restart takes one to two seconds
+
+
+@dataclass(frozen=True, slots=True)
+class AccountantSettings:
+    """Where the ledger is and what the operator decided. Sums in nano-USD."""
+
+    data: Path
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    fee_bps: int = 0
+    promo: PromoRules = field(default_factory=PromoRules)
+    promo_maturity_days: int = 0
+    lease_ttl_s: float = 60.0
+    lock_wait_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The two clocks of the books, injectable."""
+
+    wall_ns: Callable[[], int] = time.time_ns
+    tick_ns: Callable[[], int] = time.monotonic_ns
+
+
+class AccountantCore:
+    """Opens the ledger, applies batches and commits them. All on one asyncio loop."""
+
+    def __init__(
+        self,
+        settings: AccountantSettings,
+        *,
+        on_fatal: Callable[[str], None] | None = None,
+        clock: Clock | None = None,
+        store: LedgerStore | None = None,
+    ) -> None:
+        """`on_fatal` is called once, with the reason, when this process must be replaced."""
+        self._settings = settings
+        self._on_fatal = on_fatal
+        self._clock = clock or Clock()
+        self._given_store = store
+        self._sweeper: asyncio.Task[None] | None = None
+        self._applied = 0
+        self._expired = 0
+        self._refusals: Counter[str] = Counter()
+        self._refusal: Unavailable | None = _unavailable(
+            "The accountant has not started.", "starting"
+        )
+        self._stopped = False
+
+    @property
+    def failed(self) -> str | None:
+        """Why this process must be replaced, or None while all is well."""
+        return self._commits.failed if self._sweeper else None
+
+    async def start(self) -> None:
+        """Open the ledger and begin. Raises StorageError with the reason and the fix."""
+        settings, clock = self._settings, self._clock
+        self._pepper = load_pepper(settings.data)
+        self._store = self._given_store or await SqliteLedgerStore.open(
+            settings.data, now_ns=clock.wall_ns(), lock_wait_s=settings.lock_wait_s
+        )
+        snapshot = await self._store.load()
+        terms = BookTerms(
+            catalogue=settings.catalogue,
+            fee_bps=settings.fee_bps,
+            lease_ttl_ns=int(settings.lease_ttl_s * 1e9),
+            promo_maturity_days=settings.promo_maturity_days,
+        )
+        self._books = Books(terms, snapshot, now_ns=clock.wall_ns(), tick_ns=clock.tick_ns())
+        self._operations = Operations(snapshot.operations)
+        self._promos = Promos(settings.promo, snapshot.rows(OwnerRow))
+        problems = broken_laws(self._books.ledger)
+        if problems:
+            await self._store.close()
+            raise StorageError(
+                "The ledger contradicts itself: "
+                + " ".join(problems)
+                + " Run `coster ledger verify` and restore a backup."
+            )
+        self._commits = GroupCommit(self._books, self._store, self._refuse, clock.tick_ns)
+        self._refusal = None
+        self._sweeper = asyncio.create_task(self._sweep_forever(), name="accountant-sweep")
+        log.info("accountant started: sqlite %s", SQLITE_VERSION)
+
+    async def stop(self) -> None:
+        """Write what is pending and let go of the folder. Idempotent."""
+        if self._sweeper is None or self._stopped:
+            return
+        self._stopped = True
+        self._refusal = self._refusal or _unavailable("The accountant is stopping.", "stopping")
+        await self._commits.close()
+        self._sweeper.cancel()
+        await asyncio.gather(self._sweeper, return_exceptions=True)
+        await self._store.close()
+
+    # ── the hot path ──────────────────────────────────────────────────────────────────
+
+    async def batch(self, ops: Sequence[AccountantOp]) -> list[AccountantReply | MarketError]:
+        """Carry out operations in order; replies come when all of it is durable.
+
+        Each operation stands alone: a refused one is answered by its error and does not
+        hinder the others. When the ledger cannot be written, every answer is Unavailable
+        and the caller should ask again.
+        """
+        if self._refusal:
+            return [self._refusal] * len(ops)
+        unknown = self._books.unknown(ops)
+        if unknown:
+            try:
+                self._books.remember(await self._store.finished(unknown))
+            except StorageError as error:
+                self._commits.fail(str(error))
+        if self._refusal:
+            return [self._refusal] * len(ops)
+        replies = [self._apply(op) for op in ops]
+        self._applied += len(ops)
+        if any(not isinstance(op, ResolveKey) for op in ops):
+            await self._commits.durable()
+            if self._refusal:
+                return [self._refusal] * len(ops)
+        return replies
+
+    def _apply(self, op: AccountantOp) -> AccountantReply | MarketError:
+        clock = self._clock
+        try:
+            return self._books.apply(op, wall_ns=clock.wall_ns(), tick_ns=clock.tick_ns())
+        except MarketError as error:
+            self._refusals[error.code or error.type] += 1
+            return error
+
+    async def _sweep_forever(self) -> None:
+        next_ns = 0
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            if self._refusal:
+                return
+            await self.sweep()
+            if self._clock.tick_ns() >= next_ns:
+                next_ns = self._clock.tick_ns() + int(HOUSEKEEPING_S * 1e9)
+                await self.tidy_up()
+
+    async def tidy_up(self) -> None:
+        """Release the earnings that are due, and forget the answers that were kept for a day."""
+        now_ns = self._now_ns()
+        matured = self._books.ledger.mature(day_of(now_ns), now_ns)
+        forgotten = self._books.answers.forget(now_ns, self._books.ledger.changes)
+        if matured or forgotten:
+            log.info("%d lots of earnings matured, %d kept answers ended", matured, forgotten)
+            await self._written()
+
+    async def sweep(self) -> list[RequestRow]:
+        """Close the holds whose gateway has been silent for a whole lease."""
+        rows = self._books.expire(wall_ns=self._clock.wall_ns(), tick_ns=self._clock.tick_ns())
+        for row in rows:
+            self._expired += 1
+            log.warning("hold %s expired at %d nano-USD", row.request_id, row.cost_nano)
+        if rows:
+            await self._commits.durable()
+        return rows
+
+    def _refuse(self, reason: str) -> None:
+        """The commit loop has stopped: refuse everything and ask to be replaced."""
+        self._refusal = _unavailable(
+            "The ledger cannot be written just now; nothing was charged for this call. Try again.",
+            "ledger_unavailable",
+        )
+        if self._on_fatal:
+            self._on_fatal(reason)
+
+    async def describe(self) -> dict[str, object]:
+        """Who this is, for `status`."""
+        return {
+            "pid": os.getpid(),
+            "role": "accountant",
+            "state": "failed" if self.failed else "refusing" if self._refusal else "running",
+            "reason": self.failed or "",
+            "data": str(self._settings.data),
+            "sqlite": SQLITE_VERSION,
+            **self._books.counts(),
+        }
+
+    async def metrics(self) -> dict[str, float]:
+        """By Prometheus' names: `…_total` counts since the start, the others are present sizes."""
+        totals = {
+            "operations": self._applied,
+            "leases_expired": self._expired,
+            "commits": self._commits.commits,
+            "commit_seconds": self._commits.commit_ns / 1e9,
+        }
+        return {
+            **{f"{METRICS}_{name}_total": float(value) for name, value in totals.items()},
+            **{
+                f'{METRICS}_refusals_total{{code="{code}"}}': float(count)
+                for code, count in self._refusals.items()
+            },
+            **{f"{METRICS}_{name}": float(size) for name, size in self._books.counts().items()},
+        }
+
+    def _check_alive(self) -> None:
+        if self._refusal:
+            raise self._refusal
+
+    async def _written(self) -> None:
+        await self._commits.durable()
+        self._check_alive()
+
+    def _now_ns(self) -> int:
+        return self._books.stamp(self._clock.wall_ns())
+
+
+def _unavailable(message: str, code: str) -> Unavailable:
+    return Unavailable(message, None, code, RETRY_AFTER_S, True)

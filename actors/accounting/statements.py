@@ -1,0 +1,60 @@
+"""What the accountant can be asked: balances, requests, holds, kept answers, its own proof."""
+
+from __future__ import annotations
+
+import asyncio
+
+from actors.accounting.core import AccountantCore
+from market.accounting.audit import VerifyReport
+from market.accounting.rows import RequestRow
+from market.accounting.state_rows import OutcomeRow
+from market.errors import NotFound
+from market.messages import Balance
+from market.types import AccountId, RequestId
+from storage.verify import verify
+
+
+class StatementMethods(AccountantCore):
+    """Reads. None of them waits for a commit."""
+
+    async def balance(self, account: AccountId) -> Balance:
+        """What the account has; raises NotFound."""
+        self._check_alive()
+        return self._books.balance(account)
+
+    async def usage(self, account: AccountId, limit: int = 100) -> list[RequestRow]:
+        """The account's charged requests, newest first."""
+        self._check_alive()
+        self._books.customers.get(account)
+        return await self._store.usage(account, limit)
+
+    async def holds(self, account: AccountId) -> list[RequestRow]:
+        """The account's running requests, oldest first."""
+        self._check_alive()
+        self._books.customers.get(account)
+        return self._books.open_requests(account)
+
+    async def generation(self, account: AccountId | None, request_id: RequestId) -> RequestRow:
+        """One request, running or ended. Someone else's is NotFound; None sees them all."""
+        self._check_alive()
+        row = self._books.request(request_id)
+        if row is None:
+            rows = await self._store.finished([request_id])
+            row = rows[0] if rows else None
+        if row is None or account not in (None, row.owner):
+            raise NotFound(
+                f"There is no request {request_id[:60]!r}.", "request_id", "request_not_found"
+            )
+        return row
+
+    async def outcome(self, account: AccountId, request_id: RequestId) -> bytes | None:
+        """The sealed answer that is kept of one of this account's requests, if there is one."""
+        self._check_alive()
+        if not self._books.answers.owns(account, request_id):
+            return None
+        rows = await self._store.rows(OutcomeRow, request_id=request_id)
+        return rows[0].sealed if rows else None
+
+    async def verify(self) -> VerifyReport:
+        """Check the whole ledger on disk, while work goes on."""
+        return await asyncio.to_thread(verify, self._settings.data)

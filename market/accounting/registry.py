@@ -1,0 +1,110 @@
+"""Who takes part, at which price, and who earns for which machine: the books without requests."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from market.accounting.answers import check_text
+from market.accounting.chart import Code
+from market.accounting.customers import Customers
+from market.accounting.holding import BookTerms
+from market.accounting.ledger import Ledger
+from market.accounting.prices import Price, Prices
+from market.accounting.rows import Snapshot
+from market.accounting.state_rows import KeyRow, MachineRow, OwnerRow, PriceRow
+from market.errors import Conflict
+from market.messages import Balance, KeyRecord
+from market.types import AccountId, KeyId, MachineId
+
+UNCLAIMED: Final = "unclaimed_"
+
+
+def unclaimed(machine: MachineId) -> AccountId:
+    """The account that a machine earns into until somebody has linked it."""
+    return AccountId(f"{UNCLAIMED}{machine}")
+
+
+class Registry:
+    """Customers, keys, prices and linked machines; each change is noted for the next commit."""
+
+    def __init__(self, terms: BookTerms, snapshot: Snapshot, ledger: Ledger) -> None:
+        self.terms = terms
+        self.ledger = ledger
+        self.customers = Customers(snapshot)
+        self.prices = Prices(snapshot.rows(PriceRow))
+        self.machines = {row.machine: row.owner for row in snapshot.rows(MachineRow)}
+
+    def claim(self, machine: MachineId, owner: AccountId, now_ns: int) -> int:
+        """Link a machine to an account, and move what it has earned so far; in nano-USD.
+
+        Again with the same account moves what has come since. Raises Conflict when it is
+        linked to another account, NotFound for an unknown account.
+        """
+        check_text("machine", machine)
+        self.customers.get(owner)
+        linked = self.machines.get(machine)
+        if linked not in (None, owner):
+            raise Conflict(
+                f"The machine {machine[:80]} is linked to another account; unlink it there first.",
+                "machine",
+                "machine_linked",
+                None,
+                False,
+            )
+        if linked is None:
+            self.machines[machine] = owner
+            self.ledger.changes.put(MachineRow(machine, owner, now_ns))
+        return self.ledger.move_earnings(unclaimed(machine), owner, now_ns)
+
+    def create_owner(self, row: OwnerRow, promo_nano: int) -> None:
+        """Enter a new customer, with this much promo credit."""
+        row = row._replace(promo_nano=max(0, promo_nano))
+        self.customers.add_owner(row)
+        self.ledger.changes.put(row)
+        if promo_nano > 0:
+            self.ledger.grant_promo(row.id, promo_nano, row.created_ns)
+
+    def change_owner(self, row: OwnerRow) -> None:
+        """Replace a customer's row; raises InvalidRequest or NotFound."""
+        self.customers.change_owner(row)
+        self.ledger.changes.put(row)
+
+    def add_key(self, row: KeyRow) -> KeyRecord:
+        """Enter a new key of a known owner."""
+        record = self.customers.add_key(row)
+        self.ledger.changes.put(row)
+        return record
+
+    def change_key(self, row: KeyRow) -> KeyRecord:
+        """Replace a key's row: name, caps, models, end."""
+        record = self.customers.change_key(row)
+        self.ledger.changes.put(row)
+        return record
+
+    def revoke(self, owner_id: AccountId, key_id: KeyId, now_ns: int) -> KeyRecord:
+        """End a key. Again is no error; a key of someone else is not found."""
+        row, ended_now = self.customers.revoke(owner_id, key_id, now_ns)
+        if ended_now:
+            self.ledger.changes.put(row)
+        return self.customers.key(owner_id, key_id).record
+
+    def set_price(
+        self, model: str, price: Price, *, actor: str, reason: str, now_ns: int
+    ) -> PriceRow:
+        """What a model costs from now on; raises NotFound or InvalidRequest."""
+        card = self.terms.catalogue.get(model)
+        row = self.prices.set(card, price, actor=actor, reason=reason, now_ns=now_ns)
+        self.ledger.changes.put(row)
+        return row
+
+    def balance(self, owner_id: AccountId) -> Balance:
+        """What the owner has; raises NotFound."""
+        self.customers.get(owner_id)
+        maturing = self.ledger.find(Code.PROVIDER_MATURING, owner_id)
+        owed = self.ledger.find(Code.CONSUMER_RECEIVABLE, owner_id)
+        return Balance(
+            *self.ledger.available(owner_id),
+            self.ledger.held(owner_id),
+            maturing.posted_nano if maturing else 0,
+            -owed.posted_nano if owed else 0,
+        )
