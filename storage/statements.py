@@ -102,7 +102,13 @@ SELECT_HOLDS_TO_VERIFY: Final = (
     "EXISTS (SELECT 1 FROM request WHERE request.request_id = hold.request_id) "
     "FROM hold ORDER BY created_ns"
 )
-SELECT_BATCHES: Final = select_rows("batch", BatchRow._fields, "number")
+SELECT_BATCHES: Final = (
+    f"SELECT {', '.join(BatchRow._fields)} FROM batch WHERE number > ? ORDER BY number"  # noqa: S608
+)
+SELECT_JOURNAL: Final = {
+    kind: f"SELECT {', '.join(names)} FROM {kind} WHERE {names[0]} > ? ORDER BY {names[0]}"  # noqa: S608
+    for kind, names in JOURNALS.items()
+}
 REQUEST_COLUMNS: Final = ", ".join(RequestRow._fields)
 SELECT_USAGE: Final = (
     f"SELECT {REQUEST_COLUMNS} FROM request WHERE owner = ? "  # noqa: S608
@@ -137,12 +143,12 @@ def _delete(kind: type[StateRow]) -> str:
     return f"DELETE FROM {STATE_TABLES[kind].name} WHERE {where}"  # noqa: S608
 
 
-def _select_live(kind: type[StateRow]) -> str:
+def _select_state(kind: type[StateRow], *, ended: bool) -> str:
     columns = STATE_TABLES[kind].c
     query = select(*(columns[name] for name in kind._fields)).order_by(
         columns[newest(kind)], *(columns[name] for name in kind._fields[: KEY_FIELDS[kind]])
     )
-    if kind in ENDED:
+    if kind in ENDED and not ended:
         query = query.where(columns["state"].not_in(ENDED[kind]))
     return str(query.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))
 
@@ -165,4 +171,5 @@ def select_state(kind: type[StateRow], equal: Iterable[str], *, paged: bool) -> 
 
 UPSERT: Final = {kind: _upsert(kind) for kind in STATE_TABLES}
 DELETE: Final = {kind: _delete(kind) for kind in STATE_TABLES}
-SELECT_LIVE: Final = {kind: _select_live(kind) for kind in STATE_TABLES}
+SELECT_LIVE: Final = {kind: _select_state(kind, ended=False) for kind in STATE_TABLES}
+SELECT_EVERY: Final = {kind: _select_state(kind, ended=True) for kind in STATE_TABLES}
