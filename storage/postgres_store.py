@@ -144,7 +144,12 @@ class PostgresLedgerStore:
                 "This process stops."
             )
         for statement, rows in sql.writes(changes, sealed):
-            await writer.executemany(sql.numbered(statement), rows)
+            if statement in sql.INSERTED:
+                # COPY: half the time of as many INSERTs, and every guard holds for it too.
+                table, columns = sql.INSERTED[statement]
+                await writer.copy_records_to_table(table, records=rows, columns=columns)
+            else:
+                await writer.executemany(sql.numbered(statement), rows)
         await writer.execute("COMMIT")
 
     async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:

@@ -75,6 +75,12 @@ INSERT_REQUEST: Final = _insert(T["request"], JOURNALS["request"])
 INSERT_OPERATION: Final = _insert(T["operation"], JOURNALS["operation"])
 INSERT_BATCH: Final = _insert(T["batch"], _names("batch"))
 INSERT_HOLD: Final = _insert(T["hold"], HOLD_TERMS)
+INSERTED: Final[dict[str, tuple[str, list[str]]]] = {
+    INSERT_TRANSFER: ("transfer", JOURNALS["transfer"]),
+    INSERT_REQUEST: ("request", JOURNALS["request"]),
+    INSERT_HOLD: ("hold", HOLD_TERMS),
+}
+"""Table and columns of the inserts that bring many rows, for databases that take a stream."""
 DELETE_HOLD: Final = sql(delete(T["hold"]).where(T["hold"].c.request_id == bindparam("r")))
 
 # Written out: SQLAlchemy orders SET by its own rules, and these are executed with tuples.
