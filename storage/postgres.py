@@ -156,12 +156,13 @@ def _explained(error: BaseException) -> tuple[str, str]:
         case asyncpg.DataError():
             return "a value does not fit its column", ""
         case asyncpg.InterfaceError() | asyncpg.InternalClientError():
-            return str(error.args[0]) if error.args else type(error).__name__, ""
+            said = str(error.args[0]) if error.args else type(error).__name__
+            return ("the connection was lost" if "closed" in said else said), ""
         case OSError():
-            said = error.strerror if isinstance(error, socket.gaierror) else None
-            said = said or (os.strerror(error.errno) if error.errno else type(error).__name__)
+            number = os.strerror(error.errno) if error.errno else type(error).__name__
+            reason = error.strerror if isinstance(error, socket.gaierror) else number
             return (
-                f"nobody answers there ({said})",
+                f"nobody answers there ({reason})",
                 "Check the address, that the server runs, and the network to it.",
             )
     return type(error).__name__, ""

@@ -1,6 +1,6 @@
 """A private PostgreSQL for tests and benchmarks: its own folder, port and user, ended with us.
 
-It is as durable as a real one (`fsync` on), because what is tested is durability. The server
+It is as durable as a real one (`fsync` is on by default), because durability is tested. The server
 refuses to run as root, so as root it is started as the `postgres` user of its package.
 """
 
@@ -73,7 +73,6 @@ class Postgres:
             "unix_socket_directories": str(self._folder),
             "max_connections": "60",
             "shared_buffers": "32MB",
-            "fsync": "on",
             "checkpoint_timeout": "1h",  # nobody waits for one here, and the disk is shared
             "max_wal_size": "4GB",
             "log_min_messages": "fatal",
