@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from market.accounting.chain import Head, Sealed, seal
+from market.accounting.ledger import PROMO_LEG
 from market.accounting.rows import (
     AccountRow,
     Changes,
@@ -145,6 +146,15 @@ class SqliteLedgerStore:
 
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
         return await self._reader.run(lambda connection: usage_rows(connection, owner, limit))
+
+    async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
+        def read(connection: sqlite3.Connection) -> int:
+            (paid_nano,) = connection.execute(
+                sql.SELECT_PROMO_PAID, (payee, owner, PROMO_LEG)
+            ).fetchone()
+            return int(paid_nano)
+
+        return await self._reader.run(read)
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell

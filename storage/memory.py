@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from market.accounting.chain import Head, Sealed, seal
+from market.accounting.ledger import PROMO_LEG
 from market.accounting.rows import (
     AccountRow,
     Changes,
@@ -113,6 +114,19 @@ class MemoryLedgerStore:
             if row.owner == owner and (row.status == "settled" or row.cost_nano > 0)
         ]
         return rows[: max(0, limit)]
+
+    async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
+        between = {
+            row.request_id
+            for row in self._ledger.requests.values()
+            if (row.owner, row.payee) == (owner, payee)
+        }
+        return sum(
+            int(str(row[5]))
+            for sealed in self._ledger.sealed
+            for row in sealed.transfers
+            if row[1] in between and row[2] == PROMO_LEG
+        )
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell

@@ -109,6 +109,12 @@ SELECT_USAGE: Final = (
     "AND (status = 'settled' OR cost_nano > 0) ORDER BY seq DESC LIMIT ?"
 )
 
+SELECT_PROMO_PAID: Final = (
+    "SELECT coalesce(sum(transfer.amount_nano), 0) FROM request "
+    "JOIN transfer ON transfer.id = request.request_id "
+    "WHERE request.payee = ? AND request.owner = ? AND transfer.leg = ?"
+)
+
 
 def select_requests(count: int) -> str:
     """The finished requests among `count` ids."""

@@ -18,6 +18,7 @@ from actors.accounting.core import AccountantCore
 from market import keys
 from market.accounting.caps import resets_at_s, windows_of
 from market.accounting.prices import Price
+from market.accounting.registry import unclaimed
 from market.accounting.rows import OperationRow
 from market.accounting.state_rows import KeyRow, OwnerRow, PriceRow, scopes_text
 from market.errors import Conflict, InvalidRequest
@@ -107,11 +108,24 @@ class CustomerMethods(AccountantCore):
         return changed
 
     async def link_machine(self, machine: MachineId, account: AccountId, actor: str) -> int:
-        """A machine earns for this account from now on; moves what it has earned, nano-USD."""
+        """A machine earns for this account from now on; moves what it has earned, nano-USD.
+
+        May be repeated: what an interruption has left undone is then done.
+        """
         self._check_alive()
-        now_ns = self._now_ns()
-        moved = self._books.claim(machine, account, now_ns)
-        self._note("link", machine, {"machine": machine, "account": account}, actor, "linked")
+        self._books.link(machine, account, self._now_ns())
+        await self._written()  # from here on nothing more is earned into its own account
+        own_promo_nano = 0
+        if self._operations.before("claim", machine, (account,)) is None:
+            own_promo_nano = await self._store.promo_paid(account, unclaimed(machine))
+        if self._operations.before("claim", machine, (account,)) is None:
+            now_ns = self._now_ns()
+            moved = self._books.claim(machine, account, own_promo_nano, now_ns)
+            told = json.dumps({"moved_nano": str(moved), "actor": _text(actor)}, sort_keys=True)
+            done = self._operations.remember("claim", machine, (account,), told, now_ns)
+            self._books.ledger.changes.operations.append(done)
+        else:
+            moved = self._books.claim(machine, account, 0, self._now_ns())
         await self._written()
         return moved
 

@@ -34,11 +34,10 @@ class Registry:
         self.prices = Prices(snapshot.rows(PriceRow))
         self.machines = {row.machine: row.owner for row in snapshot.rows(MachineRow)}
 
-    def claim(self, machine: MachineId, owner: AccountId, now_ns: int) -> int:
-        """Link a machine to an account, and move what it has earned so far; in nano-USD.
+    def link(self, machine: MachineId, owner: AccountId, now_ns: int) -> None:
+        """From now on a machine earns for this account; again is no error.
 
-        Again with the same account moves what has come since. Raises Conflict when it is
-        linked to another account, NotFound for an unknown account.
+        Raises Conflict when it is linked to another account, NotFound for an unknown account.
         """
         check_text("machine", machine)
         self.customers.get(owner)
@@ -54,7 +53,16 @@ class Registry:
         if linked is None:
             self.machines[machine] = owner
             self.ledger.changes.put(MachineRow(machine, owner, now_ns))
-        return self.ledger.move_earnings(unclaimed(machine), owner, now_ns)
+
+    def claim(self, machine: MachineId, owner: AccountId, own_promo_nano: int, now_ns: int) -> int:
+        """Give an account what its linked machine had earned before; in nano-USD.
+
+        Of it `own_promo_nano` was paid with the account's own promo credit. That never earns
+        on one's own machines, whether they were linked at the time or not: it goes back.
+        """
+        earned = unclaimed(machine)
+        self.ledger.take_back_promo(earned, own_promo_nano, now_ns)
+        return self.ledger.move_earnings(earned, owner, now_ns)
 
     def create_owner(self, row: OwnerRow, promo_nano: int) -> None:
         """Enter a new customer, with this much promo credit."""

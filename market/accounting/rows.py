@@ -242,6 +242,10 @@ class LedgerStore(Protocol):
         """The owner's finished requests that were charged, newest first."""
         ...
 
+    async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
+        """What this owner's promo credit has ever paid to that payee, in nano-USD."""
+        ...
+
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell
     ) -> list[Row]:
