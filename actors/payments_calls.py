@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
@@ -119,13 +119,42 @@ def _verdict(
     return ProcessorBusy(f"{said}. Try again.", failure.param, failure.code, after_s, True)
 
 
-def seconds_of(header: str | None) -> float | None:
+def judge_answer(status: int, body: object, headers: object) -> Failure:
+    """What an error answer leaves behind; `body` is its JSON, if it had any."""
+    details = body.get("error") if isinstance(body, Mapping) else None
+    said: Mapping[str, object] = details if isinstance(details, Mapping) else {}
+    kind, code, param = (_short(said.get(name)) for name in ("type", "code", "param"))
+    if status == 429 or (status == 400 and code == "rate_limit"):
+        return Failure(
+            Doubt.NOTHING_DONE, "too many calls", code or "rate_limit", None, _wait_s(headers)
+        )
+    if status == 400 and kind == "idempotency_error":
+        return Failure(Doubt.OTHER_BODY, "this id was used with other contents", kind)
+    if 400 <= status < 500 and status != 409 and said:
+        # A 409 is another call in progress under the same key: it may yet take effect.
+        reason = "the API key is not accepted" if status == 401 else said.get("message")
+        return Failure(
+            Doubt.REFUSED,
+            reason if isinstance(reason, str) else "it refused",
+            code or kind or f"http_{status}",
+            param,
+            at_the_door=status in (401, 403),
+        )
+    return Failure(Doubt.UNSETTLED, f"it answered {status}", code or f"http_{status}", param)
+
+
+def _wait_s(headers: object) -> float | None:
     """A Retry-After header in seconds; None for none and for one we cannot use."""
+    value = headers.get("Retry-After") if isinstance(headers, Mapping) else None
     try:
-        value = float(header or "")
+        seconds = float(value or "")
     except ValueError:
         return None
-    return value if math.isfinite(value) and value >= 0 else None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _short(value: object) -> str | None:
+    return value[:100] if isinstance(value, str) else None
 
 
 def _clean(reason: str) -> str:

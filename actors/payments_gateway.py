@@ -8,9 +8,8 @@ forgets them after 24 hours, so a caller that is told "unknown" looks with `find
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
@@ -19,8 +18,8 @@ import aiohttp
 import stripe
 
 from actors import payments_reading as reading
-from actors.payments_calls import Doubt, Failure, Patience, persist, seconds_of
-from market.errors import InvalidRequest
+from actors.payments_calls import Doubt, Failure, Patience, judge_answer, persist
+from actors.payments_webhook import read_webhook
 from market.payments.processor import (
     BalanceLine,
     Checkout,
@@ -35,7 +34,6 @@ from market.payments.processor import (
 
 PAGE_OBJECTS = 100
 LISTED_OBJECTS_MAX = 100_000
-EVENT_AGE_MAX_S = 300
 FEE = "payment_intent.latest_charge.balance_transaction"
 PRODUCT = "Inference credit"
 
@@ -75,6 +73,8 @@ class StripeProcessor:
     def __init__(self, settings: StripeSettings) -> None:
         asyncio.get_running_loop()
         self._settings = settings
+        parts = (part.strip() for part in settings.webhook_secret.split(","))
+        self._secrets = [part for part in parts if part]
         self._http = stripe.AIOHTTPClient(
             timeout=aiohttp.ClientTimeout(
                 total=settings.timeout_s, sock_connect=settings.connect_timeout_s
@@ -309,19 +309,7 @@ class StripeProcessor:
         return sorted([*snapshots, *thin], key=lambda event: event.created_s)
 
     def read_event(self, payload: bytes, signature: str) -> ProcessorEvent:
-        secrets = [part.strip() for part in self._settings.webhook_secret.split(",")]
-        body = _signed_text(payload, signature, [secret for secret in secrets if secret])
-        try:
-            event = json.loads(body)
-            if not isinstance(event, Mapping):
-                raise TypeError("the body is not an object")
-            return reading.event_of(event)
-        except (*reading.MALFORMED, RecursionError):
-            raise InvalidRequest(
-                "The webhook's body is not an event of Stripe's: send it as it was signed.",
-                None,
-                "webhook_body",
-            ) from None
+        return read_webhook(payload, signature, self._secrets, int(time.time()))
 
     async def close(self) -> None:
         await self._http.close_async()  # type: ignore[no-untyped-call]
@@ -402,84 +390,9 @@ def _judge(error: Exception) -> Failure | None:
             return Failure(Doubt.NOTHING_DONE, "it cannot be reached", "unreachable")
         return Failure(Doubt.UNSETTLED, "the connection ended without an answer", "no_answer")
     if isinstance(error, stripe.StripeError):
-        return _judge_answer(error)
+        return judge_answer(error.http_status or 0, error.json_body, error.headers)
     if isinstance(error, (aiohttp.ClientError, TimeoutError)):
         return Failure(Doubt.UNSETTLED, "the answer broke off", "no_answer")
     if isinstance(error, reading.MALFORMED):
         return Failure(Doubt.UNSETTLED, "the answer cannot be read", "malformed_answer")
     return None
-
-
-def _judge_answer(error: stripe.StripeError) -> Failure:
-    status = error.http_status or 0
-    details = error.json_body.get("error") if isinstance(error.json_body, Mapping) else None
-    said: Mapping[str, Any] = details if isinstance(details, Mapping) else {}
-    code, param = _short(said.get("code")), _short(said.get("param"))
-    headers = error.headers if isinstance(error.headers, Mapping) else {}
-    if status == 429 or isinstance(error, stripe.RateLimitError):
-        wait_s = seconds_of(headers.get("Retry-After"))
-        return Failure(Doubt.NOTHING_DONE, "too many calls", code or "rate_limit", None, wait_s)
-    if isinstance(error, stripe.IdempotencyError) and status != 409:
-        return Failure(
-            Doubt.OTHER_BODY, "this id was used with other contents", "idempotency_error"
-        )
-    if 400 <= status < 500 and status != 409 and said:
-        reason = "the API key is not accepted" if status == 401 else said.get("message")
-        code = code or _short(said.get("type")) or f"http_{status}"
-        return Failure(
-            Doubt.REFUSED,
-            reason if isinstance(reason, str) else "it refused",
-            code,
-            param,
-            at_the_door=status in (401, 403),
-        )
-    return Failure(Doubt.UNSETTLED, f"it answered {status}", code or f"http_{status}", param)
-
-
-def _short(value: object) -> str | None:
-    return value[:100] if isinstance(value, str) else None
-
-
-def _signed_text(payload: bytes, signature: str, secrets: Sequence[str]) -> str:
-    """The payload as text once one of the secrets has signed it just now."""
-    if not signature.isascii():
-        raise _not_ours("The Stripe-Signature header has characters outside ASCII.")
-    try:
-        body = payload.decode("utf-8")
-    except UnicodeDecodeError:
-        raise InvalidRequest(
-            "The webhook's body is not UTF-8: send the bytes as they were signed.",
-            None,
-            "webhook_body",
-        ) from None
-    for secret in secrets:
-        try:
-            stripe.WebhookSignature.verify_header(body, signature, secret)
-        except stripe.SignatureVerificationError:
-            continue
-        _require_recent(signature)
-        return body
-    raise _not_ours(
-        "The Stripe-Signature header does not sign this body with the endpoint's secret."
-    )
-
-
-def _require_recent(signature: str) -> None:
-    """The header has been verified, so its time is a number; the first one was signed."""
-    parts = [part.split("=", 2) for part in signature.split(",")]
-    signed_s = int(next(part[1] for part in parts if part[0] == "t"))
-    if abs(int(time.time()) - signed_s) > EVENT_AGE_MAX_S:
-        raise InvalidRequest(
-            f"The webhook was signed more than {EVENT_AGE_MAX_S} s ago or ahead of now: "
-            "check the clock of this machine; Stripe sends it again.",
-            None,
-            "webhook_time",
-        )
-
-
-def _not_ours(reason: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"{reason} Check that the signing secret is that of this endpoint.",
-        None,
-        "webhook_signature",
-    )

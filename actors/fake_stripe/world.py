@@ -17,6 +17,7 @@ from actors.fake_stripe.faults import Json, Refusal, no_such
 from actors.payments_reading import API_VERSION
 
 DAY_S = 86_400
+SETTLE_S = 2 * DAY_S
 EVENTS_KEPT_S = 30 * DAY_S
 
 
@@ -33,7 +34,7 @@ class FakeSettings:
     webhook_secret: str = field(repr=False)
     webhook_url: str | None = None
     state_file: Path | None = None
-    settle_s: float = 2 * DAY_S
+    settle_s: float = SETTLE_S
     retry_first_s: float = 1.0
 
 

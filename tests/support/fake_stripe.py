@@ -1,9 +1,4 @@
-"""A fake Stripe on a socket, the doorway to it, and an inbox for its notices.
-
-async with running_stripe() as desk:
-    page = await desk.processor.open_checkout(...)
-    await desk.fake.act("pay", id=page.session)
-"""
+"""A fake Stripe on a socket, the doorway to it, and an inbox for its notices."""
 
 from __future__ import annotations
 
