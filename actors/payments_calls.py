@@ -28,6 +28,14 @@ MESSAGE_CHARACTERS_MAX = 300
 SECRET = re.compile(r"\b(?:sk|rk|pk|whsec)_[\w*]+")
 
 
+class Effect(Enum):
+    """What a call is for: it decides what an open end is called."""
+
+    READS = "reads"
+    MAKES = "makes"
+    PAYS = "pays"
+
+
 class Doubt(Enum):
     """What a failed call leaves behind."""
 
@@ -67,13 +75,13 @@ async def persist(
     judge: Callable[[Exception], Failure | None],
     patience: Patience,
     *,
-    moves: bool,
+    effect: Effect,
 ) -> T:
     """The answer of `call`, tried while that is safe.
 
     `judge` names a failure, or gives None for an exception that is a fault of ours. A call
-    that `moves` money or makes an object ends as unknown when any attempt was unsettled; one
-    that only reads has then done nothing and is merely busy.
+    that pays or makes something ends as unknown when any attempt was unsettled; one that
+    only reads has then done nothing and is merely busy.
     """
     unsettled = False
     pause_s = patience.pause_s
@@ -95,20 +103,20 @@ async def persist(
         unsettled |= failure.doubt is Doubt.UNSETTLED
         if (failure.retry_after_s or 0.0) > RETRY_AFTER_MAX_S:
             break
-    raise _verdict(what, failure, unsettled=unsettled and moves, moves=moves)
+    raise _verdict(what, failure, effect, unsettled=unsettled)
 
 
 def _verdict(
-    what: str, failure: Failure, *, unsettled: bool, moves: bool
+    what: str, failure: Failure, effect: Effect, *, unsettled: bool
 ) -> ProcessorRefused | ProcessorBusy | ProcessorUnknown:
     said = f"Stripe, asked to {what}: {_clean(failure.reason)}"
-    if failure.doubt is Doubt.OTHER_BODY and moves:
+    if failure.doubt is Doubt.OTHER_BODY and effect is Effect.PAYS:
         # Something was asked under this id before, with other contents. It may have happened.
         return ProcessorUnknown(f"{said}. Look the object up.", failure.param, failure.code)
     refused = failure.doubt in (Doubt.REFUSED, Doubt.OTHER_BODY)
     if refused and not (unsettled and failure.at_the_door):
         return ProcessorRefused(said, failure.param, failure.code, None, False)
-    if unsettled:
+    if unsettled and effect is not Effect.READS:
         return ProcessorUnknown(
             f"{said}. It may have taken effect; look the object up.",
             failure.param,

@@ -18,7 +18,7 @@ import aiohttp
 import stripe
 
 from actors import payments_reading as reading
-from actors.payments_calls import Doubt, Failure, Patience, judge_answer, persist
+from actors.payments_calls import Doubt, Effect, Failure, Patience, judge_answer, persist
 from actors.payments_webhook import read_webhook
 from market.payments.processor import (
     BalanceLine,
@@ -117,7 +117,7 @@ class StripeProcessor:
                 {"idempotency_key": f"topup:{topup_id}"},
             )
 
-        page = await self._one("open a checkout", call, reading.checkout_of, moves=True)
+        page = await self._one("open a checkout", call, reading.checkout_of, effect=Effect.MAKES)
         _require_same(
             "open a checkout", (page.topup_id, page.amount_cents), (topup_id, amount_cents)
         )
@@ -165,7 +165,7 @@ class StripeProcessor:
                 {"idempotency_key": f"recipient:{owner_ref}"},
             )
 
-        return await self._one("open a recipient", call, reading.recipient_of, moves=True)
+        return await self._one("open a recipient", call, reading.recipient_of, effect=Effect.MAKES)
 
     async def recipient(self, account: str) -> Recipient:
         return await self._one(
@@ -207,7 +207,7 @@ class StripeProcessor:
                 {"idempotency_key": f"payout:{payout_id}"},
             )
 
-        made = await self._one("pay a recipient", call, reading.transfer_of, moves=True)
+        made = await self._one("pay a recipient", call, reading.transfer_of, effect=Effect.PAYS)
         _require_same(
             "pay a recipient",
             (made.payout_id, made.account, made.amount_cents),
@@ -236,7 +236,7 @@ class StripeProcessor:
                 {"idempotency_key": f"refund:{refund_id}"},
             )
 
-        made = await self._one("refund a payment", call, reading.refund_of, moves=True)
+        made = await self._one("refund a payment", call, reading.refund_of, effect=Effect.PAYS)
         _require_same(
             "refund a payment",
             (made.refund_id, made.intent, made.amount_cents),
@@ -320,12 +320,12 @@ class StripeProcessor:
         call: Callable[[], Awaitable[stripe.StripeObject]],
         read: Callable[[reading.Object], T],
         *,
-        moves: bool = False,
+        effect: Effect = Effect.READS,
     ) -> T:
         async def answered() -> Any:
             return await call()
 
-        answer = await persist(what, answered, _judge, self._settings.patience, moves=moves)
+        answer = await persist(what, answered, _judge, self._settings.patience, effect=effect)
         return _read(what, read, answer)
 
     async def _all(
@@ -345,7 +345,7 @@ class StripeProcessor:
                     raise ValueError("the list does not end")
             return found
 
-        found = await persist(what, collected, _judge, self._settings.patience, moves=False)
+        found = await persist(what, collected, _judge, self._settings.patience, effect=Effect.READS)
         return [_read(what, read, item) for item in reversed(found)]
 
 
