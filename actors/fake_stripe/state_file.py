@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 1
+PARTS = {"objects": list, "answers": dict, "outbox": list, "offset_s": (int, float)}
 
 
 class UnreadableStateError(Exception):
@@ -28,6 +29,9 @@ def load_state(path: Path) -> dict[str, Any] | None:
         raise _unreadable(path, "it is not JSON") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise _unreadable(path, f"it is not of format {FORMAT}")
+    for name, kind in PARTS.items():
+        if not isinstance(state.get(name), kind):
+            raise _unreadable(path, f"its {name} are missing")
     return state
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -139,8 +139,8 @@ async def stripe_with_inbox() -> AsyncIterator[tuple[Desk, Inbox]]:
         yield desk, inbox
 
 
-async def settled(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until something asked again and again is so."""
+async def settled(condition: Callable[[], bool]) -> None:
+    """Wait until something looked at again and again is so."""
     async with asyncio.timeout(30):
-        while not await condition():
+        while not condition():
             await asyncio.sleep(0.01)
