@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 RETRY_AFTER_MAX_S = 5.0
 """A longer wait than this is the caller's to make."""
+AT_THE_DOOR_S = 60.0
+"""When to ask again after a refusal of our key: a person has to act first."""
 MESSAGE_CHARACTERS_MAX = 300
 SECRET = re.compile(r"\b(?:sk|rk|pk|whsec)_[\w*]+")
 
@@ -113,8 +115,17 @@ def _verdict(
     if failure.doubt is Doubt.OTHER_BODY and effect is Effect.PAYS:
         # Something was asked under this id before, with other contents. It may have happened.
         return ProcessorUnknown(f"{said}. Look the object up.", failure.param, failure.code)
+    if failure.at_the_door and not unsettled:
+        # It says something about us and nothing about the payment: the payment waits.
+        return ProcessorBusy(
+            f"{said}. The operator has to mend the API key or its permissions.",
+            failure.param,
+            failure.code,
+            AT_THE_DOOR_S,
+            True,
+        )
     refused = failure.doubt in (Doubt.REFUSED, Doubt.OTHER_BODY)
-    if refused and not (unsettled and failure.at_the_door):
+    if refused and not failure.at_the_door:
         return ProcessorRefused(said, failure.param, failure.code, None, False)
     if unsettled and effect is not Effect.READS:
         return ProcessorUnknown(

@@ -73,8 +73,7 @@ class StripeProcessor:
     def __init__(self, settings: StripeSettings) -> None:
         asyncio.get_running_loop()
         self._settings = settings
-        parts = (part.strip() for part in settings.webhook_secret.split(","))
-        self._secrets = [part for part in parts if part]
+        self._secrets = [part.strip() for part in settings.webhook_secret.split(",") if part]
         self._http = stripe.AIOHTTPClient(
             timeout=aiohttp.ClientTimeout(
                 total=settings.timeout_s, sock_connect=settings.connect_timeout_s
@@ -194,7 +193,11 @@ class StripeProcessor:
 
         return await self._one("open an onboarding form", call, lambda link: str(link["url"]))
 
-    async def transfer(self, payout_id: str, account: str, amount_cents: int) -> Transfer:
+    async def transfer(
+        self, payout_id: str, account: str, amount_cents: int, *, refusals: int = 0
+    ) -> Transfer:
+        key = f"payout:{payout_id}:{refusals}" if refusals else f"payout:{payout_id}"
+
         async def call() -> stripe.StripeObject:
             return await self._v1.transfers.create_async(
                 {
@@ -204,15 +207,12 @@ class StripeProcessor:
                     "transfer_group": payout_id,
                     "metadata": {reading.OUR_ID: payout_id},
                 },
-                {"idempotency_key": f"payout:{payout_id}"},
+                {"idempotency_key": key},
             )
 
         made = await self._one("pay a recipient", call, reading.transfer_of, effect=Effect.PAYS)
-        _require_same(
-            "pay a recipient",
-            (made.payout_id, made.account, made.amount_cents),
-            (payout_id, account, amount_cents),
-        )
+        asked = (payout_id, account, amount_cents)
+        _require_same("pay a recipient", (made.payout_id, made.account, made.amount_cents), asked)
         return made
 
     async def find_transfer(self, payout_id: str) -> Transfer | None:

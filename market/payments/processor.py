@@ -175,7 +175,14 @@ class PaymentProcessor(Protocol):
         """A hosted form, good for one visit within minutes."""
         ...
 
-    async def transfer(self, payout_id: str, account: str, amount_cents: int) -> Transfer: ...
+    async def transfer(
+        self, payout_id: str, account: str, amount_cents: int, *, refusals: int = 0
+    ) -> Transfer:
+        """Pay a recipient. The processor repeats a refusal under the same idempotency key, so
+        `refusals` says how often this payout was definitely refused before; nothing else may
+        change it, or an unclear attempt could be paid twice.
+        """
+        ...
 
     async def find_transfer(self, payout_id: str) -> Transfer | None:
         """The transfer that carries this id of ours, if the processor has executed one."""

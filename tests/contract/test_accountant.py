@@ -17,7 +17,6 @@ import pytest
 
 from actors.accountant import Accountant, AccountantSettings, Clock
 from market import keys
-from market.accounting.registry import unclaimed
 from market.errors import Conflict, InvalidRequest, MarketError, NotFound, Unavailable
 from market.messages import (
     Admitted,
@@ -28,7 +27,7 @@ from market.messages import (
     Void,
     Voided,
 )
-from market.types import AccountId, MachineId, ProviderId, RequestId, Usage
+from market.types import MachineId, ProviderId, RequestId, Usage
 from storage.database import LEDGER_FILE, StorageError
 from storage.ledger_store import SqliteLedgerStore
 from storage.pepper import load_pepper
@@ -386,46 +385,3 @@ async def costs_on_disk(data: Path, requests: list[str]) -> dict[str, int]:
     rows = await store.finished([RequestId(request) for request in requests])
     await store.close()
     return {row.request_id: row.cost_nano for row in rows}
-
-
-async def test_linking_a_machine_moves_its_earnings_but_never_ones_own_promo(data: Path) -> None:
-    """Cat's and Ann's promo credit was spent on an unlinked Mac; Ann links it: hers goes back."""
-    bench = await start(data)
-    accountant, machine = bench.accountant, MachineId("mac_new")
-    ann, ann_key = await _consumer(bench, "Ann")
-    cat, cat_key = await _consumer(bench, "Cat")
-    try:
-        for request, key in (("req_ann", ann_key), ("req_cat", cat_key), ("req_late", cat_key)):
-            (admitted,) = await bench.do(
-                replace(bench.admit(request), key_hash=keys.key_hash(key, load_pepper(data)))
-            )
-            assert isinstance(admitted, Admitted)
-            if request != "req_late":
-                await bench.do(
-                    replace(bench.settle(request), payee=unclaimed(machine), machine=machine)
-                )
-        earned = (await accountant.balance(unclaimed(machine))).earnings_nano // 2
-        assert earned > 0
-
-        moved = await accountant.link_machine(machine, ann, "op")
-        again = await accountant.link_machine(machine, ann, "op")
-        with pytest.raises(Conflict) as taken:
-            await accountant.link_machine(machine, cat, "op")
-        late = replace(bench.settle("req_late"), payee=unclaimed(machine), machine=machine)
-        (first,) = await bench.do(late)
-        (second,) = await bench.do(late)
-
-        assert (moved, again) == (earned, 0)
-        assert taken.value.code == "machine_linked"
-        assert first == second
-        assert (await accountant.balance(unclaimed(machine))).earnings_nano == 0
-        assert (await accountant.balance(ann)).earnings_nano == 2 * earned
-    finally:
-        await accountant.stop()
-    assert verify(data).ok
-
-
-async def _consumer(bench: Bench, name: str) -> tuple[AccountId, str]:
-    account, _, _ = await bench.accountant.create_account(name)
-    _, secret = await bench.accountant.create_key(account, "k")
-    return account, secret

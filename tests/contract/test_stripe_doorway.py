@@ -327,10 +327,12 @@ async def test_definite_refusals_carry_stripes_code(desk: Desk) -> None:
         assert refused.value.code == code
 
 
-async def test_a_key_that_is_not_accepted_is_refused_without_being_told(desk: Desk) -> None:
-    """Neither the key nor the secret appears in an error or in the settings' words."""
+async def test_a_key_that_is_not_accepted_makes_a_payout_wait_without_being_told(
+    desk: Desk,
+) -> None:
+    """It says nothing about the payout; neither key nor secret is in an error or in settings."""
     wrong = StripeProcessor(replace(desk.settings, api_key="sk_test_wrong_one"))
-    with pytest.raises(ProcessorRefused) as refused:
+    with pytest.raises(ProcessorBusy) as refused:
         await wrong.transfer("po_1", "acct_1", 100)
     await wrong.close()
     words = f"{refused.value!r} {desk.settings!r}"
