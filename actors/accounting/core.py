@@ -117,6 +117,7 @@ class AccountantCore:
                 + " ".join(problems)
                 + " Run `coster ledger verify` and restore a backup."
             )
+        self._books.adopt_prices(self._now_ns())
         self._commits = GroupCommit(self._books, self._store, self._refuse, clock.tick_ns)
         self._refusal = None
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="accountant-sweep")

@@ -17,6 +17,8 @@ from market.messages import Balance, KeyRecord
 from market.types import AccountId, KeyId, MachineId
 
 UNCLAIMED: Final = "unclaimed_"
+CATALOGUE: Final = "catalogue"
+"""Who has set a price that no operator has set."""
 
 
 def unclaimed(machine: MachineId) -> AccountId:
@@ -95,6 +97,22 @@ class Registry:
         if ended_now:
             self.ledger.changes.put(row)
         return self.customers.key(owner_id, key_id).record
+
+    def adopt_prices(self, now_ns: int) -> int:
+        """Note the catalogue's prices where no operator has set one; returns how many were new.
+
+        So the history begins with the first price, and a catalogue that comes with a new
+        version of the program leaves a trace.
+        """
+        noted = 0
+        for card in self.terms.catalogue.enabled():
+            history = self.prices.history(card.id)
+            listed = Price(card.price_in_nano, card.price_in_nano, card.price_out_nano)
+            if history and (history[-1].actor != CATALOGUE or self.prices.now(card) == listed):
+                continue
+            self.set_price(card.id, listed, actor=CATALOGUE, reason="listed", now_ns=now_ns)
+            noted += 1
+        return noted
 
     def set_price(
         self, model: str, price: Price, *, actor: str, reason: str, now_ns: int
