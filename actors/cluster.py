@@ -110,7 +110,7 @@ class AccountantActor(Accountant):
                 AccountantSettings(
                     data=Path(settings.data_dir),
                     catalogue=served_catalogue(settings),
-                    fee_bps=settings.fee_bps,
+                    fee_bps=settings.platform_fee_bps,
                     promo=PromoRules(
                         settings.promo_nano,
                         settings.promo_per_fingerprint,

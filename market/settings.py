@@ -112,7 +112,7 @@ class MarketSettings:
     port: int = 8000
     admin_host: str = "127.0.0.1"
     admin_port: int = 8001
-    fee_bps: int = 0
+    platform_fee_bps: int = 0
     promo_nano: int = 10_000_000_000
     promo_per_fingerprint: int = 1
     promo_day_nano: int = 1_000_000_000_000
@@ -128,7 +128,7 @@ class MarketSettings:
         _one_of("transport", self.transport, TRANSPORTS)
         _between("gateways", self.gateways, 1, GATEWAYS_MAX)
         _between("macs", len(self.macs), 0, MACS_MAX)
-        _between("fee_bps", self.fee_bps, 0, FEE_BPS_MAX)
+        _between("platform_fee_bps", self.platform_fee_bps, 0, FEE_BPS_MAX)
         _between("port", self.port, 1, 65_535)
         _between("admin_port", self.admin_port, 1, 65_535)
         _between("slots", self.engine.slots, 1, 1024)
