@@ -240,7 +240,8 @@ class Model:
 
     def _count(self, made: Purchase, usage: Usage, cost: int, status: str) -> None:
         then = windows(made.made_ns)
-        self.used[made.owner, then["day"]] += usage.prompt_tokens + usage.completion_tokens
+        if self.day_tokens[made.owner] is not None:
+            self.used[made.owner, then["day"]] += usage.prompt_tokens + usage.completion_tokens
         if any(cap is not None for cap in self.keys[made.key].caps.values()):
             for window in then.values():
                 self.spent[made.key, window] += cost
