@@ -23,6 +23,7 @@ from market.accounting.rows import (
     OperationRow,
     RequestRow,
     Snapshot,
+    TransferRow,
 )
 from market.accounting.state_rows import LOADED, Cell, Row
 from market.types import AccountId, RequestId
@@ -142,6 +143,17 @@ class SqliteLedgerStore:
             return await self._reader.run(read)
         except sqlite3.Error as error:
             raise StorageError(f"The ledger {self.path} could not be read: {error}.") from error
+
+    async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
+        def read(connection: sqlite3.Connection) -> list[TransferRow]:
+            rows: list[TransferRow] = []
+            for start in range(0, len(ids), LOOKUP_MAX):
+                some = tuple(ids[start : start + LOOKUP_MAX])
+                cursor = connection.execute(sql.select_transfers(len(some)), some)
+                rows.extend(TransferRow(*row) for row in cursor)
+            return rows
+
+        return await self._reader.run(read)
 
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
         return await self._reader.run(lambda connection: usage_rows(connection, owner, limit))
