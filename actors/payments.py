@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from actors.calls import ActorCall
 from actors.payments_loop import PaymentLoop, PaymentPlaces
+from actors.payments_setup import payments_off
 from market.accounting.state_rows import PayeeRow, PayoutRow, RefundRow, TopUpRow
 from market.errors import InvalidRequest, MarketError, Unavailable
 from market.payments.processor import PaymentProcessor, ProcessorError, ProcessorRefused
@@ -49,12 +50,22 @@ class Payments(PaymentLoop):
         super().__init__(accountant, processor, places, wall_ns=wall_ns)
         self._kind = kind
 
+    async def start(self) -> None:
+        """Begin to see payments through, if there is anybody to see them through with."""
+        if self._kind != "off":
+            await super().start()
+
+    def _check_on(self) -> None:
+        if self._kind == "off":
+            raise payments_off()
+
     # ── money in ──────────────────────────────────────────────────────────────────────
 
     async def topup(
         self, account: AccountId, amount_cents: int, idempotency: str | None = None
     ) -> TopUpRow:
         """A payment page for this sum; again with the same key is the same, as it is by then."""
+        self._check_on()
         row: TopUpRow = await self._ask("ask_topup", account, amount_cents, _key(idempotency))
         if row.state != "asked":
             return row
@@ -80,6 +91,7 @@ class Payments(PaymentLoop):
         idempotency: str | None = None,
     ) -> RefundRow:
         """Give unspent credit back to the payer; None is as much as can go back."""
+        self._check_on()
         row: RefundRow = await self._ask(
             "decide_refund", account, topup_id, amount_cents, _key(idempotency)
         )
@@ -92,6 +104,7 @@ class Payments(PaymentLoop):
         self, account: AccountId, country: str, idempotency: str | None = None
     ) -> tuple[PayeeRow, str]:
         """The account's payee and a form, good for one visit within minutes."""
+        self._check_on()
         if not (len(country) == 2 and country.isascii() and country.isalpha()):
             raise InvalidRequest("country must be two letters, such as US.", "country")
         country = country.upper()
@@ -139,6 +152,7 @@ class Payments(PaymentLoop):
         idempotency: str | None = None,
     ) -> PayoutRow:
         """Pay earnings out; 409 `fee_changed` when the fee is not the expected one."""
+        self._check_on()
         await self.payee(account)
         row: PayoutRow = await self._ask(
             "decide_payout", account, amount_cents, expected_fee_nano, _key(idempotency)
@@ -158,6 +172,11 @@ class Payments(PaymentLoop):
         row: PayoutRow = await self._ask("payout_of", account, payout_id)
         return row
 
+    async def run_weekly(self) -> dict[str, Any]:
+        """The week's payouts, if they have not been decided yet; what was decided."""
+        self._check_on()
+        return await super().run_weekly()
+
     # ── the processor's side ──────────────────────────────────────────────────────────
 
     async def webhook(self, payload: bytes, signature: str) -> None:
@@ -172,6 +191,7 @@ class Payments(PaymentLoop):
 
     async def reconcile(self) -> dict[str, Any]:
         """Compare the books with the processor's: `ok`, and what does not match."""
+        self._check_on()
         try:
             return await super().reconcile()
         except ProcessorError as error:

@@ -26,13 +26,11 @@ from market.accounting.state_rows import (
 )
 from market.errors import Conflict, Forbidden, InvalidRequest
 from market.money import NANO_PER_CENT
-from market.settings import PaymentSettings
+from market.settings import CENTS_MAX, PaymentSettings
 from market.types import AccountId
 
 FRESH_MAX: Final = 20_000
 """Ended rows of one kind kept in memory: far more than one commit can change."""
-CENTS_MAX: Final = 99_999_999
-"""The largest sum the processor takes at once: $999,999.99."""
 
 PaymentRow = TopUpRow | RefundRow | DisputeRow | PayoutRow | EventRow
 P = TypeVar("P", TopUpRow, RefundRow, DisputeRow, PayoutRow, EventRow)
