@@ -23,16 +23,16 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from actors.accountant import Accountant, AccountantSettings
+from actors.accountant import Accountant
+from actors.accounting.setup import accountant_settings
 from actors.calls import ActorAway
-from actors.engines.factory import make_engine, served_catalogue
+from actors.engines.factory import make_engine
 from actors.nodes import NAMESPACE, macs_of_nodes, provider_name
 from actors.payments import Payments
 from actors.payments_setup import PaymentSecrets, ProcessorSetup, places_of
 from actors.process import begin_process, end_process, recorded_start
 from actors.provider import Provider, ProviderConfig
 from actors.router import Router
-from market.accounting.promos import PromoRules
 from market.errors import Internal, MarketError
 from market.messages import ProviderBeat, ProviderOrders
 from market.settings import MacSettings, MarketSettings
@@ -101,21 +101,7 @@ class AccountantActor(Accountant):
         begin_process("accountant", settings)
         self._data_dir = settings.data_dir
         with recorded_start():
-            super().__init__(
-                AccountantSettings(
-                    data=Path(settings.data_dir),
-                    catalogue=served_catalogue(settings),
-                    fee_bps=settings.fee_bps,
-                    promo=PromoRules(
-                        settings.promo_nano,
-                        settings.promo_per_fingerprint,
-                        settings.promo_day_nano,
-                    ),
-                    promo_maturity_days=settings.promo_maturity_days,
-                    payments=settings.payments,
-                ),
-                on_fatal=end_process,
-            )
+            super().__init__(accountant_settings(settings), on_fatal=end_process)
             await self.start()
 
     async def describe(self) -> dict[str, object]:
@@ -286,13 +272,16 @@ def ensure_market(settings: MarketSettings, wire_secret: bytes) -> None:
     """Create the accountant and the router unless they run; the router keeps the rest."""
     pin = {"label_selector": {"coster-role": "ledger"}} if settings.ledger_pinned else {}
     ray.remote(AccountantActor).options(**_options(ACCOUNTANT), **pin).remote(settings)
-    ray.remote(RouterActor).options(**_options(ROUTER), **pin).remote(settings, wire_secret)
+    # Whoever does not keep the books needs no password to them, Macs least of all.
+    plain = replace(settings, database="")
+    ray.remote(RouterActor).options(**_options(ROUTER), **pin).remote(plain, wire_secret)
 
 
 def ensure_payments(settings: MarketSettings, keys: PaymentSecrets | None) -> None:
     """Create the payments actor unless it runs; nothing waits for it."""
     pin = {"label_selector": {"coster-role": "ledger"}} if settings.ledger_pinned else {}
-    ray.remote(PaymentsActor).options(**_options(PAYMENTS), **pin).remote(settings, keys)
+    plain = replace(settings, database="")
+    ray.remote(PaymentsActor).options(**_options(PAYMENTS), **pin).remote(plain, keys)
 
 
 async def wait_for(

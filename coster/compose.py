@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from actors.payments_setup import PaymentSecrets
+from coster.databases import database_of
 from coster.paths import MarketPaths
 from coster.ports import MarketPorts
 from market.catalogue import DEMO_MODEL
@@ -64,6 +65,7 @@ class UpOptions:
     transport: str
     gateways: int
     host: str
+    database: str = field(default="", repr=False)
 
 
 def payment_secrets() -> PaymentSecrets | None:
@@ -91,7 +93,7 @@ def settings_for_up(
     *,
     test_payments: bool,
 ) -> MarketSettings:
-    """An embedded market: this machine, SQLite, demo Macs and demo accounts."""
+    """An embedded market: this machine, demo Macs and demo accounts."""
     return MarketSettings(
         data_dir=str(paths.data),
         models=(model_source(options.model),),
@@ -101,6 +103,7 @@ def settings_for_up(
         transport=options.transport,
         gateways=options.gateways,
         host=options.host,
+        database=database_of(paths, options.database),
         port=ports.http,
         admin_port=ports.admin,
         stripe_port=ports.stripe if test_payments else 0,
@@ -159,7 +162,19 @@ def _settings_of(raw: Mapping[str, Any]) -> MarketSettings:
         ledger_pinned=True,
     )
     settings: MarketSettings = _typed(base, rest, "")
+    _check_database(settings)
     return settings
+
+
+def _check_database(settings: MarketSettings) -> None:
+    """Refuse a URL that cannot be one before the accountant is asked to open it."""
+    from storage.database import StorageError
+    from storage.opening import check_url
+
+    try:
+        check_url(settings.database)
+    except StorageError as error:
+        raise InvalidRequest(str(error), "database") from error
 
 
 def _reject_unknown(raw: Mapping[str, Any], known: set[str], prefix: str) -> None:
