@@ -46,6 +46,7 @@ def main() -> int:
     parser.add_argument("--instant", action="store_true", help="payments are available at once")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         asyncio.run(_serve(options))
     except (OSError, UnreadableStateError) as error:

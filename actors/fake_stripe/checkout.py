@@ -25,7 +25,7 @@ def create(world: World, params: Json) -> Json:
     only_modelled(
         params,
         *("mode", "line_items", "success_url", "cancel_url", "metadata", "client_reference_id"),
-        *("payment_intent_data", "expand", "customer_email", "submit_type"),
+        *("payment_intent_data", "customer_email", "submit_type"),
     )
     only_modelled(params.get("payment_intent_data", {}), "metadata", "transfer_group")
     if params.get("mode") != "payment":

@@ -9,7 +9,7 @@ from actors.fake_stripe.world import World, only_modelled
 
 def create(world: World, params: Json) -> Json:
     """Give back some of a payment, at most what has not been given back."""
-    only_modelled(params, "payment_intent", "charge", "amount", "metadata", "reason", "expand")
+    only_modelled(params, "payment_intent", "charge", "amount", "metadata", "reason")
     charge = _charge_of(world, params)
     left = charge["amount"] - charge["amount_refunded"]
     amount = require_amount(params.get("amount", left or 1))

@@ -133,5 +133,7 @@ def read(route: Route, params: Json) -> Ask:
 def perform(world: World, route: Route, ask: Ask) -> Json:
     """Do what was asked, whole or not at all. Raises Refusal before anything has changed."""
     paths = ask.params.get("expand", [])
+    if paths and route.name.startswith("POST"):
+        raise Refusal("The test payments expand what is read, not what is made.", param="expand")
     answer = route.answer(world, ask)
     return lists.expand(world, answer, paths) if paths else answer

@@ -22,8 +22,9 @@ async def serve_fake(
     """Serve until the block ends; gives the address. Port 0 takes a free one.
 
     `public_url` is where a person's browser finds the pages, if that is elsewhere. Raises
-    OSError when the port is taken.
+    OSError when the port is taken or the state file cannot be written.
     """
+    await fake.save()  # a folder that cannot be written to is found now, not at a payment
     listener = _listen(host, port)
     url = f"http://{host}:{listener.getsockname()[1]}"
     fake.world.public_url = (public_url or url).rstrip("/")
@@ -49,11 +50,10 @@ async def serve_fake(
         yield url
     finally:
         postman.cancel()
-        server.should_exit = True
-        server.force_exit = True
-        await serving
+        serving.cancel()
+        server.should_exit = server.force_exit = True
         await server.shutdown(sockets=[listener])
-        await asyncio.gather(postman, return_exceptions=True)
+        await asyncio.gather(postman, serving, return_exceptions=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 1
-PARTS = {"objects": list, "answers": dict, "outbox": list, "offset_s": (int, float)}
+PARTS: dict[str, type | tuple[type, ...]] = {
+    "objects": list,
+    "answers": dict,
+    "outbox": list,
+    "offset_s": (int, float),
+}
 
 
 class UnreadableStateError(Exception):
@@ -41,6 +46,7 @@ def encode_state(state: dict[str, Any]) -> bytes:
 
 def write_state(path: Path, content: bytes) -> None:
     """Replace the file: after a power cut it is the old one or the new one, never half."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.new")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

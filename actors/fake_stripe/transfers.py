@@ -13,7 +13,6 @@ def create(world: World, params: Json) -> Json:
     only_modelled(
         params,
         *("amount", "currency", "destination", "description", "metadata", "transfer_group"),
-        "expand",
     )
     amount = require_amount(params.get("amount"))
     require_currency(params["currency"])
@@ -57,7 +56,7 @@ def create(world: World, params: Json) -> Json:
 
 def reverse(world: World, transfer: Json, params: Json) -> Json:
     """Take back some of a transfer, at most what has not been taken back."""
-    only_modelled(params, "amount", "description", "metadata", "expand")
+    only_modelled(params, "amount", "description", "metadata")
     left = transfer["amount"] - transfer["amount_reversed"]
     amount = require_amount(params.get("amount", left or 1))
     if amount > left:

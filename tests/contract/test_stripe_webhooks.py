@@ -99,6 +99,7 @@ def hostile() -> dict[str, tuple[bytes, str, str]]:
         "no time": good.partition(",")[2],
         "no mac": good.partition(",")[0],
         "two times": f"t=1,{good}",
+        "a second time": f"{good},t=1",
         "another secret": signed(EVENT, NOW_S, "whsec_other"),
         "another body": signed(EVENT + b" ", NOW_S),
         "non-ascii mac": f"t={NOW_S},v1=é{'0' * 63}",
