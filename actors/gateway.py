@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from actors.calls import ActorAway, ActorCall
 from actors.clients import AccountantClient, ProviderLinks, RouterClient
+from actors.payments_client import PaymentsClient
 from actors.transport.framed import FramedLink
 from actors.transport.ray_stream import StreamLink
 from market.errors import MarketError
@@ -30,6 +31,7 @@ class GatewayClients:
     router: RouterClient
     providers: ProviderLinks
     readiness: Readiness
+    payments: PaymentsClient
     pepper: bytes
 
     async def close(self) -> None:
@@ -84,6 +86,7 @@ async def connect_gateway(
     node: str,
     accountant: ActorCall,
     router: ActorCall,
+    payments: ActorCall,
     streams: StreamCalls,
     counters: Callable[[], Mapping[str, float]],
 ) -> GatewayClients:
@@ -108,6 +111,7 @@ async def connect_gateway(
         router=routing,
         providers=ProviderLinks(make_link),
         readiness=Readiness(accountant, router, routing),
+        payments=PaymentsClient(payments),
         pepper=pepper,
     )
 

@@ -155,7 +155,7 @@ def judge_answer(status: int, body: object, headers: object) -> Failure:
         return Failure(
             Doubt.REFUSED,
             reason if isinstance(reason, str) else "it refused",
-            code or kind or f"http_{status}",
+            "api_key" if status == 401 else code or kind or f"http_{status}",
             param,
             at_the_door=status in (401, 403),
         )

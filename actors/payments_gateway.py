@@ -194,10 +194,8 @@ class StripeProcessor:
         return await self._one("open an onboarding form", call, lambda link: str(link["url"]))
 
     async def transfer(
-        self, payout_id: str, account: str, amount_cents: int, *, refusals: int = 0
+        self, payout_id: str, account: str, amount_cents: int, attempt: int = 0
     ) -> Transfer:
-        key = f"payout:{payout_id}:{refusals}" if refusals else f"payout:{payout_id}"
-
         async def call() -> stripe.StripeObject:
             return await self._v1.transfers.create_async(
                 {
@@ -207,7 +205,7 @@ class StripeProcessor:
                     "transfer_group": payout_id,
                     "metadata": {reading.OUR_ID: payout_id},
                 },
-                {"idempotency_key": key},
+                {"idempotency_key": f"payout:{payout_id}" + (f":{attempt}" if attempt else "")},
             )
 
         made = await self._one("pay a recipient", call, reading.transfer_of, effect=Effect.PAYS)

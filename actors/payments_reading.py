@@ -143,7 +143,7 @@ def line_of(line: Object) -> BalanceLine:
         kind=_text(line["type"]),
         source=_id(source),
         our_id=_our_id(known),
-        intent=_id(known.get("payment_intent")),
+        intent=_id(known.get("payment_intent")) or _id(known.get("transfer")),
         amount_cents=_whole(line["amount"]),
         fee_cents=_whole(line["fee"]),
         net_cents=_whole(line["net"]),

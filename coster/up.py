@@ -28,6 +28,7 @@ from coster.compose import (
     UpOptions,
     admin_key,
     code_version,
+    payment_secrets,
     settings_for_up,
 )
 from coster.databases import check_books, shown_books
@@ -112,7 +113,8 @@ def _run(
     from actors.machines import demo_macs, names_of
 
     macs = demo_macs(paths.data, options.macs)
-    settings = settings_for_up(paths, ports, options, macs)
+    payment_keys = payment_secrets()
+    settings = settings_for_up(paths, ports, options, macs, test_payments=payment_keys is None)
     _check_model(settings)
     _check_data(paths, settings)
     _prepare_ray(paths, ports)
@@ -146,6 +148,7 @@ def _run(
     stop.check()
     progress.done(f"{settings.gateways} gateways answer on {run.api_base}")
     asyncio.run(_until_ready(stop))
+    cluster.ensure_payments(settings, payment_keys)  # it comes up while the market serves
     run = replace(run, ready=True, processes=own_processes())
     write_run(paths, run)
     progress.done("ready")

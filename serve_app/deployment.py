@@ -23,6 +23,7 @@ from ray.serve._private import replica as serve_replica
 from actors.admin import MarketAdmin
 from actors.cluster import (
     ACCOUNTANT,
+    PAYMENTS,
     ROUTER,
     NamedActor,
     describe_actors,
@@ -91,6 +92,7 @@ class Gateway:
             node=node_id(),
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
+            payments=NamedActor(PAYMENTS),
             streams=StreamCalls(stream_of, lambda machine: NamedActor(provider_name(machine))),
             counters=self._counters,
         )

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from market.accounting.chain import Head, Sealed, seal
 from market.accounting.ledger import PROMO_LEG
-from market.accounting.rows import Changes, RequestRow, Snapshot
+from market.accounting.rows import Changes, RequestRow, Snapshot, TransferRow
 from market.accounting.state_rows import Cell, Row
 from market.types import AccountId, RequestId
 from storage import statements as sql
@@ -129,6 +129,14 @@ class SqliteLedgerStore:
             ids = request_ids[start : start + LOOKUP_MAX]
             found = await self._read(sql.select_requests(len(ids)), ids)
             rows.extend(RequestRow(*row) for row in found)
+        return rows
+
+    async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
+        rows: list[TransferRow] = []
+        for start in range(0, len(ids), LOOKUP_MAX):
+            some = ids[start : start + LOOKUP_MAX]
+            found = await self._read(sql.select_transfers(len(some)), some)
+            rows.extend(TransferRow(*row) for row in found)
         return rows
 
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:

@@ -63,7 +63,7 @@ SELECT 'function', p.proname, '', concat_ws(' ', l.lanname, p.prosrc, p.prosecde
 FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN n ON n.oid = p.pronamespace
 """
 # Definitions name the schema that they are in; only that may differ.
-_OBJECTS: Final = (
+OBJECTS: Final = (
     "WITH n AS (SELECT oid, nspname FROM pg_namespace WHERE nspname = current_schema()), "  # noqa: S608
     f"o (kind, name, tbl, said) AS ({' UNION ALL '.join((_TABLES, _CONSTRAINTS, _INDEXES))} "
     f"UNION ALL {' UNION ALL '.join((_TRIGGERS, _RULES, _FUNCTIONS))}) "
@@ -94,7 +94,7 @@ def schema_problems(
             _expected[key] = loop.run(_build(address, revision, scripts))
     wanted = _expected[key]
     ours = {thing.table for thing in wanted.values()}
-    found = _by_name(loop.run(connection.fetch(_OBJECTS)))
+    found = _by_name(loop.run(connection.fetch(OBJECTS)))
     near = {key: thing for key, thing in found.items() if thing.table in ours}
     return list(differences(wanted, near))
 
@@ -107,7 +107,7 @@ async def _build(address: Address, revision: str, scripts: Path) -> Schema:
         connection.exec_driver_sql(f"CREATE SCHEMA {place}")
         connection.exec_driver_sql(f"SET LOCAL search_path = {place}")
         command.upgrade(alembic_config(connection, scripts), revision)
-        return connection.exec_driver_sql(_OBJECTS).all()
+        return connection.exec_driver_sql(OBJECTS).all()
 
     engine = postgres.engine(address, "audit of the schema")
     try:

@@ -18,7 +18,7 @@ import asyncpg  # type: ignore[import-untyped]
 
 from market.accounting.chain import GENESIS, Head, Sealed, seal
 from market.accounting.ledger import PROMO_LEG
-from market.accounting.rows import Changes, RequestRow, Snapshot
+from market.accounting.rows import Changes, RequestRow, Snapshot, TransferRow
 from market.accounting.state_rows import Cell, Row
 from market.types import AccountId, RequestId
 from storage import postgres
@@ -32,6 +32,10 @@ READERS_MAX: Final = 4
 COMMIT_S_MAX: Final = 60.0
 CLOSE_S_MAX: Final = 5.0
 _FOUND: Final = f"SELECT {sql.REQUEST_COLUMNS} FROM request WHERE request_id = ANY($1::text[])"  # noqa: S608
+_POSTED: Final = (
+    f"SELECT {sql.TRANSFER_COLUMNS} FROM transfer WHERE id = ANY($1::text[]) "  # noqa: S608
+    "ORDER BY id, leg"
+)
 
 
 @dataclass(slots=True)
@@ -57,7 +61,8 @@ class PostgresLedgerStore:
         self._readers = readers
         self._claim = claim
         self._address = address
-        self._writing: asyncio.Task[None] | None = None
+        self._commits: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()  # one commit at a time, in the order they came
         self._closed = False
         self.kept_in = f"{server} at {address.name}"
 
@@ -115,22 +120,25 @@ class PostgresLedgerStore:
 
     async def commit(self, changes: Changes) -> None:
         # A task of its own: a caller that is cancelled has not cancelled the commit.
-        self._writing = asyncio.create_task(self._commit(changes), name="ledger-commit")
-        await asyncio.shield(self._writing)
+        commit = asyncio.create_task(self._commit(changes), name="ledger-commit")
+        self._commits.add(commit)
+        commit.add_done_callback(self._commits.discard)
+        await asyncio.shield(commit)
 
     async def _commit(self, changes: Changes) -> None:
         claim = self._claim
-        sealed = seal(changes, claim.head, claim.epoch)
-        try:
-            async with asyncio.timeout(COMMIT_S_MAX):
-                await self._write(changes, sealed)
-        except BaseException as error:
-            # Without a session there is no transaction left and no lock held.
-            self._writer.terminate()
-            if isinstance(error, FAULTS):
-                raise postgres.refused(error, self._address, "written") from error
-            raise
-        claim.head = sealed.head
+        async with self._turn:
+            try:
+                sealed = seal(changes, claim.head, claim.epoch)
+                async with asyncio.timeout(COMMIT_S_MAX):
+                    await self._write(changes, sealed)
+                claim.head = sealed.head
+            except BaseException as error:
+                # Without a session there is no transaction left and no lock held.
+                self._writer.terminate()
+                if isinstance(error, FAULTS):
+                    raise postgres.refused(error, self._address, "written") from error
+                raise
 
     async def _write(self, changes: Changes, sealed: Sealed) -> None:
         """One transaction."""
@@ -158,6 +166,9 @@ class PostgresLedgerStore:
             return []
         return [RequestRow(*row) for row in await self._read(_FOUND, (list(request_ids),))]
 
+    async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
+        return [TransferRow(*row) for row in await self._read(_POSTED, (list(ids),))]
+
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
         return [RequestRow(*row) for row in await self._read(*usage_query(owner, limit))]
 
@@ -183,8 +194,7 @@ class PostgresLedgerStore:
         if self._closed:
             return
         self._closed = True
-        if self._writing is not None:
-            await asyncio.gather(self._writing, return_exceptions=True)
+        await asyncio.gather(*self._commits, return_exceptions=True)
         try:
             async with asyncio.timeout(CLOSE_S_MAX):
                 await self._readers.close()

@@ -147,6 +147,18 @@ def select_requests(ids: int) -> str:
     return f"SELECT {REQUEST_COLUMNS} FROM request WHERE request_id IN ({marks})"  # noqa: S608
 
 
+TRANSFER_COLUMNS: Final = ", ".join(TransferRow._fields)
+
+
+def select_transfers(count: int) -> str:
+    """The postings whose id is among `count` marks."""
+    marks = ", ".join("?" * count)
+    return (
+        f"SELECT {TRANSFER_COLUMNS} FROM transfer WHERE id IN ({marks}) "  # noqa: S608
+        "ORDER BY id, leg"
+    )
+
+
 # ── state rows: every kind alike ──────────────────────────────────────────────────────
 
 

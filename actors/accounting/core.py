@@ -29,6 +29,9 @@ from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
 from market.errors import MarketError, Unavailable
 from market.messages import AccountantOp, AccountantReply, ResolveKey
+from market.payments.desk import Desk
+from market.payments.laws import broken_payment_laws
+from market.settings import PaymentSettings
 from storage.database import StorageError
 from storage.opening import open_ledger
 from storage.pepper import load_pepper
@@ -56,6 +59,7 @@ class AccountantSettings:
     promo_maturity_days: int = 0
     lease_ttl_s: float = 60.0
     lock_wait_s: float = 10.0
+    payments: PaymentSettings = field(default_factory=PaymentSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,8 @@ class AccountantCore:
         self._books = Books(terms, snapshot, now_ns=clock.wall_ns(), tick_ns=clock.tick_ns())
         self._operations = Operations(snapshot.operations)
         self._promos = Promos(settings.promo, snapshot.rows(OwnerRow))
-        problems = broken_laws(self._books.ledger)
+        self._desk = Desk(self._books, snapshot, settings.payments)
+        problems = [*broken_laws(self._books.ledger), *broken_payment_laws(self._desk)]
         if problems:
             await self._store.close()
             raise StorageError(

@@ -241,6 +241,10 @@ class LedgerStore(Protocol):
         """Those of these requests that have ended, in no particular order."""
         ...
 
+    async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
+        """The postings with these ids, by id and leg. Sees committed ones only."""
+        ...
+
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
         """The owner's finished requests that were charged, newest first."""
         ...

@@ -123,7 +123,8 @@ class BalanceLine:
     """One movement of the platform's balance. `net_cents` = amount − fee, signed.
 
     `source` is the object that caused it (`ch_…`, `re_…`, `tr_…`, `dp_…`); `our_id` is the id
-    of ours that the object carries, "" when it has none; `intent` the payment it belongs to.
+    of ours that the object carries, "" when it has none; `intent` the payment it belongs to,
+    or the transfer that a reversal takes back.
     """
 
     line: str
@@ -176,11 +177,10 @@ class PaymentProcessor(Protocol):
         ...
 
     async def transfer(
-        self, payout_id: str, account: str, amount_cents: int, *, refusals: int = 0
+        self, payout_id: str, account: str, amount_cents: int, attempt: int = 0
     ) -> Transfer:
-        """Pay a recipient. The processor repeats a refusal under the same idempotency key, so
-        `refusals` says how often this payout was definitely refused before; nothing else may
-        change it, or an unclear attempt could be paid twice.
+        """Pay somebody. After a definite no the same payout needs another `attempt` to be tried
+        again, since a processor repeats an answer it gave under the same key.
         """
         ...
 
