@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from market.accounting.rows import LedgerStore
 from market.types import Usage
 from tests.support.ledger_model import DAY_NS, Wanted
 from tests.support.twin import MOVES, Twin
@@ -20,9 +21,9 @@ OPEN_MAX = 60
 class Life:
     """One market, lived by a random number generator."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, opener: Callable[[], LedgerStore] | None = None) -> None:
         self.rng = random.Random(seed)
-        self.twin = Twin(fee_bps=777, mature_days=2, crashes=False)
+        self.twin = Twin(fee_bps=777, mature_days=2, crashes=False, opener=opener)
         self.requests = self.opened_keys = 0
         self.keys: list[str] = []
         for owner in OWNERS:

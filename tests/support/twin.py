@@ -17,6 +17,7 @@ from market.accounting.chart import Code, Posting
 from market.accounting.holding import BookTerms
 from market.accounting.laws import broken_laws
 from market.accounting.prices import Price
+from market.accounting.rows import LedgerStore
 from market.accounting.state_rows import KeyRow, OwnerRow, scopes_text
 from market.catalogue import Catalogue
 from market.errors import MarketError
@@ -73,12 +74,23 @@ def key_hash(key: str) -> bytes:
 class Twin:
     """Two ledgers that must agree."""
 
-    def __init__(self, *, fee_bps: int = 500, mature_days: int = 2, crashes: bool = True) -> None:
-        """`crashes`: keep what a crash would go back to; costs a copy per commit."""
+    def __init__(
+        self,
+        *,
+        fee_bps: int = 500,
+        mature_days: int = 2,
+        crashes: bool = True,
+        opener: Callable[[], LedgerStore] | None = None,
+    ) -> None:
+        """`crashes`: keep what a crash would go back to; costs a copy per commit.
+
+        `opener` opens the same ledger again and again, by a store that never waits.
+        """
         self.terms = BookTerms(
             Catalogue(), fee_bps=fee_bps, lease_ttl_ns=TTL_NS, promo_maturity_days=mature_days
         )
         self.disk = MemoryLedger()
+        self._opener = opener or (lambda: MemoryLedgerStore(self.disk))
         self.wall_ns, self.tick_ns = START_NS, 0
         self.model = Model(TTL_NS, fee_bps, mature_days, (100, 100, 780))
         self.done: list[tuple[object, object]] = []  # accepted operations and their answers
@@ -87,7 +99,7 @@ class Twin:
         self.commit()
 
     def _open(self) -> None:
-        self.store = MemoryLedgerStore(self.disk)
+        self.store = self._opener()
         snapshot = now(self.store.load())
         self.books = Books(self.terms, snapshot, now_ns=self.wall_ns, tick_ns=self.tick_ns)
 
