@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from market.accounting.rows import LedgerStore
 from market.types import Usage
 from tests.support.ledger_model import DAY_NS, Wanted
 from tests.support.twin import MOVES, Twin
@@ -20,9 +21,9 @@ OPEN_MAX = 60
 class Life:
     """One market, lived by a random number generator."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, opener: Callable[[], LedgerStore] | None = None) -> None:
         self.rng = random.Random(seed)
-        self.twin = Twin(fee_bps=777, mature_days=2, crashes=False)
+        self.twin = Twin(fee_bps=777, mature_days=2, crashes=False, opener=opener)
         self.requests = self.opened_keys = 0
         self.keys: list[str] = []
         for owner in OWNERS:
@@ -31,7 +32,7 @@ class Life:
             self.new_key()
         self.acts: list[Callable[[], None]] = []
         for act, weight in (
-            (self.admit, 34), (self.settle, 30), (self.checkpoint, 8), (self.void, 4),
+            (self.admit, 34), (self.settle, 16), (self.checkpoint, 8), (self.void, 4),
             (self.repeat, 6), (self.pass_time, 4), (self.move, 9), (self.limit, 2),
             (self.new_key, 1), (self.change_owner, 1), (self.price, 1), (self.claim, 1),
             (self.restart, 1),
@@ -81,7 +82,7 @@ class Life:
                 f"req_{self.requests}", rng.choice(self.keys), rng.randrange(400),
                 rng.choice([None, rng.randrange(1, 300)]), 300, rng.choice([1, 1, 1, 3]),
                 f"idem_{rng.randrange(3)}" if rng.random() < 0.2 else None,
-                f"body_{rng.randrange(2)}",
+                rng.choice(["body_1", "body_1", "body_2"]),
             )
         )  # fmt: skip
         return None
@@ -143,7 +144,7 @@ class Life:
     def change_owner(self) -> None:
         rng = self.rng
         self.twin.owner(
-            rng.choice(OWNERS), 0, rng.choice([None, None, rng.randrange(20_000)]),
+            rng.choice(OWNERS), 0, rng.choice([None, None, rng.randrange(60_000)]),
             rng.choice([None, rng.randrange(10_001)]),
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ from market.accounting.chart import Code, Posting
 from market.accounting.holding import BookTerms
 from market.accounting.laws import broken_laws
 from market.accounting.prices import Price
+from market.accounting.rows import LedgerStore
 from market.accounting.state_rows import KeyRow, OwnerRow, scopes_text
 from market.catalogue import Catalogue
 from market.errors import MarketError
@@ -73,12 +74,23 @@ def key_hash(key: str) -> bytes:
 class Twin:
     """Two ledgers that must agree."""
 
-    def __init__(self, *, fee_bps: int = 500, mature_days: int = 2, crashes: bool = True) -> None:
-        """`crashes`: keep what a crash would go back to; costs a copy per commit."""
+    def __init__(
+        self,
+        *,
+        fee_bps: int = 500,
+        mature_days: int = 2,
+        crashes: bool = True,
+        opener: Callable[[], LedgerStore] | None = None,
+    ) -> None:
+        """`crashes`: keep what a crash would go back to; costs a copy per commit.
+
+        `opener` opens the same ledger again and again, by a store that never waits.
+        """
         self.terms = BookTerms(
             Catalogue(), fee_bps=fee_bps, lease_ttl_ns=TTL_NS, promo_maturity_days=mature_days
         )
         self.disk = MemoryLedger()
+        self._opener = opener or (lambda: MemoryLedgerStore(self.disk))
         self.wall_ns, self.tick_ns = START_NS, 0
         self.model = Model(TTL_NS, fee_bps, mature_days, (100, 100, 780))
         self.done: list[tuple[object, object]] = []  # accepted operations and their answers
@@ -87,7 +99,7 @@ class Twin:
         self.commit()
 
     def _open(self) -> None:
-        self.store = MemoryLedgerStore(self.disk)
+        self.store = self._opener()
         snapshot = now(self.store.load())
         self.books = Books(self.terms, snapshot, now_ns=self.wall_ns, tick_ns=self.tick_ns)
 
@@ -206,25 +218,22 @@ class Twin:
             assert (row.cost_nano, row.provider_nano) == (paid.cost, paid.provider)
 
     def repeat(self, at: int) -> None:
-        """Do something again that was accepted before: the same answer, or a conflict."""
+        """Do something again that was accepted before; an end is answered as the first time."""
         op, first = self.done[at % len(self.done)]
-        before = self.model.total(), self.portrait()
-        count = len(self.done)
-        reply = self._try(op)
-        del self.done[count:]
-        if isinstance(first, Settled | Voided):
-            assert reply == first
-        elif isinstance(op, Admit) and isinstance(reply, Admitted):
-            assert isinstance(first, Admitted)
-            assert (reply.max_tokens, reply.funding) == (first.max_tokens, first.funding)
-        elif isinstance(op, Checkpoint):  # an old one winds the progress back; see the model
-            made = self.model.open.get(op.request_id)
-            if made is not None:
-                made.lease_ns = self.tick_ns + TTL_NS
-                if op.payee is not None:
-                    made.reached, made.payee, made.machine = op.usage, op.payee, op.machine
-            return
-        assert (self.model.total(), self.portrait()) == before
+        if isinstance(op, Admit):
+            key = op.key_hash.rstrip(b"\0").decode()
+            self.admit(
+                Wanted(
+                    op.request_id, key, op.prompt_tokens, op.max_tokens, op.max_tokens_cap, op.n,
+                    op.idempotency, op.fingerprint,
+                )
+            )  # fmt: skip
+        elif isinstance(op, Checkpoint):
+            self.checkpoint(op.request_id, op.payee, op.machine or "", op.usage)
+        else:
+            before = self.portrait()
+            assert self._try(op) == first
+            assert self.portrait() == before
 
     # ── everything else ───────────────────────────────────────────────────────────────
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from tests.support.fuzz import Life
+from tests.support.memory_audit import audited
 from tests.support.twin import portrait
 
 LONG = os.environ.get("COSTER_LONG") == "1"
@@ -27,6 +28,7 @@ def test_a_life_of_random_acts_breaks_no_law_and_can_be_lived_again() -> None:
 
     assert first.twin.disk.head.hash == again.twin.disk.head.hash
     assert portrait(first.twin.books) == portrait(again.twin.books)
+    assert audited(first.twin.disk).problems == []
     statuses = {ended.status for ended in first.twin.model.ended.values()}
     assert statuses == {"settled", "voided", "expired"}
     other = Life(SEED + 1)
