@@ -63,7 +63,7 @@ def live(folder: Path, name: str, synchronous: int) -> Record:
     record = Record(path.read_bytes(), [])
     disk = LabDisk(name)
     connection = lab_connection(
-        path, disk, synchronous=synchronous, wal_autocheckpoint=CHECKPOINT_PAGES
+        path, disk, synchronous=synchronous, checkpoint_pages=CHECKPOINT_PAGES
     )
     store = store_over(connection, path)
     life = Life(5, lambda: store)
@@ -187,7 +187,7 @@ def test_the_same_cuts_at_a_weaker_setting_are_noticed(tmp_path: Path) -> None:
 
     print(f"\n{toll.cuts} cuts: {toll.lost} lost, {len(toll.broken)} damaged")
     assert toll.lost > toll.cuts // 4
-    assert toll.broken == []
+    assert set(toll.broken) <= {"The ledger's head is missing."}  # the first commit itself
 
 
 async def test_what_a_cut_has_left_goes_on(tmp_path: Path) -> None:
