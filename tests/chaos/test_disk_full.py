@@ -32,7 +32,7 @@ from tests.support.twin import now, portrait
 pytestmark = pytest.mark.chaos
 
 LONG = os.environ.get("COSTER_LONG") == "1"
-COMMITS = 12 if LONG else 4
+COMMITS = 12 if LONG else 2
 ACTS = 12
 CHECKPOINT_PAGES = 40  # so that checkpoints are among the writes
 
