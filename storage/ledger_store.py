@@ -120,7 +120,8 @@ class SqliteLedgerStore:
         except sqlite3.Error as error:
             raise StorageError(
                 f"The ledger {self.path} could not be written: {error}. Check the disk's free "
-                "space and health; nothing of this batch was kept."
+                "space and health. The batch is there whole or not at all; the next start reads "
+                "which."
             ) from error
 
     async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:

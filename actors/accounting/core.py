@@ -214,8 +214,7 @@ class AccountantCore:
     def _refuse(self, reason: str) -> None:
         """The commit loop has stopped: refuse everything and ask to be replaced."""
         self._refusal = _unavailable(
-            "The ledger cannot be written just now; nothing was charged for this call. Try again.",
-            "ledger_unavailable",
+            "The ledger cannot be written just now. Try again.", "ledger_unavailable"
         )
         if self._on_fatal:
             self._on_fatal(reason)

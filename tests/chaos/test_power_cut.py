@@ -34,7 +34,7 @@ LONG = os.environ.get("COSTER_LONG") == "1"
 SECTOR = 512
 COMMITS = 400 if LONG else 120
 CHECKPOINT_PAGES = 60  # instead of 1000: more checkpoints in a short life
-FULL, NORMAL = 2, 1
+NORMAL = 1
 
 
 class Acknowledged(NamedTuple):
@@ -55,16 +55,14 @@ class Record:
     acknowledged: list[Acknowledged] = field(default_factory=list)
 
 
-def live(folder: Path, name: str, synchronous: int) -> Record:
-    """A short life of a market on a disk that remembers."""
+def live(folder: Path, name: str, **pragmas: int) -> Record:
+    """A short life of a market on a disk that remembers; at our own pragmas or others."""
     path = folder / LEDGER_FILE
     migrate(path, 1)
     plain_connection(path).close()  # leaves it in WAL mode
     record = Record(path.read_bytes(), [])
     disk = LabDisk(name)
-    connection = lab_connection(
-        path, disk, synchronous=synchronous, wal_autocheckpoint=CHECKPOINT_PAGES
-    )
+    connection = lab_connection(path, disk, checkpoint_pages=CHECKPOINT_PAGES, **pragmas)
     store = store_over(connection, path)
     life = Life(5, lambda: store)
     life.acts = [act for act in life.acts if act != life.restart]
@@ -168,7 +166,7 @@ def holds(path: Path, said: Acknowledged) -> bool:
 
 def test_a_power_cut_takes_no_acknowledged_commit(tmp_path: Path) -> None:
     """At our settings nothing that was answered is lost, and every file balances."""
-    record = live(tmp_path, "full", FULL)
+    record = live(tmp_path, "full")
     toll = cut(record, tmp_path, 5_000 if LONG else 150, 1 if LONG else 10)
 
     print(  # which SQLite this speaks for
@@ -182,17 +180,17 @@ def test_a_power_cut_takes_no_acknowledged_commit(tmp_path: Path) -> None:
 
 def test_the_same_cuts_at_a_weaker_setting_are_noticed(tmp_path: Path) -> None:
     """`synchronous=NORMAL` loses acknowledged commits here, or the test above proves nothing."""
-    record = live(tmp_path, "normal", NORMAL)
+    record = live(tmp_path, "normal", synchronous=NORMAL)
     toll = cut(record, tmp_path, 1_000 if LONG else 60, 1 if LONG else 10)
 
     print(f"\n{toll.cuts} cuts: {toll.lost} lost, {len(toll.broken)} damaged")
     assert toll.lost > toll.cuts // 4
-    assert toll.broken == []
+    assert set(toll.broken) <= {"The ledger's head is missing."}  # the first commit itself
 
 
 async def test_what_a_cut_has_left_goes_on(tmp_path: Path) -> None:
     """The real store opens such a file, loads it, and what it writes next verifies."""
-    record = live(tmp_path, "again", FULL)
+    record = live(tmp_path, "again")
     rng, image = random.Random(3), Image(record.before)
     for act in record.acts[: len(record.acts) // 2]:
         image.do(act)

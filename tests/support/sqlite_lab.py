@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,12 +86,23 @@ def plain_connection(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def lab_connection(path: Path, disk: LabDisk, **pragmas: object) -> LabConnection:
+def lab_connection(
+    path: Path, disk: LabDisk, *, checkpoint_pages: int, **pragmas: object
+) -> LabConnection:
     """An SQLite of its own on this disk, under the store's own pragmas unless told otherwise."""
     connection = LabConnection(apsw.Connection(str(path), vfs=disk.vfs_name))
     connection.execute("PRAGMA locking_mode=exclusive")
     for name, value in {**_WRITER_PRAGMAS, **pragmas}.items():
         connection.execute(f"PRAGMA {name}={value}")
+
+    def checkpoint(raw: apsw.Connection, _: str, pages: int) -> int:
+        # As SQLite does by itself: a commit is not undone by a checkpoint that fails after it.
+        if pages >= checkpoint_pages:
+            with suppress(apsw.Error):
+                raw.wal_checkpoint()
+        return apsw.SQLITE_OK
+
+    connection.raw.set_wal_hook(checkpoint)
     return connection
 
 
@@ -106,17 +118,14 @@ class Act:
 
 @dataclass
 class LabDisk:
-    """A disk that remembers every act, and refuses the act number `fails_at` and all later.
-
-    `refusal` is what it says then.
-    """
+    """A disk that remembers every act, and from a chosen one on refuses all of a kind."""
 
     name: str
-    fails_at: int | None = None
-    refusal: type[apsw.Error] = apsw.FullError
-    refused: tuple[str, ...] = ("write",)
     acts: list[Act] = field(default_factory=list)
-    failed: bool = False
+    refused: int = 0
+    _left: int | None = None
+    _kind: str = ""
+    _error: type[apsw.Error] = apsw.FullError
 
     def __post_init__(self) -> None:
         self._vfs = _Vfs(self)
@@ -125,13 +134,17 @@ class LabDisk:
     def vfs_name(self) -> str:
         return f"lab-{self.name}"
 
+    def refuse(self, kind: str, after: int, error: type[apsw.Error]) -> None:
+        """Let `after` more acts of this kind pass, and fail every one that follows."""
+        self._kind, self._left, self._error = kind, after, error
+
     def heed(self, act: Act) -> None:
         """Note the act, or fail it."""
-        if self.fails_at is not None and act.kind in self.refused:
-            count = sum(done.kind in self.refused for done in self.acts)
-            if count >= self.fails_at:
-                self.failed = True
-                raise self.refusal(f"the disk refuses to {act.kind}")
+        if self._left is not None and act.kind == self._kind:
+            if self._left == 0:
+                self.refused += 1
+                raise self._error(f"the disk refuses to {act.kind}")
+            self._left -= 1
         self.acts.append(act)
 
 

@@ -118,6 +118,24 @@ def test_a_clock_set_back_opens_no_day_again(twin: Twin, *, restart: bool) -> No
     twin.check()
 
 
+@pytest.mark.parametrize("restart", [False, True], ids=["running", "restarted"])
+def test_holds_of_a_day_that_the_clock_has_left_again_still_count(
+    twin: Twin, *, restart: bool
+) -> None:
+    """Also when nothing was settled on that day, so that only the holds remember it."""
+    twin.wall_ns += DAY_NS
+    for number in range(2):
+        twin.admit(Wanted(f"req_{number}", "key_ann", 100, 100, 400))
+    twin.wall_ns -= DAY_NS
+    if restart:
+        twin.restart()
+
+    twin.admit(Wanted("req_2", "key_ann", 100, 100, 400))
+
+    assert set(twin.model.open) == {"req_0", "req_1"}
+    twin.check()
+
+
 @pytest.mark.parametrize("days", [1, 2, 7, 45])
 def test_a_clock_far_ahead_and_back_again_opens_each_day_once(twin: Twin, days: int) -> None:
     """Going ahead opens a new day, as it should; coming back does not open another."""
