@@ -30,6 +30,7 @@ from actors.cluster import (
 )
 from actors.gateway import StreamCalls, connect_gateway
 from actors.nodes import provider_name
+from actors.operator import PAYMENTS
 from actors.process import begin_process
 from market.keys import key_hash, well_formed
 from market.settings import MarketSettings
@@ -46,6 +47,8 @@ ONGOING_REQUESTS_MAX = 2000
 """Requests one replica holds; Serve's own default is 5."""
 QUEUED_REQUESTS_MAX = 500
 DRAIN_S = 1.0
+PAYMENTS_S_MAX = 120.0
+"""Reconciling and weekly payouts talk to the payment processor line by line."""
 QUIET = {"enable_access_log": False, "encoding": "JSON", "log_level": "WARNING"}
 """Serve's own logs: no line per request, and nothing a caller wrote."""
 
@@ -125,6 +128,8 @@ class Operations:
         admin = MarketAdmin(
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
+            payments=partial(NamedActor(PAYMENTS), timeout_s=PAYMENTS_S_MAX),
+            payment_settings=settings.payments,
             describe_actors=describe_actors,
             serve_states=serve_states,
             data_dir=Path(settings.data_dir),

@@ -22,6 +22,7 @@ from market.accounting.rows import (
     HoldRow,
     OperationRow,
     RequestRow,
+    Revenue,
     Snapshot,
 )
 from market.accounting.state_rows import LOADED, Cell, Row
@@ -38,7 +39,7 @@ from storage.database import (
     open_writer,
     prepare_folder,
 )
-from storage.reads import state_rows, usage_rows
+from storage.reads import revenue_rows, state_rows, usage_rows
 
 LOOKUP_MAX: Final = 500  # ids per statement; SQLite allows 32,766 parameters
 _TERMS: Final = len(HoldRow._fields)
@@ -153,6 +154,9 @@ class SqliteLedgerStore:
             return state_rows(connection, kind, limit=limit, before_ns=before_ns, equal=equal)
 
         return await self._reader.run(read)
+
+    async def revenue(self, since_ns: int, limit: int) -> list[Revenue]:
+        return await self._reader.run(lambda connection: revenue_rows(connection, since_ns, limit))
 
     async def close(self) -> None:
         if self._closed:

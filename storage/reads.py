@@ -14,7 +14,7 @@ from typing import Final
 
 from sqlalchemy import or_, select
 
-from market.accounting.rows import RequestRow
+from market.accounting.rows import RequestRow, Revenue
 from market.accounting.state_rows import Cell, Row
 from market.types import AccountId, RequestId
 from storage import statements as sql
@@ -47,6 +47,24 @@ def state_rows(
     page: tuple[int, ...] = () if before_ns is None else (before_ns,)
     bound = max(0, min(limit, ROWS_MAX))
     return [kind(*row) for row in connection.execute(query, (*equal.values(), *page, bound))]
+
+
+def revenue_rows(connection: sqlite3.Connection, since_ns: int, limit: int) -> list[Revenue]:
+    """Who earned from whom since then, over at most the `limit` newest requests.
+
+    Requests are numbered in the order of their ends, so where `since_ns` begins is found by
+    halving: the table has no index on time, and needs none.
+    """
+    low, high = 0, int(connection.execute(sql.SELECT_LAST_REQUEST).fetchone()[0])
+    low = max(low, high - max(0, limit))
+    while low < high:
+        middle = (low + high) // 2
+        row = connection.execute(sql.SELECT_FINISHED_AFTER, (middle,)).fetchone()
+        if row is not None and row[1] < since_ns:
+            low = row[0]
+        else:
+            high = middle
+    return [Revenue(*row) for row in connection.execute(sql.SELECT_REVENUE, (low,))]
 
 
 class LedgerReads:

@@ -115,6 +115,15 @@ SELECT_USAGE: Final = (
     "AND (status = 'settled' OR cost_nano > 0) ORDER BY seq DESC LIMIT ?"
 )
 
+SELECT_LAST_REQUEST: Final = "SELECT coalesce(max(seq), 0) FROM request"
+SELECT_FINISHED_AFTER: Final = (
+    "SELECT seq, finished_ns FROM request WHERE seq > ? ORDER BY seq LIMIT 1"
+)
+SELECT_REVENUE: Final = (
+    "SELECT payee, owner, sum(provider_nano) FROM request WHERE seq > ? AND provider_nano > 0 "
+    "GROUP BY payee, owner"
+)
+
 
 def select_requests(count: int) -> str:
     """The finished requests among `count` ids."""

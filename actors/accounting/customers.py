@@ -99,6 +99,7 @@ class CustomerMethods(AccountantCore):
         Raises InvalidRequest for other fields or values out of range.
         """
         self._check_alive()
+        self._check_act(actor, reason)
         row = self._books.customers.get(account).row
         changed = row._replace(**_account_fields(fields))  # type: ignore[arg-type]
         self._books.change_owner(changed)
@@ -109,6 +110,7 @@ class CustomerMethods(AccountantCore):
     async def link_machine(self, machine: MachineId, account: AccountId, actor: str) -> int:
         """A machine earns for this account from now on; moves what it has earned, nano-USD."""
         self._check_alive()
+        self._check_act(actor, "")
         now_ns = self._now_ns()
         moved = self._books.claim(machine, account, now_ns)
         self._note("link", machine, {"machine": machine, "account": account}, actor, "linked")
@@ -131,9 +133,8 @@ class CustomerMethods(AccountantCore):
     async def set_price(self, model: str, price: Price, actor: str, reason: str) -> PriceRow:
         """A new price from now on. Requests that hold money already pay what was frozen."""
         self._check_alive()
-        row = self._books.set_price(
-            model, price, actor=_text(actor), reason=_text(reason), now_ns=self._now_ns()
-        )
+        self._check_act(actor, reason)
+        row = self._books.set_price(model, price, actor=actor, reason=reason, now_ns=self._now_ns())
         self._note("price", model, {"model": model, **price._asdict()}, actor, reason)
         await self._written()
         return row
@@ -303,12 +304,17 @@ class CustomerMethods(AccountantCore):
         )
         return self._books.add_key(_with_limits(row, limits))
 
+    def _check_act(self, actor: str, reason: str) -> None:
+        """Refuse an act whose note could not be written, before it has any effect."""
+        _text(actor)
+        _text(reason)
+
     def _note(
         self, kind: str, subject: str, act: dict[str, object], actor: str, reason: str
     ) -> None:
         """Write an act of administration into the journal."""
         now_ns = self._now_ns()
-        told = json.dumps({**act, "actor": _text(actor), "reason": _text(reason)}, sort_keys=True)
+        told = json.dumps({**act, "actor": actor, "reason": reason}, sort_keys=True)
         self._books.ledger.changes.operations.append(
             OperationRow(f"{kind}:{subject}:{now_ns}", "", told, now_ns)
         )
