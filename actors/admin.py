@@ -13,7 +13,7 @@ from actors.operator import MarketOperator
 from market.errors import NotFound, Unavailable
 from market.settings import PaymentSettings
 from market.types import MachineId, RequestId
-from storage.verify import verify
+from storage.opening import verify_ledger
 
 HEALTHY = ("ready", "running", "draining", "drained")
 
@@ -31,12 +31,14 @@ class MarketAdmin(MarketOperator):
         describe_actors: Callable[[], Awaitable[list[dict[str, object]]]],
         serve_states: Callable[[], list[dict[str, object]]],
         data_dir: Path,
+        database: str = "",
     ) -> None:
         super().__init__(accountant=accountant, payments=payments, settings=payment_settings)
         self._router = router
         self._describe_actors = describe_actors
         self._serve_states = serve_states
         self._data_dir = data_dir
+        self._database = database
 
     async def status(self) -> dict[str, Any]:
         """Every actor, gateway and deployment; `ok` when all of them are healthy."""
@@ -76,7 +78,8 @@ class MarketAdmin(MarketOperator):
 
     async def verify(self, *, full: bool) -> dict[str, Any]:
         """Audit the ledger beside the running accountant, which never waits for it."""
-        return (await asyncio.to_thread(verify, self._data_dir, full=full)).as_json()
+        report = await asyncio.to_thread(verify_ledger, self._data_dir, self._database, full=full)
+        return report.as_json()
 
     async def drain(self, machine: str, reason: str) -> dict[str, Any]:
         await self._known(machine)

@@ -109,6 +109,7 @@ class AccountantActor(Accountant):
             super().__init__(
                 AccountantSettings(
                     data=Path(settings.data_dir),
+                    database=settings.database,
                     catalogue=served_catalogue(settings),
                     fee_bps=settings.fee_bps,
                     promo=PromoRules(
@@ -275,7 +276,9 @@ def ensure_market(settings: MarketSettings, wire_secret: bytes) -> None:
     """Create the accountant and the router unless they run; the router keeps the rest."""
     pin = {"label_selector": {"coster-role": "ledger"}} if settings.ledger_pinned else {}
     ray.remote(AccountantActor).options(**_options(ACCOUNTANT), **pin).remote(settings)
-    ray.remote(RouterActor).options(**_options(ROUTER), **pin).remote(settings, wire_secret)
+    # Whoever does not keep the books needs no password to them, Macs least of all.
+    plain = replace(settings, database="")
+    ray.remote(RouterActor).options(**_options(ROUTER), **pin).remote(plain, wire_secret)
 
 
 async def wait_for(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from coster.databases import database_of
 from coster.paths import MarketPaths
 from coster.ports import MarketPorts
 from market.catalogue import DEMO_MODEL
@@ -61,12 +62,13 @@ class UpOptions:
     transport: str
     gateways: int
     host: str
+    database: str = field(default="", repr=False)
 
 
 def settings_for_up(
     paths: MarketPaths, ports: MarketPorts, options: UpOptions, macs: tuple[MacSettings, ...]
 ) -> MarketSettings:
-    """An embedded market: this machine, SQLite, demo Macs and demo accounts."""
+    """An embedded market: this machine, demo Macs and demo accounts."""
     return MarketSettings(
         data_dir=str(paths.data),
         models=(model_source(options.model),),
@@ -76,6 +78,7 @@ def settings_for_up(
         transport=options.transport,
         gateways=options.gateways,
         host=options.host,
+        database=database_of(paths, options.database),
         port=ports.http,
         admin_port=ports.admin,
         demo_accounts=True,
@@ -129,7 +132,19 @@ def _settings_of(raw: Mapping[str, Any]) -> MarketSettings:
         ledger_pinned=True,
     )
     settings: MarketSettings = _typed(base, rest, "")
+    _check_database(settings)
     return settings
+
+
+def _check_database(settings: MarketSettings) -> None:
+    """Refuse a URL that cannot be one before the accountant is asked to open it."""
+    from storage.database import StorageError
+    from storage.opening import check_url
+
+    try:
+        check_url(settings.database)
+    except StorageError as error:
+        raise InvalidRequest(str(error), "database") from error
 
 
 def _reject_unknown(raw: Mapping[str, Any], known: set[str], prefix: str) -> None:

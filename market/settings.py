@@ -117,7 +117,7 @@ class MarketSettings:
     promo_per_fingerprint: int = 1
     promo_day_nano: int = 1_000_000_000_000
     promo_maturity_days: int = 30
-    database: str = ""
+    database: str = field(default="", repr=False)  # may hold a password
     stripe_port: int = 0
     payments: PaymentSettings = field(default_factory=PaymentSettings)
     demo_accounts: bool = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,7 @@ class Operations:
             describe_actors=describe_actors,
             serve_states=serve_states,
             data_dir=Path(settings.data_dir),
+            database=settings.database,
         )
         app = create_admin_app(admin, admin_key)
         self._server = uvicorn.Server(
@@ -163,9 +165,13 @@ class Operations:
 
 
 def gateway_application(settings: MarketSettings) -> Application:
-    """The routed application: `settings.gateways` identical replicas."""
+    """The routed application: `settings.gateways` identical replicas.
+
+    They ask the accountant for everything, so they are told no database and no password.
+    """
     deployment: Any = Gateway  # what the decorators have made of the class
-    return deployment.options(num_replicas=settings.gateways).bind(settings)
+    plain = replace(settings, database="")
+    return deployment.options(num_replicas=settings.gateways).bind(plain)
 
 
 def operations_application(settings: MarketSettings, admin_key: str) -> Application:

@@ -55,6 +55,7 @@ class MemoryLedgerStore:
         """Claims a new epoch: an earlier store over the same ledger is fenced from now on."""
         self._ledger = MemoryLedger() if ledger is None else ledger
         self._ledger.epoch += 1
+        self.kept_in = "memory"
         self.epoch = self._ledger.epoch
 
     async def load(self) -> Snapshot:

@@ -32,10 +32,9 @@ from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
 from market.errors import MarketError, Unavailable
 from market.messages import AccountantOp, AccountantReply, ResolveKey
-from storage.database import SQLITE_VERSION, StorageError
-from storage.ledger_store import SqliteLedgerStore
+from storage.database import StorageError
+from storage.opening import open_ledger, verify_ledger
 from storage.pepper import load_pepper
-from storage.verify import verify as verify_ledger
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +46,13 @@ RETRY_AFTER_S: Final = 2.0  # a restart takes one to two seconds
 
 @dataclass(frozen=True, slots=True)
 class AccountantSettings:
-    """Where the ledger is and what the operator decided. Sums in nano-USD."""
+    """Where the ledger is and what the operator decided. Sums in nano-USD.
+
+    `database` is as in `MarketSettings`; it may hold a password.
+    """
 
     data: Path
+    database: str = field(default="", repr=False)
     catalogue: Catalogue = field(default_factory=Catalogue)
     fee_bps: int = 0
     promo: PromoRules = field(default_factory=PromoRules)
@@ -101,8 +104,11 @@ class AccountantCore:
         """Open the ledger and begin. Raises StorageError with the reason and the fix."""
         settings, clock = self._settings, self._clock
         self._pepper = load_pepper(settings.data)
-        self._store = self._given_store or await SqliteLedgerStore.open(
-            settings.data, now_ns=clock.wall_ns(), lock_wait_s=settings.lock_wait_s
+        self._store = self._given_store or await open_ledger(
+            settings.data,
+            settings.database,
+            now_ns=clock.wall_ns(),
+            lock_wait_s=settings.lock_wait_s,
         )
         snapshot = await self._store.load()
         terms = BookTerms(
@@ -124,12 +130,12 @@ class AccountantCore:
         self._refusal = None
         await self._keep_checkpoint(report)
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="accountant-sweep")
-        log.info("accountant started: sqlite %s", SQLITE_VERSION)
+        log.info("accountant started: %s", self._store.kept_in)
 
     def _on_disk(self, full: bool) -> VerifyReport:
         if self._given_store is not None:
             return VerifyReport()  # a store without a disk has nothing that could rot
-        return verify_ledger(self._settings.data, full=full)
+        return verify_ledger(self._settings.data, self._settings.database, full=full)
 
     async def _before_opening(self) -> VerifyReport:
         """Look at memory, then at everything on disk since the last audit; StorageError."""
@@ -268,7 +274,7 @@ class AccountantCore:
             "state": "failed" if self.failed else "refusing" if self._refusal else "running",
             "reason": self.failed or "",
             "data": str(self._settings.data),
-            "sqlite": SQLITE_VERSION,
+            "books": self._store.kept_in,
             **self._books.counts(),
         }
 

@@ -234,6 +234,9 @@ class LedgerStore(Protocol):
     whose epoch has been superseded commits nothing and raises.
     """
 
+    kept_in: str
+    """Which database of which version it is, and where, without a password."""
+
     async def load(self) -> Snapshot:
         """The present state, read once at start."""
         ...
