@@ -48,6 +48,8 @@ ONGOING_REQUESTS_MAX = 2000
 """Requests one replica holds; Serve's own default is 5."""
 QUEUED_REQUESTS_MAX = 500
 DRAIN_S = 1.0
+PAYMENTS_S_MAX = 120.0
+"""Reconciling and weekly payouts talk to the payment processor line by line."""
 QUIET = {"enable_access_log": False, "encoding": "JSON", "log_level": "WARNING"}
 """Serve's own logs: no line per request, and nothing a caller wrote."""
 
@@ -128,6 +130,8 @@ class Operations:
         admin = MarketAdmin(
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
+            payments=partial(NamedActor(PAYMENTS), timeout_s=PAYMENTS_S_MAX),
+            payment_settings=settings.payments,
             describe_actors=describe_actors,
             serve_states=serve_states,
             data_dir=Path(settings.data_dir),

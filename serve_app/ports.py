@@ -241,8 +241,8 @@ class AdminPort(Protocol):
 
     async def explain(self, request_id: RequestId) -> dict[str, Any] | None: ...
 
-    async def verify(self) -> dict[str, Any]:
-        """Verify the ledger; `ok` is a bool, `problems` a list of sentences."""
+    async def verify(self, *, full: bool) -> dict[str, Any]:
+        """Verify the ledger, all of it or what is new; `ok` is a bool, `problems` sentences."""
         ...
 
     async def drain(self, machine: str, reason: str) -> dict[str, Any]: ...

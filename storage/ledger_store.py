@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from market.accounting.chain import Head, Sealed, seal
 from market.accounting.ledger import PROMO_LEG
-from market.accounting.rows import Changes, RequestRow, Snapshot, TransferRow
+from market.accounting.rows import Changes, RequestRow, Revenue, Snapshot, TransferRow
 from market.accounting.state_rows import Cell, Row
 from market.types import AccountId, RequestId
 from storage import statements as sql
@@ -32,7 +32,7 @@ from storage.database import (
     open_writer,
     prepare_folder,
 )
-from storage.reads import LOAD, rows_query, snapshot_of, usage_query
+from storage.reads import LOAD, revenue_of, rows_query, snapshot_of, usage_query
 
 LOOKUP_MAX: Final = 500  # ids per statement; SQLite allows 32,766 parameters
 
@@ -160,6 +160,9 @@ class SqliteLedgerStore:
             )
         except sqlite3.Error as error:
             raise StorageError(f"The ledger {self.path} could not be read: {error}.") from error
+
+    async def revenue(self, since_ns: int, limit: int) -> list[Revenue]:
+        return await revenue_of(self._read, since_ns, limit)
 
     async def close(self) -> None:
         if self._closed:

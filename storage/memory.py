@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from market.accounting.chain import Head, Sealed, seal
@@ -13,6 +14,7 @@ from market.accounting.rows import (
     HoldRow,
     OperationRow,
     RequestRow,
+    Revenue,
     Snapshot,
     TransferRow,
 )
@@ -152,6 +154,13 @@ class MemoryLedgerStore:
         ]
         found.sort(key=lambda row: (getattr(row, order), row[0]), reverse=True)
         return found[: max(0, limit)]
+
+    async def revenue(self, since_ns: int, limit: int) -> list[Revenue]:
+        sums: Counter[tuple[AccountId, AccountId]] = Counter()
+        for row in list(self._ledger.requests.values())[-max(0, limit) :]:
+            if row.finished_ns >= since_ns and row.payee is not None and row.provider_nano:
+                sums[row.payee, row.owner] += row.provider_nano
+        return [Revenue(payee, owner, nano) for (payee, owner), nano in sums.items()]
 
     async def close(self) -> None:
         return

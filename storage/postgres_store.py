@@ -18,7 +18,7 @@ import asyncpg  # type: ignore[import-untyped]
 
 from market.accounting.chain import GENESIS, Head, Sealed, seal
 from market.accounting.ledger import PROMO_LEG
-from market.accounting.rows import Changes, RequestRow, Snapshot, TransferRow
+from market.accounting.rows import Changes, RequestRow, Revenue, Snapshot, TransferRow
 from market.accounting.state_rows import Cell, Row
 from market.types import AccountId, RequestId
 from storage import postgres
@@ -26,7 +26,7 @@ from storage import statements as sql
 from storage.database import Fenced
 from storage.postgres import FAULTS, Address
 from storage.postgres_migrations import migrate
-from storage.reads import LOAD, rows_query, snapshot_of, usage_query
+from storage.reads import LOAD, revenue_of, rows_query, snapshot_of, usage_query
 
 READERS_MAX: Final = 4
 COMMIT_S_MAX: Final = 60.0
@@ -181,6 +181,9 @@ class PostgresLedgerStore:
     ) -> list[Row]:
         query, cells = rows_query(kind, limit=limit, before_ns=before_ns, equal=equal)
         return [kind(*row) for row in await self._read(query, cells)]
+
+    async def revenue(self, since_ns: int, limit: int) -> list[Revenue]:
+        return await revenue_of(self._read, since_ns, limit)
 
     async def _read(self, query: str, cells: Sequence[Any]) -> Sequence[Sequence[Any]]:
         try:

@@ -138,6 +138,14 @@ SELECT_PROMO_PAID: Final = (
     "JOIN transfer ON transfer.id = request.request_id "
     "WHERE request.payee = ? AND request.owner = ? AND transfer.leg = ?"
 )
+SELECT_LAST_REQUEST: Final = "SELECT coalesce(max(seq), 0) FROM request"
+SELECT_FINISHED_AFTER: Final = (
+    "SELECT seq, finished_ns FROM request WHERE seq > ? ORDER BY seq LIMIT 1"
+)
+SELECT_REVENUE: Final = (
+    "SELECT payee, owner, sum(provider_nano) FROM request WHERE seq > ? AND provider_nano > 0 "
+    "GROUP BY payee, owner"
+)
 
 
 def select_requests(ids: int) -> str:

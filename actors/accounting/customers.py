@@ -100,6 +100,7 @@ class CustomerMethods(AccountantCore):
         Raises InvalidRequest for other fields or values out of range.
         """
         self._check_alive()
+        self._check_act(actor, reason)
         row = self._books.customers.get(account).row
         changed = row._replace(**_account_fields(fields))  # type: ignore[arg-type]
         self._books.change_owner(changed)
@@ -113,6 +114,7 @@ class CustomerMethods(AccountantCore):
         May be repeated: what an interruption has left undone is then done.
         """
         self._check_alive()
+        self._check_act(actor, "")
         self._books.link(machine, account, self._now_ns())
         await self._written()  # from here on nothing more is earned into its own account
         own_promo_nano = 0
@@ -121,7 +123,7 @@ class CustomerMethods(AccountantCore):
         if self._operations.before("claim", machine, (account,)) is None:
             now_ns = self._now_ns()
             moved = self._books.claim(machine, account, own_promo_nano, now_ns)
-            told = json.dumps({"moved_nano": str(moved), "actor": _text(actor)}, sort_keys=True)
+            told = json.dumps({"moved_nano": str(moved), "actor": actor}, sort_keys=True)
             done = self._operations.remember("claim", machine, (account,), told, now_ns)
             self._books.ledger.changes.operations.append(done)
         else:
@@ -145,9 +147,8 @@ class CustomerMethods(AccountantCore):
     async def set_price(self, model: str, price: Price, actor: str, reason: str) -> PriceRow:
         """A new price from now on. Requests that hold money already pay what was frozen."""
         self._check_alive()
-        row = self._books.set_price(
-            model, price, actor=_text(actor), reason=_text(reason), now_ns=self._now_ns()
-        )
+        self._check_act(actor, reason)
+        row = self._books.set_price(model, price, actor=actor, reason=reason, now_ns=self._now_ns())
         self._note("price", model, {"model": model, **price._asdict()}, actor, reason)
         await self._written()
         return row
@@ -317,12 +318,17 @@ class CustomerMethods(AccountantCore):
         )
         return self._books.add_key(_with_limits(row, limits))
 
+    def _check_act(self, actor: str, reason: str) -> None:
+        """Refuse an act whose note could not be written, before it has any effect."""
+        _text(actor)
+        _text(reason)
+
     def _note(
         self, kind: str, subject: str, act: dict[str, object], actor: str, reason: str
     ) -> None:
         """Write an act of administration into the journal."""
         now_ns = self._now_ns()
-        told = json.dumps({**act, "actor": _text(actor), "reason": _text(reason)}, sort_keys=True)
+        told = json.dumps({**act, "actor": actor, "reason": reason}, sort_keys=True)
         self._books.ledger.changes.operations.append(
             OperationRow(f"{kind}:{subject}:{now_ns}", "", told, now_ns)
         )

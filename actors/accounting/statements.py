@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from actors.accounting.core import AccountantCore
 from market.accounting.audit import VerifyReport
 from market.accounting.rows import RequestRow
@@ -11,7 +9,6 @@ from market.accounting.state_rows import OutcomeRow
 from market.errors import NotFound
 from market.messages import Balance
 from market.types import AccountId, RequestId
-from storage.opening import verify_ledger
 
 
 class StatementMethods(AccountantCore):
@@ -56,5 +53,6 @@ class StatementMethods(AccountantCore):
         return rows[0].sealed if rows else None
 
     async def verify(self) -> VerifyReport:
-        """Check the whole ledger on disk, while work goes on."""
-        return await asyncio.to_thread(verify_ledger, self._settings.data, self._settings.database)
+        """Check the whole ledger on disk, while work goes on. Findings end this process."""
+        self._check_alive()
+        return await self.audit(full=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from market.accounting.answers import check_text
-from market.accounting.chart import Code
+from market.accounting.chart import Code, Posting
 from market.accounting.customers import Customers
 from market.accounting.holding import BookTerms
 from market.accounting.ledger import Ledger
@@ -122,6 +122,19 @@ class Registry:
         row = self.prices.set(card, price, actor=actor, reason=reason, now_ns=now_ns)
         self.ledger.changes.put(row)
         return row
+
+    def goodwill(self, owner: AccountId, act: str, amount_nano: int, now_ns: int) -> None:
+        """Give a customer credit at the platform's cost; `act` is unique. Raises NotFound."""
+        self.customers.get(owner)
+        self.ledger.post(
+            f"goodwill:{act}",
+            0,
+            debit=self.ledger.account(Code.GOODWILL),
+            credit=self.ledger.account(Code.CONSUMER_PROMO, owner),
+            amount_nano=amount_nano,
+            posting=Posting.GOODWILL,
+            ts_ns=now_ns,
+        )
 
     def balance(self, owner_id: AccountId) -> Balance:
         """What the owner has; raises NotFound."""

@@ -153,6 +153,14 @@ class OperationRow(NamedTuple):
     ts_ns: int
 
 
+class Revenue(NamedTuple):
+    """What one consumer's requests have earned one payee in some days."""
+
+    payee: AccountId
+    owner: AccountId
+    earned_nano: int
+
+
 @dataclass(slots=True)
 class Changes:
     """Everything one commit must write, together or not at all.
@@ -259,6 +267,13 @@ class LedgerStore(Protocol):
         """State rows whose columns have these values, newest first by `created_ns`.
 
         `before_ns` pages back: only rows created before it. Sees committed rows only.
+        """
+        ...
+
+    async def revenue(self, since_ns: int, limit: int) -> list[Revenue]:
+        """Who earned from whom since then, over at most the `limit` newest requests.
+
+        Unfinished business is not counted. In no particular order.
         """
         ...
 

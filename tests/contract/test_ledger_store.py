@@ -17,6 +17,7 @@ from market.accounting.rows import (
     HoldRow,
     LedgerStore,
     OperationRow,
+    Revenue,
     Snapshot,
 )
 from market.accounting.state_rows import (
@@ -205,6 +206,24 @@ async def test_a_commit_is_all_or_nothing(opened: Open) -> None:
     loaded = await (await opened()).load()
     assert [hold.request_id for hold, _ in loaded.holds] == ["req_1"]
     assert broken_laws(Ledger(loaded, lease_ends_tick_ns=0)) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_revenue_is_summed_since_a_time_and_bounded(opened: Open, limit: int) -> None:
+    """By payee and consumer, over the newest requests that ended at that time or later."""
+    store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    await store.commit(first_changes(ledger))
+    ledger.hold(terms(ledger, "req_2"), lease_ends_tick_ns=0)
+    for number, tokens in enumerate((1, 2, 3)):
+        finish(ledger, f"req_{number}", tokens, 100 * (number + 1))
+    await store.commit(ledger.take())
+    earned = {100 * n: (500 + n * 780) - (500 + n * 780) * 500 // 10_000 for n in (1, 2, 3)}
+
+    for since_ns in (0, 1, 100, 101, 200, 300, 301):
+        newest = sorted(earned)[-limit:]
+        wanted = sum(earned[ns] for ns in newest if ns >= since_ns)
+        found = await store.revenue(since_ns, limit)
+        assert found == ([Revenue(BOB, ANN, wanted)] if wanted else []), since_ns
 
 
 async def test_state_rows_are_found_paged_replaced_and_dropped(opened: Open) -> None:
