@@ -139,9 +139,9 @@ class PaymentsActor(Payments):
     async def __init__(self, settings: MarketSettings, keys: PaymentSecrets | None) -> None:  # type: ignore[misc]
         begin_process("payments", settings)
         with recorded_start():
-            setup, places = ProcessorSetup(settings, keys), places_of(settings)
-            call = NamedActor(ACCOUNTANT)
-            super().__init__(call, await setup.open(), places, kind=setup.kind)
+            self._setup = ProcessorSetup(settings, keys)  # kept: the test payments live in it
+            call, processor = NamedActor(ACCOUNTANT), await self._setup.open()
+            super().__init__(call, processor, places_of(settings), kind=self._setup.kind)
             await self.start()
 
     async def describe(self) -> dict[str, object]:
