@@ -89,6 +89,10 @@ class AccountantClient:
     async def generation(self, account: AccountId, request_id: RequestId) -> Any:
         return await self._until("generation", account, request_id)
 
+    async def outcome(self, account: AccountId, request_id: RequestId) -> bytes | None:
+        result: bytes | None = await self._until("outcome", account, request_id)
+        return result
+
     async def _until(self, method: str, *args: object) -> Any:
         return await call_until(self._call, ACCOUNTANT_S_MAX, method, *args)
 

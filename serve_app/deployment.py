@@ -38,6 +38,7 @@ from serve_app.admin import create_admin_app
 from serve_app.app import create_app
 from serve_app.clock import SystemClock
 from serve_app.ports import GatewayPorts
+from serve_app.sealed import Sealer
 from serve_app.served import load_models
 
 GATEWAY_APP = "market"
@@ -104,6 +105,7 @@ class Gateway:
                 clock=SystemClock(),
                 readiness=clients.readiness,
                 hash_key=partial(_hash_key, clients.pepper),
+                sealer=Sealer(clients.pepper),
             )
         )
         clients.router.start()

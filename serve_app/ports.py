@@ -25,6 +25,7 @@ from market.messages import (
     RouteRequest,
 )
 from market.types import AccountId, Event, GatewayId, Job, KeyId, ModelId, RequestId
+from serve_app.sealed import Sealer
 
 
 class BalanceView(Protocol):
@@ -123,6 +124,10 @@ class AccountantPort(Protocol):
 
     async def generation(self, account: AccountId, request_id: RequestId) -> UsageView:
         """One request of this account in any status; NotFound for anyone else's."""
+        ...
+
+    async def outcome(self, account: AccountId, request_id: RequestId) -> bytes | None:
+        """The sealed answer that is kept of a request under its caller's own key, if any."""
         ...
 
 
@@ -228,6 +233,7 @@ class GatewayPorts:
     clock: ClockPort
     readiness: ReadinessPort
     hash_key: KeyHasher
+    sealer: Sealer
 
 
 class AdminPort(Protocol):

@@ -180,6 +180,7 @@ class Accountant:
             card.price_in_nano,
             card.price_out_nano,
             RateState(60, 59, 1.0, 200_000, 190_000, 86_400.0),
+            card.price_in_nano,
         )
 
     def _settle(self, op: Settle) -> Settled:

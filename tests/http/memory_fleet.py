@@ -113,6 +113,9 @@ class Fleet:
         free = sum(mac.slots - mac.running for mac in self.macs)
         return [ModelAvailability(DEMO_MODEL, len(self.macs), len(self.macs), free, 0)]
 
+    def jobs_taken(self) -> int:
+        return sum(len(mac.jobs) for mac in self.macs)
+
     def _mac(self, machine: MachineId) -> Mac:
         return next(mac for mac in self.macs if mac.machine == machine)
 

@@ -16,6 +16,7 @@ from market.types import (
 from serve_app.app import GatewayApp, create_app
 from serve_app.limits import Limits
 from serve_app.ports import GatewayPorts
+from serve_app.sealed import Sealer
 from serve_app.served_model import ServedModel, ServedModels
 from tests.http.memory_accountant import ADA, MAC_OWNER, TEN_DOLLARS, Account, Accountant, hash_key
 from tests.http.memory_fleet import Fleet, Mac
@@ -105,6 +106,7 @@ class Market:
             clock=Clock(),
             readiness=self.readiness,
             hash_key=hash_key,
+            sealer=Sealer(bytes(32)),
         )
         self.app: GatewayApp = create_app(self.ports, limits)
 
