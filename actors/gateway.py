@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from actors.calls import ActorAway, ActorCall
 from actors.clients import AccountantClient, ProviderLinks, RouterClient
+from actors.ray_env import front_token
 from actors.transport.framed import FramedLink
 from actors.transport.ray_stream import StreamLink
 from market.errors import MarketError
@@ -24,13 +25,17 @@ READY_S_MAX = 1.0
 
 @dataclass(frozen=True, slots=True)
 class GatewayClients:
-    """Everything a gateway holds of the market. `pepper` keys the hashes of API keys."""
+    """Everything a gateway holds of the market. `pepper` keys the hashes of API keys.
+
+    `front` is the token by which HAProxy vouches for a client's address.
+    """
 
     accountant: AccountantClient
     router: RouterClient
     providers: ProviderLinks
     readiness: Readiness
     pepper: bytes
+    front: str
 
     async def close(self) -> None:
         await self.router.close()
@@ -109,6 +114,7 @@ async def connect_gateway(
         providers=ProviderLinks(make_link),
         readiness=Readiness(accountant, router, routing),
         pepper=pepper,
+        front=front_token(secret),
     )
 
 

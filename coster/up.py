@@ -187,13 +187,19 @@ def _check_data(paths: MarketPaths) -> None:
 
 
 def _prepare_ray(paths: MarketPaths, ports: MarketPorts) -> None:
-    from actors.ray_env import haproxy_available, ray_environment, write_haproxy_wrapper
+    from actors.ray_env import (
+        front_token,
+        haproxy_available,
+        ray_environment,
+        write_haproxy_wrapper,
+    )
 
     token = paths.secret_file(RAY_TOKEN_FILE)
     paths.secret(RAY_TOKEN_FILE)
     haproxy = haproxy_available() and os.environ.get("COSTER_HAPROXY", "1") != "0"
     if haproxy:
-        write_haproxy_wrapper(paths.run_dir, ports.ray)
+        front = front_token(paths.secret(WIRE_FILE))
+        write_haproxy_wrapper(paths.run_dir, ports.ray, front)
     os.environ |= ray_environment(paths.run_dir, token, ports.ray, loopback=True, haproxy=haproxy)
 
 

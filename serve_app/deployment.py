@@ -106,6 +106,7 @@ class Gateway:
                 readiness=clients.readiness,
                 hash_key=partial(_hash_key, clients.pepper),
                 sealer=Sealer(clients.pepper),
+                front=clients.front,
             )
         )
         clients.router.start()

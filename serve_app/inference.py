@@ -96,9 +96,7 @@ class Inference:
                 1.0,
             )
         headers = dict(scope["headers"])
-        key_hash, key = await desk.keys.identify(
-            headers.get(b"authorization"), INFERENCE, fresh=False
-        )
+        key_hash, key = await desk.identify(scope, INFERENCE, fresh=False)
         own = read_key(scope["headers"])
         body = await self._bodies.read(headers, receive)
         prepared = await self._prepare(kind, body)

@@ -222,7 +222,10 @@ KeyHasher = Callable[[str], bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class GatewayPorts:
-    """Everything `serve_app.app.create_app` is built from."""
+    """Everything `serve_app.app.create_app` is built from.
+
+    `front` is the token by which our own HAProxy vouches for a client's address.
+    """
 
     gateway: GatewayId
     accountant: AccountantPort
@@ -234,6 +237,7 @@ class GatewayPorts:
     readiness: ReadinessPort
     hash_key: KeyHasher
     sealer: Sealer
+    front: str = ""
 
 
 class AdminPort(Protocol):
