@@ -7,8 +7,9 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from actors.accountant_client import AccountantClient
 from actors.calls import ActorAway, ActorCall
-from actors.clients import AccountantClient, ProviderLinks, RouterClient
+from actors.clients import ProviderLinks, RouterClient
 from actors.ray_env import front_token
 from actors.transport.framed import FramedLink
 from actors.transport.ray_stream import StreamLink
@@ -38,6 +39,7 @@ class GatewayClients:
     front: str
 
     async def close(self) -> None:
+        await self.accountant.close()
         await self.router.close()
         await self.providers.close()
 
@@ -108,8 +110,10 @@ async def connect_gateway(
             secret=secret,
         )
 
+    books = AccountantClient(accountant)
+    await books.start()
     return GatewayClients(
-        accountant=AccountantClient(accountant),
+        accountant=books,
         router=routing,
         providers=ProviderLinks(make_link),
         readiness=Readiness(accountant, router, routing),

@@ -22,7 +22,7 @@ IPV4_PLACE_BITS: Final = 24
 def client_address(scope: Scope, front: str) -> str:
     """The client's address as text; `front` is the front's token, "" when there is no front."""
     peer = scope.get("client")
-    told = None
+    told: bytes | None = None
     for name, value in scope["headers"]:
         if name == HEADER:
             told = value

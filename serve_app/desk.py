@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from market.errors import Unauthenticated
@@ -29,7 +30,7 @@ class Desk:
     door: Doorkeeper
 
     async def identify(
-        self, scope: Scope, wanted: str | None, *, fresh: bool = True
+        self, scope: Scope, wanted: Sequence[str], *, fresh: bool = True
     ) -> tuple[bytes, KeyRecord]:
         """As `Keys.identify`; a key that is not valid counts against its sender's address."""
         authorization = None

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from market.errors import MarketError, Unavailable
+from market.keys import INFERENCE
 from market.messages import RateState
 from market.types import ProviderId, RequestId
 from serve_app import metric_names
 from serve_app.asgi import Bodies, ClientLeftError, Receive, Scope, Send, send_error
-from serve_app.auth import INFERENCE
 from serve_app.desk import Desk
 from serve_app.endings import draining
 from serve_app.envelope import Headers
@@ -96,7 +96,7 @@ class Inference:
                 1.0,
             )
         headers = dict(scope["headers"])
-        key_hash, key = await desk.identify(scope, INFERENCE, fresh=False)
+        key_hash, key = await desk.identify(scope, (INFERENCE,), fresh=False)
         own = read_key(scope["headers"])
         body = await self._bodies.read(headers, receive)
         prepared = await self._prepare(kind, body)

@@ -16,7 +16,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from market.errors import Internal, InvalidRequest, MarketError, NotFound
+from market.messages import KeyRecord
 from serve_app.asgi import Bodies
+from serve_app.desk import Desk
 from serve_app.envelope import error_body, error_headers
 from serve_app.json_body import decode_object
 from serve_app.schemas import ErrorEnvelope
@@ -81,7 +83,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """An unknown route and a wrong method are the same to the caller: not found."""
     assert isinstance(error, HTTPException)
     if error.status_code in (404, 405):
-        shown = f"{request.method} {request.url.path}"[:200]
+        shown = f"{request.method} {request.scope['path']}"[:200]  # the URL may be no text
         return error_response(
             NotFound(f"There is no {shown!r}; see /openapi.json.", None, "unknown_route")
         )
@@ -129,6 +131,12 @@ def _code(rule: str) -> str:
     return (
         "invalid_type" if rule.endswith(("_type", "_parsing", "_from_float")) else "invalid_value"
     )
+
+
+async def caller(desk: Desk, request: Request, *scopes: str) -> KeyRecord:
+    """Whose key it is; one of `scopes` is needed, or any live key without them."""
+    _, record = await desk.identify(request.scope, scopes)
+    return record
 
 
 async def read_shape(request: Request, bodies: Bodies, shape: type[Body]) -> Body:

@@ -19,6 +19,7 @@ from market.accounting.rows import (
     AccountRow,
     Changes,
     CheckpointRow,
+    Earned,
     HoldRow,
     OperationRow,
     RequestRow,
@@ -38,7 +39,7 @@ from storage.database import (
     open_writer,
     prepare_folder,
 )
-from storage.reads import state_rows, usage_rows
+from storage.reads import earned_rows, state_rows, usage_rows
 
 LOOKUP_MAX: Final = 500  # ids per statement; SQLite allows 32,766 parameters
 _TERMS: Final = len(HoldRow._fields)
@@ -145,6 +146,9 @@ class SqliteLedgerStore:
 
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
         return await self._reader.run(lambda connection: usage_rows(connection, owner, limit))
+
+    async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
+        return await self._reader.run(lambda connection: earned_rows(connection, payees, limit))
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell

@@ -8,13 +8,13 @@ from shrinking. Records leave this room, tables never do.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import or_, select
 
-from market.accounting.rows import RequestRow
+from market.accounting.rows import Earned, RequestRow
 from market.accounting.state_rows import Cell, Row
 from market.types import AccountId, RequestId
 from storage import statements as sql
@@ -32,6 +32,15 @@ def usage_rows(connection: sqlite3.Connection, owner: AccountId, limit: int) -> 
     """The owner's charged requests, newest first, at most USAGE_MAX of them."""
     bound = max(0, min(limit, USAGE_MAX))
     return [RequestRow(*row) for row in connection.execute(sql.SELECT_USAGE, (owner, bound))]
+
+
+def earned_rows(connection: sqlite3.Connection, payees: Sequence[AccountId], limit: int) -> Earned:
+    """What the payees were paid for requests, with at most USAGE_MAX of those, newest first."""
+    totals, newest = sql.select_earned(len(payees))
+    total_nano, jobs = connection.execute(totals, tuple(payees)).fetchone()
+    bound = max(0, min(limit, USAGE_MAX))
+    rows = [RequestRow(*row) for row in connection.execute(newest, (*payees, bound))]
+    return Earned(total_nano, jobs, tuple(rows))
 
 
 def state_rows(

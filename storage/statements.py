@@ -117,6 +117,19 @@ def select_requests(count: int) -> str:
     return f"SELECT {REQUEST_COLUMNS} FROM request WHERE request_id IN ({marks})"  # noqa: S608
 
 
+def select_earned(count: int) -> tuple[str, str]:
+    """For `count` payees: the sum and number of what they were paid for, and the newest rows."""
+    where = (
+        f"FROM request WHERE payee IN ({', '.join('?' * count)}) "
+        "AND (status = 'settled' OR cost_nano > 0)"
+    )
+    # Only column names of our own and marks are put together here.
+    return (
+        f"SELECT coalesce(sum(provider_nano), 0), count(*) {where}",
+        f"SELECT {REQUEST_COLUMNS} {where} ORDER BY seq DESC LIMIT ?",
+    )
+
+
 # ── state rows: every kind alike ──────────────────────────────────────────────────────
 
 

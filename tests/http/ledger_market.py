@@ -5,27 +5,34 @@ Macs are the scripted ones of `memory_fleet`; money, keys, limits and kept answe
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
 from actors.accountant import Accountant, AccountantSettings
 from market import keys
+from market.accounting.prices import Price
 from market.accounting.promos import PromoRules
 from market.errors import MarketError
 from market.messages import AccountantOp, AccountantReply
-from market.types import AccountId, KeyId
+from market.types import AccountId, KeyId, ModelId
 from serve_app.app import GatewayApp, create_app
 from serve_app.limits import Limits
 from serve_app.sealed import Sealer
 from storage.memory import MemoryLedger, MemoryLedgerStore
 from storage.pepper import load_pepper
+from tests.http.asgi_client import Exchange
 from tests.http.memory_accountant import ADA, MAC_OWNER, TEN_DOLLARS
 from tests.http.memory_fleet import Fleet, Mac
 from tests.http.memory_market import Market
+from tests.http.memory_payments import Payments
 
+FRONT = "f" * 64
 ALL_BUT_INFERENCE = keys.MANAGEMENT_SCOPES
 
 
@@ -44,6 +51,14 @@ class Ledger:
             raise reply
         return reply
 
+    def prices(self) -> dict[ModelId, Price]:
+        """As a gateway knows them after its next refresh."""
+        books = self.accountant._books
+        return {card.id: books.prices.now(card) for card in books.terms.catalogue.enabled()}
+
+    async def create_account(self, name: str, **more: Any) -> Any:
+        return await self.accountant.create_account(name, **more)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.accountant, name)
 
@@ -54,6 +69,7 @@ class LedgerMarket:
     def __init__(self, folder: Path, accountant: Accountant, fleet: Fleet, limits: Limits) -> None:
         self.folder = folder
         self.ledger = Ledger(accountant)
+        self.payments = Payments()
         self.fleet = fleet
         self.limits = limits
         self.inference = ""
@@ -67,6 +83,8 @@ class LedgerMarket:
         ports = replace(
             base.ports,
             accountant=self.ledger,  # type: ignore[arg-type]
+            payments=self.payments,
+            front=FRONT,
             router=self.fleet,
             providers=self.fleet,
             sealer=Sealer(self.pepper),
@@ -117,3 +135,25 @@ async def open_market(
         await market.app.close()
     finally:
         await accountant.stop()
+
+
+async def call(
+    market: LedgerMarket,
+    method: str,
+    path: str,
+    body: Any = None,
+    key: str | None = "",
+    **options: Any,
+) -> Exchange:
+    path, _, query = path.partition("?")
+    raw = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    secret = market.management if key == "" else key
+    made = Exchange(raw, path=path, method=method, key=secret, query=query.encode(), **options)
+    return await made.go(market.app)
+
+
+async def validated(market: LedgerMarket, exchange: Exchange, name: str) -> Any:
+    document = (await call(market, "GET", "/openapi.json", key=None)).json
+    schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+    jsonschema.validate(exchange.json, schema)
+    return exchange.json

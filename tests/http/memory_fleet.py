@@ -66,6 +66,7 @@ class Fleet:
         self.outcomes: list[Outcome] = []
         self.requests: list[RouteRequest] = []
         self.grants = 0
+        self.payee = MAC_OWNER
         self.error: MarketError | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopped: set[tuple[RequestId, MachineId]] = set()
@@ -87,7 +88,7 @@ class Fleet:
                     request.attempt,
                     mac.machine,
                     ProviderId(f"prv_{mac.name}"),
-                    MAC_OWNER,
+                    self.payee,
                     Endpoint("127.0.0.1", 1),
                     1.0,
                 )

@@ -20,6 +20,7 @@ from serve_app.sealed import Sealer
 from serve_app.served_model import ServedModel, ServedModels
 from tests.http.memory_accountant import ADA, MAC_OWNER, TEN_DOLLARS, Account, Accountant, hash_key
 from tests.http.memory_fleet import Fleet, Mac
+from tests.http.memory_payments import Payments
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.content == 'refuse me' %}"
@@ -98,7 +99,8 @@ class Market:
         self.accountant.add_key(self.MANAGEMENT, ADA, "keys", "billing:read")
         self.ports = GatewayPorts(
             gateway=GatewayId("gw_test"),
-            accountant=self.accountant,
+            accountant=self.accountant,  # type: ignore[arg-type]
+            payments=Payments(),
             router=self.fleet,
             providers=self.fleet,
             models=ServedModels([model]),

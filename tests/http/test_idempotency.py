@@ -273,7 +273,7 @@ async def test_a_dead_gateways_half_answer_is_neither_charged_nor_kept(tmp_path:
 
 async def test_keys_are_scoped_to_their_account(market: LedgerMarket) -> None:
     """Two accounts may choose the same key; two keys of one account mean the same by it."""
-    account, _, _ = await market.ledger.create_account("Bob", "operator", 10**10)
+    account, _, _ = await market.ledger.create_account("Bob", tier="operator", promo_nano=10**10)
     _, bobs = await market.key("inference", account=account)
     _, adas = await market.key("inference")
     first = await own(market).go(market.app)
