@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from actors.accounting.core import AccountantSettings, Clock
 from actors.accounting.customers import CustomerMethods
+from actors.accounting.payments import PaymentMethods
 from actors.accounting.statements import StatementMethods
 
 __all__ = ["Accountant", "AccountantSettings", "Clock"]
 
 
-class Accountant(CustomerMethods, StatementMethods):
+class Accountant(CustomerMethods, StatementMethods, PaymentMethods):
     """Keeps the books. All methods run on one asyncio loop."""

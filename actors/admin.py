@@ -11,7 +11,7 @@ from typing import Any
 from actors.calls import ActorAway, ActorCall
 from market.errors import NotFound, Unavailable
 from market.types import MachineId, RequestId
-from storage.verify import verify
+from storage.opening import verify_ledger
 
 HEALTHY = ("ready", "running", "draining", "drained")
 
@@ -27,12 +27,14 @@ class MarketAdmin:
         describe_actors: Callable[[], Awaitable[list[dict[str, object]]]],
         serve_states: Callable[[], list[dict[str, object]]],
         data_dir: Path,
+        database: str = "",
     ) -> None:
         self._accountant = accountant
         self._router = router
         self._describe_actors = describe_actors
         self._serve_states = serve_states
         self._data_dir = data_dir
+        self._database = database
 
     async def status(self) -> dict[str, Any]:
         """Every actor, gateway and deployment; `ok` when all of them are healthy."""
@@ -71,7 +73,8 @@ class MarketAdmin:
 
     async def verify(self) -> dict[str, Any]:
         """Audit the ledger beside the running accountant, which never waits for it."""
-        return (await asyncio.to_thread(verify, self._data_dir)).as_json()
+        report = await asyncio.to_thread(verify_ledger, self._data_dir, self._database)
+        return report.as_json()
 
     async def drain(self, machine: str, reason: str) -> dict[str, Any]:
         await self._known(machine)

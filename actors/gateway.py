@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from actors.accountant_client import AccountantClient
 from actors.calls import ActorAway, ActorCall
 from actors.clients import ProviderLinks, RouterClient
+from actors.payments_client import PaymentsClient
 from actors.ray_env import front_token
 from actors.transport.framed import FramedLink
 from actors.transport.ray_stream import StreamLink
@@ -35,6 +36,7 @@ class GatewayClients:
     router: RouterClient
     providers: ProviderLinks
     readiness: Readiness
+    payments: PaymentsClient
     pepper: bytes
     front: str
 
@@ -91,6 +93,7 @@ async def connect_gateway(
     node: str,
     accountant: ActorCall,
     router: ActorCall,
+    payments: ActorCall,
     streams: StreamCalls,
     counters: Callable[[], Mapping[str, float]],
 ) -> GatewayClients:
@@ -117,6 +120,7 @@ async def connect_gateway(
         router=routing,
         providers=ProviderLinks(make_link),
         readiness=Readiness(accountant, router, routing),
+        payments=PaymentsClient(payments),
         pepper=pepper,
         front=front_token(secret),
     )

@@ -28,8 +28,10 @@ from coster.compose import (
     UpOptions,
     admin_key,
     code_version,
+    payment_secrets,
     settings_for_up,
 )
+from coster.databases import check_books, shown_books
 from coster.output import NOT_RUNNING, DivertedOutput, Progress, fail, print_json, styled
 from coster.paths import MarketPaths, write_private
 from coster.ports import MarketPorts, choose_ports
@@ -111,9 +113,10 @@ def _run(
     from actors.machines import demo_macs, names_of
 
     macs = demo_macs(paths.data, options.macs)
-    settings = settings_for_up(paths, ports, options, macs)
+    payment_keys = payment_secrets()
+    settings = settings_for_up(paths, ports, options, macs, test_payments=payment_keys is None)
     _check_model(settings)
-    _check_data(paths)
+    _check_data(paths, settings)
     _prepare_ray(paths, ports)
     run = RunningMarket(
         pid=os.getpid(),
@@ -145,6 +148,7 @@ def _run(
     stop.check()
     progress.done(f"{settings.gateways} gateways answer on {run.api_base}")
     asyncio.run(_until_ready(stop))
+    cluster.ensure_payments(settings, payment_keys)  # it comes up while the market serves
     run = replace(run, ready=True, processes=own_processes())
     write_run(paths, run)
     progress.done("ready")
@@ -158,7 +162,7 @@ def _run(
     asyncio.run(cluster.stop_market())
     cluster.stop_local_ray()
     end_processes(leftovers(read_run(paths) or run))
-    progress.done("stopped; the books are in " + str(paths.data))
+    progress.done("stopped; the books are in " + shown_books(paths, settings.database))
 
 
 def shown_host(host: str) -> str:
@@ -175,12 +179,12 @@ def _check_model(settings: MarketSettings) -> None:
         read_folder(model_folder(source))
 
 
-def _check_data(paths: MarketPaths) -> None:
+def _check_data(paths: MarketPaths, settings: MarketSettings) -> None:
     """Refuse books that cannot be opened before anything is started."""
     from storage import database, decision_store
 
+    check_books(paths, settings.database)
     try:
-        database.check(paths.data)
         decision_store.check(paths.data / "router.db")
     except database.StorageError as error:
         raise InvalidRequest(str(error), "data", "data_unusable") from error

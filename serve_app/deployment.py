@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ray.serve._private import replica as serve_replica
 from actors.admin import MarketAdmin
 from actors.cluster import (
     ACCOUNTANT,
+    PAYMENTS,
     ROUTER,
     NamedActor,
     describe_actors,
@@ -91,6 +93,7 @@ class Gateway:
             node=node_id(),
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
+            payments=NamedActor(PAYMENTS),
             streams=StreamCalls(stream_of, lambda machine: NamedActor(provider_name(machine))),
             counters=self._counters,
         )
@@ -98,6 +101,7 @@ class Gateway:
             GatewayPorts(
                 gateway=gateway,
                 accountant=clients.accountant,
+                payments=clients.payments,
                 router=clients.router,
                 providers=clients.providers,
                 models=models,
@@ -131,6 +135,7 @@ class Operations:
             describe_actors=describe_actors,
             serve_states=serve_states,
             data_dir=Path(settings.data_dir),
+            database=settings.database,
         )
         app = create_admin_app(admin, admin_key)
         self._server = uvicorn.Server(
@@ -161,9 +166,13 @@ class Operations:
 
 
 def gateway_application(settings: MarketSettings) -> Application:
-    """The routed application: `settings.gateways` identical replicas."""
+    """The routed application: `settings.gateways` identical replicas.
+
+    They ask the accountant for everything, so they are told no database and no password.
+    """
     deployment: Any = Gateway  # what the decorators have made of the class
-    return deployment.options(num_replicas=settings.gateways).bind(settings)
+    plain = replace(settings, database="")
+    return deployment.options(num_replicas=settings.gateways).bind(plain)
 
 
 def operations_application(settings: MarketSettings, admin_key: str) -> Application:

@@ -14,6 +14,7 @@ from market.accounting.rows import (
     OperationRow,
     RequestRow,
     Snapshot,
+    TransferRow,
 )
 from market.accounting.state_rows import (
     ENDED,
@@ -43,6 +44,7 @@ class MemoryLedger:
         self.counters: dict[int, tuple[int, int, int, int]] = {}
         self.holds: dict[RequestId, tuple[HoldRow, CheckpointRow]] = {}
         self.requests: dict[RequestId, RequestRow] = {}
+        self.transfers: dict[tuple[str, int], TransferRow] = {}
         self.operations: list[OperationRow] = []
         self.sealed: list[Sealed] = []
 
@@ -54,6 +56,7 @@ class MemoryLedgerStore:
         """Claims a new epoch: an earlier store over the same ledger is fenced from now on."""
         self._ledger = MemoryLedger() if ledger is None else ledger
         self._ledger.epoch += 1
+        self.kept_in = "memory"
         self.epoch = self._ledger.epoch
 
     async def load(self) -> Snapshot:
@@ -81,6 +84,9 @@ class MemoryLedgerStore:
         clash = [row.request_id for row in changes.requests if row.request_id in ledger.requests]
         if clash:
             raise ValueError(f"finished twice: {clash[0]}")
+        twice = [row.id for row in changes.transfers if (row.id, row.leg) in ledger.transfers]
+        if twice:
+            raise ValueError(f"posted twice: {twice[0]}")
         sealed = seal(changes, ledger.head, self.epoch)
         if sealed.batch is not None:
             ledger.sealed.append(sealed)
@@ -101,11 +107,16 @@ class MemoryLedgerStore:
         for request_id in changes.closed:
             del ledger.holds[request_id]
         ledger.requests.update((row.request_id, row) for row in changes.requests)
+        ledger.transfers.update(((row.id, row.leg), row) for row in changes.transfers)
         ledger.operations.extend(changes.operations)
 
     async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:
         found = self._ledger.requests
         return [found[request_id] for request_id in request_ids if request_id in found]
+
+    async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
+        wanted = set(ids)
+        return sorted(row for key, row in self._ledger.transfers.items() if key[0] in wanted)
 
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
         rows = [

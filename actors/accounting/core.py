@@ -29,8 +29,11 @@ from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
 from market.errors import MarketError, Unavailable
 from market.messages import AccountantOp, AccountantReply, ResolveKey
-from storage.database import SQLITE_VERSION, StorageError
-from storage.ledger_store import SqliteLedgerStore
+from market.payments.desk import Desk
+from market.payments.laws import broken_payment_laws
+from market.settings import PaymentSettings
+from storage.database import StorageError
+from storage.opening import open_ledger
 from storage.pepper import load_pepper
 
 log = logging.getLogger(__name__)
@@ -43,15 +46,20 @@ RETRY_AFTER_S: Final = 2.0  # a restart takes one to two seconds
 
 @dataclass(frozen=True, slots=True)
 class AccountantSettings:
-    """Where the ledger is and what the operator decided. Sums in nano-USD."""
+    """Where the ledger is and what the operator decided. Sums in nano-USD.
+
+    `database` is as in `MarketSettings`; it may hold a password.
+    """
 
     data: Path
+    database: str = field(default="", repr=False)
     catalogue: Catalogue = field(default_factory=Catalogue)
     fee_bps: int = 0
     promo: PromoRules = field(default_factory=PromoRules)
     promo_maturity_days: int = 0
     lease_ttl_s: float = 60.0
     lock_wait_s: float = 10.0
+    payments: PaymentSettings = field(default_factory=PaymentSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +104,11 @@ class AccountantCore:
         """Open the ledger and begin. Raises StorageError with the reason and the fix."""
         settings, clock = self._settings, self._clock
         self._pepper = load_pepper(settings.data)
-        self._store = self._given_store or await SqliteLedgerStore.open(
-            settings.data, now_ns=clock.wall_ns(), lock_wait_s=settings.lock_wait_s
+        self._store = self._given_store or await open_ledger(
+            settings.data,
+            settings.database,
+            now_ns=clock.wall_ns(),
+            lock_wait_s=settings.lock_wait_s,
         )
         snapshot = await self._store.load()
         terms = BookTerms(
@@ -109,7 +120,8 @@ class AccountantCore:
         self._books = Books(terms, snapshot, now_ns=clock.wall_ns(), tick_ns=clock.tick_ns())
         self._operations = Operations(snapshot.operations)
         self._promos = Promos(settings.promo, snapshot.rows(OwnerRow))
-        problems = broken_laws(self._books.ledger)
+        self._desk = Desk(self._books, snapshot, settings.payments)
+        problems = [*broken_laws(self._books.ledger), *broken_payment_laws(self._desk)]
         if problems:
             await self._store.close()
             raise StorageError(
@@ -120,7 +132,7 @@ class AccountantCore:
         self._commits = GroupCommit(self._books, self._store, self._refuse, clock.tick_ns)
         self._refusal = None
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="accountant-sweep")
-        log.info("accountant started: sqlite %s", SQLITE_VERSION)
+        log.info("accountant started: %s", self._store.kept_in)
 
     async def stop(self) -> None:
         """Write what is pending and let go of the folder. Idempotent."""
@@ -215,7 +227,7 @@ class AccountantCore:
             "state": "failed" if self.failed else "refusing" if self._refusal else "running",
             "reason": self.failed or "",
             "data": str(self._settings.data),
-            "sqlite": SQLITE_VERSION,
+            "books": self._store.kept_in,
             **self._books.counts(),
         }
 

@@ -14,7 +14,7 @@ from market.accounting.state_rows import OutcomeRow
 from market.errors import NotFound
 from market.messages import Balance, RateState
 from market.types import AccountId, RequestId
-from storage.verify import verify
+from storage.opening import verify_ledger
 
 
 class StatementMethods(AccountantCore):
@@ -77,4 +77,4 @@ class StatementMethods(AccountantCore):
 
     async def verify(self) -> VerifyReport:
         """Check the whole ledger on disk, while work goes on."""
-        return await asyncio.to_thread(verify, self._settings.data)
+        return await asyncio.to_thread(verify_ledger, self._settings.data, self._settings.database)

@@ -234,6 +234,9 @@ class LedgerStore(Protocol):
     whose epoch has been superseded commits nothing and raises.
     """
 
+    kept_in: str
+    """Which database of which version it is, and where, without a password."""
+
     async def load(self) -> Snapshot:
         """The present state, read once at start."""
         ...
@@ -244,6 +247,10 @@ class LedgerStore(Protocol):
 
     async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:
         """Those of these requests that have ended, in no particular order."""
+        ...
+
+    async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
+        """The postings with these ids, by id and leg. Sees committed ones only."""
         ...
 
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
