@@ -42,6 +42,7 @@ WIRE_FILE = "wire"
 RAY_TOKEN_FILE = "ray_token"  # noqa: S105 - a file name
 DEMO_KEY_FILE = "demo_key"
 DEMO_MANAGEMENT_FILE = "demo_management_key"
+DEMO_PROVIDER_FILE = "demo_provider_key"
 DEMO_ACCOUNTS = (DEMO_CONSUMER, DEMO_PROVIDER)
 
 

@@ -40,6 +40,7 @@ from serve_app.admin import create_admin_app
 from serve_app.app import create_app
 from serve_app.clock import SystemClock
 from serve_app.ports import GatewayPorts
+from serve_app.sealed import Sealer
 from serve_app.served import load_models
 
 GATEWAY_APP = "market"
@@ -102,6 +103,7 @@ class Gateway:
             GatewayPorts(
                 gateway=gateway,
                 accountant=clients.accountant,
+                payments=clients.payments,
                 router=clients.router,
                 providers=clients.providers,
                 models=models,
@@ -109,6 +111,8 @@ class Gateway:
                 clock=SystemClock(),
                 readiness=clients.readiness,
                 hash_key=partial(_hash_key, clients.pepper),
+                sealer=Sealer(clients.pepper),
+                front=clients.front,
             )
         )
         clients.router.start()

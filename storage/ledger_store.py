@@ -16,7 +16,14 @@ from typing import Any, Final
 
 from market.accounting.chain import Head, Sealed, seal
 from market.accounting.ledger import PROMO_LEG
-from market.accounting.rows import Changes, RequestRow, Revenue, Snapshot, TransferRow
+from market.accounting.rows import (
+    Changes,
+    Earned,
+    RequestRow,
+    Revenue,
+    Snapshot,
+    TransferRow,
+)
 from market.accounting.state_rows import Cell, Row
 from market.types import AccountId, RequestId
 from storage import statements as sql
@@ -32,7 +39,14 @@ from storage.database import (
     open_writer,
     prepare_folder,
 )
-from storage.reads import LOAD, revenue_of, rows_query, snapshot_of, usage_query
+from storage.reads import (
+    LOAD,
+    earned_queries,
+    revenue_of,
+    rows_query,
+    snapshot_of,
+    usage_query,
+)
 
 LOOKUP_MAX: Final = 500  # ids per statement; SQLite allows 32,766 parameters
 
@@ -146,6 +160,12 @@ class SqliteLedgerStore:
     async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
         ((paid_nano,),) = await self._read(sql.SELECT_PROMO_PAID, (payee, owner, PROMO_LEG))
         return int(paid_nano)
+
+    async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
+        newest, totals = earned_queries(payees, limit)
+        recent = tuple(RequestRow(*row) for row in await self._read(*newest))
+        ((total_nano, jobs),) = await self._read(*totals)
+        return Earned(int(total_nano), jobs, recent)
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell

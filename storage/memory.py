@@ -11,6 +11,7 @@ from market.accounting.rows import (
     AccountRow,
     Changes,
     CheckpointRow,
+    Earned,
     HoldRow,
     OperationRow,
     RequestRow,
@@ -140,6 +141,15 @@ class MemoryLedgerStore:
             for row in sealed.transfers
             if row[1] in between and row[2] == PROMO_LEG
         )
+
+    async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
+        rows = [
+            row
+            for row in reversed(self._ledger.requests.values())
+            if row.payee in payees and (row.status == "settled" or row.cost_nano > 0)
+        ]
+        total_nano = sum(row.provider_nano for row in rows)
+        return Earned(total_nano, len(rows), tuple(rows[: max(0, limit)]))
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell

@@ -18,7 +18,14 @@ import asyncpg  # type: ignore[import-untyped]
 
 from market.accounting.chain import GENESIS, Head, Sealed, seal
 from market.accounting.ledger import PROMO_LEG
-from market.accounting.rows import Changes, RequestRow, Revenue, Snapshot, TransferRow
+from market.accounting.rows import (
+    Changes,
+    Earned,
+    RequestRow,
+    Revenue,
+    Snapshot,
+    TransferRow,
+)
 from market.accounting.state_rows import Cell, Row
 from market.types import AccountId, RequestId
 from storage import postgres
@@ -26,7 +33,14 @@ from storage import statements as sql
 from storage.database import Fenced
 from storage.postgres import FAULTS, Address
 from storage.postgres_migrations import migrate
-from storage.reads import LOAD, revenue_of, rows_query, snapshot_of, usage_query
+from storage.reads import (
+    LOAD,
+    earned_queries,
+    revenue_of,
+    rows_query,
+    snapshot_of,
+    usage_query,
+)
 
 READERS_MAX: Final = 4
 COMMIT_S_MAX: Final = 60.0
@@ -175,6 +189,12 @@ class PostgresLedgerStore:
     async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
         ((paid_nano,),) = await self._read(sql.SELECT_PROMO_PAID, (payee, owner, PROMO_LEG))
         return int(paid_nano)
+
+    async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
+        newest, totals = earned_queries(payees, limit)
+        recent = tuple(RequestRow(*row) for row in await self._read(*newest))
+        ((total_nano, jobs),) = await self._read(*totals)
+        return Earned(int(total_nano), jobs, recent)
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell

@@ -155,6 +155,19 @@ def select_requests(ids: int) -> str:
     return f"SELECT {REQUEST_COLUMNS} FROM request WHERE request_id IN ({marks})"  # noqa: S608
 
 
+def select_earned(payees: int) -> tuple[str, str]:
+    """For this many payees: the newest requests that paid them, and their sum and number."""
+    where = (
+        f"FROM request WHERE payee IN ({', '.join('?' * payees)}) "
+        "AND (status = 'settled' OR cost_nano > 0)"
+    )
+    # Only column names of our own and marks are put together here.
+    return (
+        f"SELECT {REQUEST_COLUMNS} {where} ORDER BY seq DESC LIMIT ?",
+        f"SELECT coalesce(sum(provider_nano), 0), count(*) {where}",
+    )
+
+
 TRANSFER_COLUMNS: Final = ", ".join(TransferRow._fields)
 
 

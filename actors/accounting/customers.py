@@ -27,6 +27,7 @@ from market.types import AccountId, KeyId, MachineId, ModelId
 
 ROTATION_S_MAX: Final = 30 * 86_400.0
 REASON_CHARS_MAX: Final = 200
+ROTATED: Final = "rotated"  # in what a rotated key's secret is derived from: names may change
 
 
 class CustomerMethods(AccountantCore):
@@ -186,11 +187,18 @@ class CustomerMethods(AccountantCore):
         return record, secret
 
     async def rotate_key(
-        self, account: AccountId, key_id: KeyId, grace_s: float
+        self, account: AccountId, key_id: KeyId, grace_s: float, idempotency: str | None = None
     ) -> tuple[KeyRecord, str]:
-        """A new key with everything the old one may do; the old one lives on for `grace_s`."""
+        """A new key with everything the old one may do; the old one lives on for `grace_s`.
+
+        With an idempotency key a repetition gives the same new key and secret.
+        """
         self._check_alive()
         old = self._books.customers.key(account, key_id).row
+        call = None if idempotency is None else f"rotate\x1f{account}\x1f{idempotency}"
+        contents = (account, key_id, grace_s)
+        if call is not None and self._operations.before("rotate_key", call, contents):
+            return self._derived_key(account, ROTATED, call)
         if old.revoked_ns is not None:
             raise Conflict("This key is revoked; create a new one.", "key_id", "revoked_api_key")
         if not 0 <= grace_s <= ROTATION_S_MAX:
@@ -198,14 +206,14 @@ class CustomerMethods(AccountantCore):
                 f"grace_s must be from 0 to {ROTATION_S_MAX:.0f} seconds.", "grace_s"
             )
         now_ns = self._now_ns()
-        record, secret = self._new_key(
-            account,
-            old.name,
-            old.scopes.split(),
-            None,
-            limits=self._books.customers.key(account, key_id).record.limits,
-            replaces=key_id,
+        limits = self._books.customers.key(account, key_id).record.limits
+        secret = keys.new_secret(self._random(f"key {ROTATED}", account, call))
+        record = self._enter_key(
+            account, old.name, old.scopes.split(), None, secret, limits, key_id
         )
+        if call is not None:
+            done = self._operations.remember("rotate_key", call, contents, record.key_id, now_ns)
+            self._books.ledger.changes.operations.append(done)
         ends_ns = now_ns + int(grace_s * 1e9)
         if old.expires_ns is None or old.expires_ns > ends_ns:
             self._books.change_key(old._replace(expires_ns=ends_ns))
@@ -287,12 +295,11 @@ class CustomerMethods(AccountantCore):
         expires_s: float | None,
         *,
         limits: KeyLimits | None = None,
-        replaces: KeyId | None = None,
         idempotency: str | None = None,
     ) -> tuple[KeyRecord, str]:
         secret = keys.new_secret(self._random(f"key {name}", account, idempotency))
         limits = limits or KeyLimits()
-        return self._enter_key(account, name, scopes, expires_s, secret, limits, replaces), secret
+        return self._enter_key(account, name, scopes, expires_s, secret, limits, None), secret
 
     def _enter_key(
         self,

@@ -140,6 +140,14 @@ class RequestRow(NamedTuple):
         return self.finished_ns / 1e9 if self.finished_ns else None
 
 
+class Earned(NamedTuple):
+    """What requests have paid in nano-USD, how many they were, and the newest of them."""
+
+    total_nano: int
+    jobs: int
+    recent: tuple[RequestRow, ...]
+
+
 class OperationRow(NamedTuple):
     """An act of administration, written down once: who did what, and why.
 
@@ -260,6 +268,10 @@ class LedgerStore(Protocol):
 
     async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
         """What this owner's promo credit has ever paid to that payee, in nano-USD."""
+        ...
+
+    async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
+        """What these accounts were paid for requests, with the newest `limit` of those."""
         ...
 
     async def rows(

@@ -163,6 +163,22 @@ async def test_usage_is_the_owners_newest_first_and_bounded(opened: Open) -> Non
     assert await store.usage(ANN, 0) == []
 
 
+async def test_earnings_are_summed_over_all_and_listed_newest_first(opened: Open) -> None:
+    """Sum and number are of every request that paid the accounts, the list of the newest."""
+    store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    await store.commit(first_changes(ledger))
+    finish(ledger, "req_0", 7, 9)
+    finish(ledger, "req_1", 4, 10)
+    await store.commit(ledger.take())
+
+    found = await store.earned([BOB, AccountId("acct_nobody")], 1)
+
+    costs = [5 * 100 + tokens * 780 for tokens in (7, 4)]
+    assert found.total_nano == sum(cost - cost * 500 // 10_000 for cost in costs)
+    assert (found.jobs, [row.request_id for row in found.recent]) == (2, ["req_1"])
+    assert await store.earned([ANN], 5) == (0, 0, ())
+
+
 async def test_a_hold_that_lived_within_one_batch_leaves_no_trace(opened: Open) -> None:
     """Opened and settled between two commits: the request is there, the hold never was."""
     store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
