@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coster import books, consumer, databases, keys, market_state, node
+from coster import books, consumer, databases, keys, market_state, node, paying, payouts
 from coster.options import Data
 
 app = typer.Typer(
@@ -57,6 +57,8 @@ def up(
 market_state.add_to(app)
 consumer.add_to(app)
 keys.add_to(app)
+paying.add_to(app)
+payouts.add_to(app)
 books.add_to(app)
 node.add_to(app)
 

@@ -23,6 +23,7 @@ from ray.serve._private import replica as serve_replica
 from actors.admin import MarketAdmin
 from actors.cluster import (
     ACCOUNTANT,
+    PAYMENTS,
     ROUTER,
     NamedActor,
     describe_actors,
@@ -39,6 +40,7 @@ from serve_app.admin import create_admin_app
 from serve_app.app import create_app
 from serve_app.clock import SystemClock
 from serve_app.ports import GatewayPorts
+from serve_app.sealed import Sealer
 from serve_app.served import load_models
 
 GATEWAY_APP = "market"
@@ -47,6 +49,8 @@ ONGOING_REQUESTS_MAX = 2000
 """Requests one replica holds; Serve's own default is 5."""
 QUEUED_REQUESTS_MAX = 500
 DRAIN_S = 1.0
+PAYMENTS_S_MAX = 120.0
+"""Reconciling and weekly payouts talk to the payment processor line by line."""
 QUIET = {"enable_access_log": False, "encoding": "JSON", "log_level": "WARNING"}
 """Serve's own logs: no line per request, and nothing a caller wrote."""
 
@@ -91,6 +95,7 @@ class Gateway:
             node=node_id(),
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
+            payments=NamedActor(PAYMENTS),
             streams=StreamCalls(stream_of, lambda machine: NamedActor(provider_name(machine))),
             counters=self._counters,
         )
@@ -98,6 +103,7 @@ class Gateway:
             GatewayPorts(
                 gateway=gateway,
                 accountant=clients.accountant,
+                payments=clients.payments,
                 router=clients.router,
                 providers=clients.providers,
                 models=models,
@@ -105,6 +111,8 @@ class Gateway:
                 clock=SystemClock(),
                 readiness=clients.readiness,
                 hash_key=partial(_hash_key, clients.pepper),
+                sealer=Sealer(clients.pepper),
+                front=clients.front,
             )
         )
         clients.router.start()
@@ -126,6 +134,8 @@ class Operations:
         admin = MarketAdmin(
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
+            payments=partial(NamedActor(PAYMENTS), timeout_s=PAYMENTS_S_MAX),
+            payment_settings=settings.payments,
             describe_actors=describe_actors,
             serve_states=serve_states,
             data_dir=Path(settings.data_dir),

@@ -7,7 +7,7 @@ shrinking, and PostgreSQL from tidying up. Records leave this room, tables never
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import or_, select
@@ -19,6 +19,7 @@ from market.accounting.rows import (
     HoldRow,
     OperationRow,
     RequestRow,
+    Revenue,
     Snapshot,
 )
 from market.accounting.state_rows import LOADED, Cell, StateRow
@@ -66,6 +67,15 @@ def usage_query(owner: AccountId, limit: int) -> tuple[str, tuple[Cell, ...]]:
     return sql.SELECT_USAGE, (owner, max(0, min(limit, USAGE_MAX)))
 
 
+def earned_queries(
+    payees: Sequence[AccountId], limit: int
+) -> tuple[tuple[str, tuple[Cell, ...]], tuple[str, tuple[Cell, ...]]]:
+    """What requests paid to these accounts: the newest USAGE_MAX of them; the sum and number."""
+    newest, totals = sql.select_earned(len(payees))
+    bound = max(0, min(limit, USAGE_MAX))
+    return (newest, (*payees, bound)), (totals, tuple(payees))
+
+
 def rows_query(
     kind: type[StateRow], *, limit: int, before_ns: int | None, equal: Mapping[str, Cell]
 ) -> tuple[str, tuple[Cell, ...]]:
@@ -73,6 +83,29 @@ def rows_query(
     query = sql.select_state(kind, equal, paged=before_ns is not None)
     page: tuple[int, ...] = () if before_ns is None else (before_ns,)
     return query, (*equal.values(), *page, max(0, min(limit, ROWS_MAX)))
+
+
+Read = Callable[[str, Sequence[Cell]], Awaitable[Sequence[Sequence[Any]]]]
+"""One query of a store's own, with its cells."""
+
+
+async def revenue_of(read: Read, since_ns: int, limit: int) -> list[Revenue]:
+    """Who earned from whom since then, over at most the `limit` newest requests.
+
+    Requests are numbered in the order of their ends, so where `since_ns` begins is found by
+    halving: the table has no index on time, and needs none.
+    """
+    low, high = 0, int((await read(sql.SELECT_LAST_REQUEST, ()))[0][0])
+    low = max(low, high - max(0, limit))
+    while low < high:
+        middle = (low + high) // 2
+        found = await read(sql.SELECT_FINISHED_AFTER, (middle,))
+        if found and found[0][1] < since_ns:
+            low = found[0][0]
+        else:
+            high = middle
+    rows = await read(sql.SELECT_REVENUE, (low,))
+    return [Revenue(payee, owner, int(earned_nano)) for payee, owner, earned_nano in rows]
 
 
 class LedgerReads:

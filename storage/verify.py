@@ -6,11 +6,14 @@ in batch order, so memory stays small however long the history is.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, get_args
 
 from market.accounting.audit import Audit, BatchContents, VerifyReport
+from market.accounting.checkpoints import checkpoint_of
+from market.accounting.state_rows import VerifiedRow
 from storage.database import LEDGER_FILE, MIGRATIONS, StorageError
 from storage.ledger_rows import Journal, LedgerRows
 from storage.sqlite_rows import SqliteRows
@@ -21,9 +24,10 @@ JOURNALS: Final[tuple[Journal, ...]] = get_args(Journal)
 def verify(folder: Path, *, full: bool = True, scripts: Path = MIGRATIONS) -> VerifyReport:
     """Audit the ledger of a data folder.
 
-    `full` also runs SQLite's own integrity check over every page and index. A file that
-    cannot even be read is a finding, not an exception; a folder without a ledger raises
-    StorageError. `scripts` are the migrations that say what its schema must be.
+    `full` replays everything and runs SQLite's own integrity check over every page and
+    index; without it the audit begins at the last checkpoint. A file that cannot even be
+    read is a finding, not an exception; a folder without a ledger raises StorageError.
+    `scripts` are the migrations that say what its schema must be.
     """
     path = folder / LEDGER_FILE
     if not path.exists():
@@ -55,7 +59,7 @@ def verify_rows(rows: LedgerRows, name: str, *, full: bool = True) -> VerifyRepo
             return damaged([f"The ledger {name} is empty: all its tables are missing."])
         for finding in rows.findings(full=full):
             problems.append(finding)  # noqa: PERF402 - what was found before a fault is kept
-        return _audit(rows, problems)
+        return _audit(rows, problems, full=full)
     except StorageError as error:
         return damaged([*problems, str(error)])
     except (ValueError, TypeError) as error:
@@ -70,12 +74,34 @@ def damaged(problems: Iterable[str]) -> VerifyReport:
     return report
 
 
-def _audit(rows: LedgerRows, problems: Iterable[str]) -> VerifyReport:
-    audit = Audit(rows.accounts())
+def _begin(rows: LedgerRows, *, full: bool) -> Audit:
+    """An audit at the last checkpoint, or at the first batch and past that checkpoint.
+
+    A checkpoint that cannot be read proves nothing, so everything is replayed.
+    """
+    row = next(rows.state(VerifiedRow), None)
+    since = None
+    if row is not None and not full:
+        try:
+            since = checkpoint_of(row)
+        except ValueError:
+            since = None
+    audit = Audit(rows.accounts(), since)
+    if row is not None and since is None:
+        audit.mark(row.number, row.hash)
+    if since is not None:
+        for batch in itertools.islice(rows.batches(since.number - 1), 1):
+            audit.marked(batch.number, batch.hash)
+    return audit
+
+
+def _audit(rows: LedgerRows, problems: Iterable[str], *, full: bool) -> VerifyReport:
+    audit = _begin(rows, full=full)
     for problem in problems:
         audit.report.add(problem)
-    journals = {kind: _ByBatch(rows.journal(kind)) for kind in JOURNALS}
-    for batch in rows.batches():
+    after, following = audit.begins_after
+    journals = {kind: _ByBatch(rows.journal(kind, following[kind] - 1)) for kind in JOURNALS}
+    for batch in rows.batches(after):
         for kind, journal in journals.items():
             for stray in journal.before(batch.number):
                 audit.stray(kind, stray)
