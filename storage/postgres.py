@@ -47,7 +47,7 @@ _SETTINGS: Final = (
 )
 _SERVER: Final = (
     "SELECT current_setting('server_version'), current_setting('server_encoding'), "
-    "pg_is_in_recovery()"
+    "pg_is_in_recovery(), has_database_privilege(current_database(), 'CREATE')"
 )
 _HOLDER: Final = """
 SELECT a.pid, a.application_name, coalesce(host(a.client_addr), 'the same machine')
@@ -170,7 +170,7 @@ def _explained(error: BaseException) -> tuple[str, str]:
 
 async def server_of(connection: asyncpg.Connection) -> str:
     """Which server it is, for people."""
-    version, _, _ = await connection.fetchrow(_SERVER)
+    version, *_ = await connection.fetchrow(_SERVER)
     return f"PostgreSQL {version}"
 
 
@@ -182,12 +182,17 @@ async def unsafe_settings(connection: asyncpg.Connection) -> list[str]:
 
 async def check_server(connection: asyncpg.Connection, address: Address) -> None:
     """Raise StorageError unless this server keeps what it has acknowledged."""
-    _, encoding, standby = await connection.fetchrow(_SERVER)
+    _, encoding, standby, owner = await connection.fetchrow(_SERVER)
     if standby:
         raise StorageError(f"{address.name} is a standby; give the address of its primary.")
     if encoding != "UTF8":
         raise StorageError(
             f"{address.name} is encoded in {encoding}; make a database with --encoding=UTF8."
+        )
+    if not owner:
+        raise StorageError(
+            f"This user may not create anything in {address.name}; make it the database's owner: "
+            "ALTER DATABASE … OWNER TO …."
         )
     unsafe = await unsafe_settings(connection)
     if unsafe:

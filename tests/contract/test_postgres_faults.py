@@ -209,6 +209,15 @@ async def set_on_server(postgres: Postgres, name: str, value: str) -> None:
     await connection.close()
 
 
+async def test_a_database_of_somebody_else_is_refused(place: Place, postgres: Postgres) -> None:
+    """A role that may only use a database could neither migrate nor audit it."""
+    name = name_of(place)
+    await postgres.run(f"ALTER DATABASE {name} OWNER TO root")
+
+    with pytest.raises(StorageError, match="make it the database's owner"):
+        check_ledger(place.data, place.database)
+
+
 async def test_our_sessions_are_durable_whatever_the_server_says(
     place: Place, postgres: Postgres
 ) -> None:
