@@ -195,7 +195,9 @@ class Payments(PaymentLoop):
         try:
             return await super().reconcile()
         except ProcessorError as error:
-            raise _for_callers(error) from error
+            raise Unavailable(
+                f"The books could not be compared: {error.message}", None, error.code, 60.0, True
+            ) from error
 
     # ── how it is ─────────────────────────────────────────────────────────────────────
 
