@@ -128,7 +128,7 @@ class Payments(PaymentLoop):
         if row is not None and row.state != "active":
             try:
                 row = await _soon(self._errands.payee(row.account)) or row
-            except Unavailable as error:
+            except MarketError as error:
                 log.info("a payee is shown as last known: %s", error)
         return row
 
