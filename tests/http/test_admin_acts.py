@@ -145,7 +145,10 @@ async def test_a_price_holds_from_now_on(desk: Desk) -> None:
     assert new.cost_nano == 412 * 200 + 187 * 15  # type: ignore[attr-defined]
     _, shown = await desk.ask("GET", path)
     assert shown["output_usd_per_1m"] == "0.015"
-    assert [(row["actor"], row["reason"]) for row in shown["history"]] == [("Olga", "a test")]
+    assert [(row["actor"], row["reason"]) for row in shown["history"]] == [
+        ("catalogue", "listed"),
+        ("Olga", "a test"),
+    ]
     _, every = await desk.ask("GET", "/admin/prices")
     assert any(row["model"] == "coster/demo" for row in every["prices"])
 
