@@ -193,6 +193,10 @@ class AccountantCore:
 
     async def tidy_up(self) -> None:
         """Release the earnings that are due, and forget the answers that were kept for a day."""
+        problems = broken_payment_laws(self._desk)
+        if problems:
+            self._commits.fail("payments contradict the books: " + " ".join(problems))
+            return
         now_ns = self._now_ns()
         matured = self._books.ledger.mature(day_of(now_ns), now_ns)
         forgotten = self._books.answers.forget(now_ns, self._books.ledger.changes)

@@ -191,6 +191,7 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(
             self.opened
+            or self.transfers
             or self.closed
             or self.requests
             or self.counters

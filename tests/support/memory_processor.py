@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from market.errors import InvalidRequest
 from market.payments.processor import (
@@ -24,6 +24,8 @@ from market.payments.processor import (
     Transfer,
 )
 
+T = TypeVar("T")
+KEY_S = 86_400
 FEE_CENTS = 100
 DISPUTE_FEE_CENTS = 1500
 
@@ -40,9 +42,10 @@ class MemoryProcessor:
     disputes: dict[str, Dispute] = field(default_factory=dict)
     lines: list[BalanceLine] = field(default_factory=list)
     events: list[ProcessorEvent] = field(default_factory=list)
-    kept: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, tuple[int, Any]] = field(default_factory=dict)
     refunds_wait: bool = False
     pending_cents: int = 0
+    endowed_cents: int = 0
 
     # ── the port ──────────────────────────────────────────────────────────────────────
 
@@ -74,9 +77,7 @@ class MemoryProcessor:
         self, payout_id: str, account: str, amount_cents: int, attempt: int = 0
     ) -> Transfer:
         key = f"payout:{payout_id}:{attempt}"
-        kept = self.kept.get(key)
-        if isinstance(kept, Exception):
-            raise kept
+        kept = self._kept(key)
         if kept is not None:
             return self.transfers[kept]
         if not self._get(self.recipients, account).active:
@@ -85,7 +86,7 @@ class MemoryProcessor:
             raise self._keep(key, ProcessorRefused("too little", None, "balance_insufficient"))
         made = Transfer(f"tr_{len(self.transfers)}", payout_id, account, amount_cents)
         self.transfers[made.transfer] = made
-        self.kept[key] = made.transfer
+        self._keep(key, made.transfer)
         self._line("transfer", made.transfer, payout_id, "", -amount_cents)
         self._tell("transfer.created", made.transfer)
         return made
@@ -97,9 +98,7 @@ class MemoryProcessor:
 
     async def refund(self, refund_id: str, intent: str, amount_cents: int) -> Refund:
         key = f"refund:{refund_id}"
-        kept = self.kept.get(key)
-        if isinstance(kept, Exception):
-            raise kept
+        kept = self._kept(key)
         if kept is not None:
             return self.refunds[kept]
         if any(d.intent == intent and d.status == "open" for d in self.disputes.values()):
@@ -107,7 +106,7 @@ class MemoryProcessor:
         status = "pending" if self.refunds_wait else "succeeded"
         made = Refund(f"re_{len(self.refunds)}", refund_id, intent, amount_cents, status)  # type: ignore[arg-type]
         self.refunds[made.refund] = made
-        self.kept[key] = made.refund
+        self._keep(key, made.refund)
         self._line("refund", made.refund, refund_id, intent, -amount_cents)
         self._tell("refund.created", made.refund)
         return made
@@ -147,7 +146,11 @@ class MemoryProcessor:
 
     @property
     def balance_cents(self) -> int:
-        return sum(line.net_cents for line in self.lines)
+        return self.endowed_cents + sum(line.net_cents for line in self.lines)
+
+    def endow(self, cents: int) -> None:
+        """Money that was there before, with a line of its own that has been matched."""
+        self.endowed_cents += cents
 
     def pay(self, topup_id: str, amount_cents: int | None = None) -> str:
         """Somebody pays, perhaps another sum; the payment's id."""
@@ -223,9 +226,19 @@ class MemoryProcessor:
 
     # ── helpers ───────────────────────────────────────────────────────────────────────
 
-    def _keep(self, key: str, error: ProcessorRefused) -> ProcessorRefused:
-        self.kept[key] = error
-        return error
+    def _keep(self, key: str, answer: T) -> T:
+        self.kept[key] = (self.now_s(), answer)
+        return answer
+
+    def _kept(self, key: str) -> str | None:
+        """What this key was answered; forgotten after a day, as at Stripe."""
+        since_s, answer = self.kept.get(key, (0, None))
+        if self.now_s() - since_s >= KEY_S:
+            return None
+        if isinstance(answer, ProcessorRefused):
+            raise answer
+        assert answer is None or isinstance(answer, str)
+        return answer
 
     def _get(self, table: dict[str, Any], name: str) -> Any:
         if name not in table:

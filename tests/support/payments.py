@@ -52,15 +52,18 @@ class Till:
 
     async def open(self) -> Till:
         """Start, or start again after `kill`."""
-        store: LedgerStore | None = MemoryLedgerStore(self.memory) if self.memory else None
         self.accountant = Accountant(
             AccountantSettings(self.folder, promo=PromoRules(0), payments=self.terms),
             clock=Clock(self.wall_ns, self.wall_ns),
-            store=store,
+            store=self.new_store(),
         )
         await self.accountant.start()
         self.payments = Payments(self.call, self.processor, PLACES, wall_ns=self.wall_ns)
         return self
+
+    def new_store(self) -> LedgerStore | None:
+        """Where the books are; None is a file in the folder."""
+        return MemoryLedgerStore(self.memory) if self.memory else None
 
     async def call(self, method: str, *args: object) -> Any:
         return await getattr(self.accountant, method)(*args)
