@@ -24,7 +24,7 @@ from market.accounting.holding import BookTerms
 from market.accounting.laws import broken_laws
 from market.accounting.operations import Operations
 from market.accounting.promos import PromoRules, Promos
-from market.accounting.rows import LedgerStore, RequestRow
+from market.accounting.rows import LedgerStore, RequestRow, Snapshot
 from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
 from market.errors import MarketError, Unavailable
@@ -99,28 +99,38 @@ class AccountantCore:
         self._store = self._given_store or await SqliteLedgerStore.open(
             settings.data, now_ns=clock.wall_ns(), lock_wait_s=settings.lock_wait_s
         )
-        snapshot = await self._store.load()
+        try:
+            self._read(await self._store.load())
+        except BaseException:
+            await self._store.close()
+            raise
+        self._commits = GroupCommit(self._books, self._store, self._refuse, clock.tick_ns)
+        self._refusal = None
+        self._sweeper = asyncio.create_task(self._sweep_forever(), name="accountant-sweep")
+        log.info("accountant started: sqlite %s", SQLITE_VERSION)
+
+    def _read(self, snapshot: Snapshot) -> None:
+        """The books as the disk has them; raises StorageError when they cannot be true."""
+        settings, clock = self._settings, self._clock
         terms = BookTerms(
             catalogue=settings.catalogue,
             fee_bps=settings.fee_bps,
             lease_ttl_ns=int(settings.lease_ttl_s * 1e9),
             promo_maturity_days=settings.promo_maturity_days,
         )
-        self._books = Books(terms, snapshot, now_ns=clock.wall_ns(), tick_ns=clock.tick_ns())
-        self._operations = Operations(snapshot.operations)
-        self._promos = Promos(settings.promo, snapshot.rows(OwnerRow))
-        problems = broken_laws(self._books.ledger)
+        try:
+            self._books = Books(terms, snapshot, now_ns=clock.wall_ns(), tick_ns=clock.tick_ns())
+            self._operations = Operations(snapshot.operations)
+            self._promos = Promos(settings.promo, snapshot.rows(OwnerRow))
+            problems = broken_laws(self._books.ledger)
+        except (LookupError, ValueError, TypeError, OverflowError, MarketError) as error:
+            problems = [f"its rows do not fit together ({type(error).__name__}: {error})."]
         if problems:
-            await self._store.close()
             raise StorageError(
                 "The ledger contradicts itself: "
                 + " ".join(problems)
                 + " Run `coster ledger verify` and restore a backup."
             )
-        self._commits = GroupCommit(self._books, self._store, self._refuse, clock.tick_ns)
-        self._refusal = None
-        self._sweeper = asyncio.create_task(self._sweep_forever(), name="accountant-sweep")
-        log.info("accountant started: sqlite %s", SQLITE_VERSION)
 
     async def stop(self) -> None:
         """Write what is pending and let go of the folder. Idempotent."""
