@@ -7,11 +7,12 @@ operation may be repeated safely, so callers simply ask again.
 from __future__ import annotations
 
 from actors.accounting.core import AccountantSettings, Clock
-from actors.accounting.customers import CustomerMethods
+from actors.accounting.operator import OperatorMethods
+from actors.accounting.payments import PaymentMethods
 from actors.accounting.statements import StatementMethods
 
 __all__ = ["Accountant", "AccountantSettings", "Clock"]
 
 
-class Accountant(CustomerMethods, StatementMethods):
+class Accountant(OperatorMethods, StatementMethods, PaymentMethods):
     """Keeps the books. All methods run on one asyncio loop."""

@@ -9,30 +9,36 @@ from pathlib import Path
 from typing import Any
 
 from actors.calls import ActorAway, ActorCall
+from actors.operator import MarketOperator
 from market.errors import NotFound, Unavailable
+from market.settings import PaymentSettings
 from market.types import MachineId, RequestId
-from storage.verify import verify
+from storage.opening import verify_ledger
 
 HEALTHY = ("ready", "running", "draining", "drained")
 
 
-class MarketAdmin:
-    """A `serve_app.ports.AdminPort` over the named actors."""
+class MarketAdmin(MarketOperator):
+    """A `serve_app.admin_ports.OperationsPort` over the named actors."""
 
     def __init__(
         self,
         *,
         accountant: ActorCall,
         router: ActorCall,
+        payments: ActorCall,
+        payment_settings: PaymentSettings,
         describe_actors: Callable[[], Awaitable[list[dict[str, object]]]],
         serve_states: Callable[[], list[dict[str, object]]],
         data_dir: Path,
+        database: str = "",
     ) -> None:
-        self._accountant = accountant
+        super().__init__(accountant=accountant, payments=payments, settings=payment_settings)
         self._router = router
         self._describe_actors = describe_actors
         self._serve_states = serve_states
         self._data_dir = data_dir
+        self._database = database
 
     async def status(self) -> dict[str, Any]:
         """Every actor, gateway and deployment; `ok` when all of them are healthy."""
@@ -63,15 +69,17 @@ class MarketAdmin:
             raise Unavailable(
                 "Neither the router nor the accountant answers.", None, "restarting", 1.0
             )
-        return {**(routing or {}), **(books or {})}
+        up = {"coster_accountant_up": float(books is not None)}
+        return {**up, **(routing or {}), **(books or {})}
 
     async def explain(self, request_id: RequestId) -> dict[str, Any] | None:
         answer: dict[str, Any] | None = await self._router("explain", request_id)
         return answer
 
-    async def verify(self) -> dict[str, Any]:
+    async def verify(self, *, full: bool) -> dict[str, Any]:
         """Audit the ledger beside the running accountant, which never waits for it."""
-        return (await asyncio.to_thread(verify, self._data_dir)).as_json()
+        report = await asyncio.to_thread(verify_ledger, self._data_dir, self._database, full=full)
+        return report.as_json()
 
     async def drain(self, machine: str, reason: str) -> dict[str, Any]:
         await self._known(machine)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coster.databases import HELP, database_of
 from coster.options import Data, Json, reported
 from coster.output import ERROR, print_json, styled
-from market.errors import InvalidRequest, NotFound
+from market.errors import NotFound
 
 if TYPE_CHECKING:
     from market.accounting.audit import VerifyReport
-
-SQLITE = "sqlite:///"
 
 ledger = typer.Typer(help="The double-entry ledger.", no_args_is_help=True)
 
@@ -29,20 +27,19 @@ def add_to(app: typer.Typer) -> None:
 def verify(
     data: Data = None,
     database: Annotated[
-        str | None, typer.Option("--database", help="sqlite:///FILE instead of a data folder.")
+        str | None, typer.Option("--database", help=f"sqlite:///FILE, or {HELP}")
     ] = None,
     json: Json = False,
 ) -> None:
     """Replay every transfer and compare; works while the market runs and after."""
     from coster.market_http import paths_of
     from storage.database import StorageError
-    from storage.verify import verify as verify_ledger
-    from storage.verify import verify_file
+    from storage.opening import verify_ledger
 
     with reported(as_json=json):
-        file = _file_of(database)
+        paths = paths_of(data)
         try:
-            report = verify_file(file) if file else verify_ledger(paths_of(data).data)
+            report = verify_ledger(paths.data, database_of(paths, database))
         except StorageError as error:
             raise NotFound(str(error), "data") from error
     if json:
@@ -51,18 +48,6 @@ def verify(
         _print(report)
     if not report.ok:
         raise SystemExit(ERROR)
-
-
-def _file_of(database: str | None) -> Path | None:
-    """The file that a database URL names: the market's own, or a copy of it."""
-    if database is None:
-        return None
-    if not database.startswith(SQLITE):
-        raise InvalidRequest(
-            f"--database is {database[:60]!r}; this version reads {SQLITE}/path/to/ledger.sqlite3.",
-            "database",
-        )
-    return Path(database.removeprefix(SQLITE))
 
 
 def _print(report: VerifyReport) -> None:

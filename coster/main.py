@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coster import books, consumer, keys, market_state, node
+from coster import books, consumer, databases, keys, market_state, node, paying, payouts
 from coster.options import Data
 
 app = typer.Typer(
@@ -35,6 +35,9 @@ def up(
     slots: Annotated[int, typer.Option(help="Sequences one Mac decodes at once.")] = 32,
     pace_ms: Annotated[float, typer.Option(help="Time between tokens of the echo engine.")] = 0.0,
     gateways: Annotated[int, typer.Option(help="Gateway replicas.")] = 2,
+    database: Annotated[
+        str | None, typer.Option("--database", help=f"Where the books are: {databases.HELP}")
+    ] = None,
     transport: Annotated[
         str, typer.Option(help="How tokens travel: framed or ray_stream.")
     ] = "framed",
@@ -45,13 +48,17 @@ def up(
     from coster.market_http import paths_of
     from coster.up import up as run_up
 
-    options = UpOptions(macs, engine, model, slots, pace_ms, transport, gateways, host)
+    options = UpOptions(
+        macs, engine, model, slots, pace_ms, transport, gateways, host, database or ""
+    )
     run_up(paths_of(data), options, port, as_json=json)
 
 
 market_state.add_to(app)
 consumer.add_to(app)
 keys.add_to(app)
+paying.add_to(app)
+payouts.add_to(app)
 books.add_to(app)
 node.add_to(app)
 

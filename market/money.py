@@ -11,7 +11,9 @@ import re
 
 NANO_PER_MICRO = 1_000
 NANO_PER_USD = 1_000_000_000
+NANO_PER_CENT = 10_000_000
 MICRO_PER_USD = 1_000_000
+TOKENS_PER_PRICE = 1_000_000  # prices are quoted per this many tokens
 NANO_MAX = 2**63 - 1  # the ledger stores int64: about 9.2 billion dollars
 
 _USD = re.compile(r"(-?)\$?(\d{1,10})(?:\.(\d{1,9}))?", re.ASCII)
@@ -49,6 +51,12 @@ def format_usd_exact(nano: int) -> str:
     return f"{sign}${dollars}.{rest:09d}"
 
 
+def format_cents(cents: int) -> str:
+    """Whole cents as a person writes them: `$10.50`."""
+    sign = "-" if cents < 0 else ""
+    return f"{sign}${abs(cents) // 100}.{abs(cents) % 100:02d}"
+
+
 def parse_usd(text: str) -> int:
     """Nano-USD of a sum typed by a person: `10`, `$10.50`, `0.000187060`.
 
@@ -63,3 +71,23 @@ def parse_usd(text: str) -> int:
     if nano > NANO_MAX:
         raise ValueError(f"{text[:40]!r} is more than the ledger can hold")
     return -nano if sign else nano
+
+
+def price_nano(text: str) -> int:
+    """Nano-USD per token of a price in USD per million tokens: `0.015` is 15.
+
+    Raises ValueError for anything that is no such price, or not a whole number of nano-USD.
+    """
+    per_million_nano = parse_usd(text)
+    nano, rest = divmod(per_million_nano, TOKENS_PER_PRICE)
+    if rest or per_million_nano < 0:
+        raise ValueError(
+            f"{text[:40]!r} is no price in USD per million tokens: give a multiple of 0.001, "
+            "like 0.1 or 0.015"
+        )
+    return nano
+
+
+def format_price(nano: int) -> str:
+    """USD per million tokens of a price in nano-USD per token, as `price_nano` reads it."""
+    return f"{nano // 1_000}.{nano % 1_000:03d}"

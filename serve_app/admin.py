@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
 from market.errors import MarketError, NotFound, Unauthenticated
 from market.types import RequestId
+from serve_app.admin_acts import BODIES, add_accounts, add_books, add_prices, json_answer
+from serve_app.admin_bodies import VerifyBody
+from serve_app.admin_ports import OperationsPort
 from serve_app.asgi import Bodies
 from serve_app.auth import bearer
 from serve_app.limits import Limits
@@ -33,7 +34,7 @@ class DrainBody(Shape):
     reason: str = Field(default="operator", min_length=1, max_length=200)
 
 
-def create_admin_app(port: AdminPort, admin_key: str, limits: Limits | None = None) -> FastAPI:
+def create_admin_app(port: OperationsPort, admin_key: str, limits: Limits | None = None) -> FastAPI:
     """The admin app. `admin_key` is compared in constant time and never logged."""
     app = new_app("coster admin", "1", "The operator's view of one market.")
     bodies = Bodies(limits or Limits())
@@ -54,7 +55,10 @@ def create_admin_app(port: AdminPort, admin_key: str, limits: Limits | None = No
 
     _add_reads(app, port)
     _add_orders(app, port, bodies)
-    plain_document(app, {"DrainBody": DrainBody})
+    add_accounts(app, port, bodies)
+    add_prices(app, port, bodies)
+    add_books(app, port, bodies)
+    plain_document(app, {"DrainBody": DrainBody, "VerifyBody": VerifyBody, **BODIES})
     return app
 
 
@@ -67,7 +71,7 @@ def _add_reads(app: FastAPI, port: AdminPort) -> None:
     @app.get("/admin/status", tags=["operations"])
     async def status() -> Response:
         """Every actor with its process, node and state."""
-        return _json(await port.status())
+        return json_answer(await port.status())
 
     @app.get("/admin/why/{request_id}", tags=["operations"])
     async def why(request_id: str) -> Response:
@@ -79,14 +83,19 @@ def _add_reads(app: FastAPI, port: AdminPort) -> None:
                 "request_id",
                 "no_decision",
             )
-        return _json(found)
+        return json_answer(found)
 
 
 def _add_orders(app: FastAPI, port: AdminPort, bodies: Bodies) -> None:
-    @app.post("/admin/ledger/verify", tags=["operations"])
-    async def verify() -> Response:
-        """Replay the ledger read-only; 200 either way, `ok` says how it stands."""
-        return _json(await port.verify())
+    @app.post(
+        "/admin/ledger/verify",
+        tags=["ledger"],
+        openapi_extra=json_body("VerifyBody", required=False),
+    )
+    async def verify(request: Request) -> Response:
+        """Audit the ledger read-only; 200 either way, `ok` says how it stands."""
+        body = await read_shape(request, bodies, VerifyBody)
+        return json_answer(await port.verify(full=body.full))
 
     @app.post(
         "/admin/drain/{machine}",
@@ -96,17 +105,12 @@ def _add_orders(app: FastAPI, port: AdminPort, bodies: Bodies) -> None:
     async def drain(request: Request, machine: str) -> Response:
         """Let a Mac finish what it has and take nothing new."""
         body = await read_shape(request, bodies, DrainBody)
-        return _json(await port.drain(machine, body.reason))
+        return json_answer(await port.drain(machine, body.reason))
 
     @app.post("/admin/undrain/{machine}", tags=["operations"])
     async def undrain(machine: str) -> Response:
         """Let a drained Mac work again."""
-        return _json(await port.undrain(machine))
-
-
-def _json(value: Mapping[str, Any]) -> Response:
-    content = orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
-    return Response(content, media_type="application/json")
+        return json_answer(await port.undrain(machine))
 
 
 def exposition(values: Mapping[str, float]) -> str:

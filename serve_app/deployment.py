@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ray.serve._private import replica as serve_replica
 from actors.admin import MarketAdmin
 from actors.cluster import (
     ACCOUNTANT,
+    PAYMENTS,
     ROUTER,
     NamedActor,
     describe_actors,
@@ -38,6 +40,7 @@ from serve_app.admin import create_admin_app
 from serve_app.app import create_app
 from serve_app.clock import SystemClock
 from serve_app.ports import GatewayPorts
+from serve_app.sealed import Sealer
 from serve_app.served import load_models
 
 GATEWAY_APP = "market"
@@ -46,6 +49,8 @@ ONGOING_REQUESTS_MAX = 2000
 """Requests one replica holds; Serve's own default is 5."""
 QUEUED_REQUESTS_MAX = 500
 DRAIN_S = 1.0
+PAYMENTS_S_MAX = 120.0
+"""Reconciling and weekly payouts talk to the payment processor line by line."""
 QUIET = {"enable_access_log": False, "encoding": "JSON", "log_level": "WARNING"}
 """Serve's own logs: no line per request, and nothing a caller wrote."""
 
@@ -90,6 +95,7 @@ class Gateway:
             node=node_id(),
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
+            payments=NamedActor(PAYMENTS),
             streams=StreamCalls(stream_of, lambda machine: NamedActor(provider_name(machine))),
             counters=self._counters,
         )
@@ -97,6 +103,7 @@ class Gateway:
             GatewayPorts(
                 gateway=gateway,
                 accountant=clients.accountant,
+                payments=clients.payments,
                 router=clients.router,
                 providers=clients.providers,
                 models=models,
@@ -104,6 +111,8 @@ class Gateway:
                 clock=SystemClock(),
                 readiness=clients.readiness,
                 hash_key=partial(_hash_key, clients.pepper),
+                sealer=Sealer(clients.pepper),
+                front=clients.front,
             )
         )
         clients.router.start()
@@ -125,9 +134,12 @@ class Operations:
         admin = MarketAdmin(
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
+            payments=partial(NamedActor(PAYMENTS), timeout_s=PAYMENTS_S_MAX),
+            payment_settings=settings.payments,
             describe_actors=describe_actors,
             serve_states=serve_states,
             data_dir=Path(settings.data_dir),
+            database=settings.database,
         )
         app = create_admin_app(admin, admin_key)
         self._server = uvicorn.Server(
@@ -158,9 +170,13 @@ class Operations:
 
 
 def gateway_application(settings: MarketSettings) -> Application:
-    """The routed application: `settings.gateways` identical replicas."""
+    """The routed application: `settings.gateways` identical replicas.
+
+    They ask the accountant for everything, so they are told no database and no password.
+    """
     deployment: Any = Gateway  # what the decorators have made of the class
-    return deployment.options(num_replicas=settings.gateways).bind(settings)
+    plain = replace(settings, database="")
+    return deployment.options(num_replicas=settings.gateways).bind(plain)
 
 
 def operations_application(settings: MarketSettings, admin_key: str) -> Application:

@@ -15,6 +15,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -53,6 +54,9 @@ _VERSION: Final = "SELECT version_num FROM alembic_version"
 
 # A damaged schema is reported in a message that may itself not be UTF-8.
 SQLITE_FAULTS: Final = (sqlite3.Error, UnicodeDecodeError)
+
+# Alembic keeps the migration in progress in a global of its module.
+ONE_MIGRATION: Final = threading.Lock()
 
 Result = TypeVar("Result")
 
@@ -221,21 +225,43 @@ def revision_of(
 
 
 def _refuse_unknown(path: Path, current: str | None, tables: int, scripts: Path) -> str:
-    """The newest schema; raises StorageError when the file's is none of ours."""
+    return known_head(
+        f"The ledger {path}",
+        current,
+        tables,
+        scripts,
+        elsewhere="choose another folder with --data",
+        way_back=f"it is damaged. {_way_back(path)}",
+    )
+
+
+def known_head(
+    ledger: str,
+    current: str | None,
+    tables: int,
+    scripts: Path,
+    *,
+    elsewhere: str,
+    way_back: str,
+) -> str:
+    """The newest schema; raises StorageError when the ledger's own is none of ours.
+
+    `tables` counts those that are not Alembic's. `ledger` opens the sentences of the error,
+    which end with `elsewhere` and with what it may be instead of ours, and the `way_back`.
+    """
     directory = ScriptDirectory.from_config(alembic_config(scripts=scripts))
     known = {script.revision for script in directory.walk_revisions()}
     head = directory.get_current_head()
     assert head is not None
     if current is not None and current not in known:
         raise StorageError(
-            f"The ledger {path} was written by a newer version of coster (schema {current}; "
-            f"this one knows up to {head}). Upgrade coster, or choose "
-            "another folder with --data."
+            f"{ledger} was written by a newer version of coster (schema {current}; "
+            f"this one knows up to {head}). Upgrade coster, or {elsewhere}."
         )
     if current is None and tables:
         raise StorageError(
-            f"The file {path} holds tables but no schema version, so it is not a ledger that "
-            f"coster wrote, or it is damaged. {_way_back(path)}"
+            f"{ledger} holds tables but no schema version, so it is not a ledger that coster "
+            f"wrote, or {way_back}"
         )
     return head
 

@@ -12,24 +12,25 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from market.accounting.chain import Head, Sealed, seal
+from market.accounting.ledger import PROMO_LEG
 from market.accounting.rows import (
-    AccountRow,
     Changes,
-    CheckpointRow,
-    HoldRow,
-    OperationRow,
+    Earned,
     RequestRow,
+    Revenue,
     Snapshot,
+    TransferRow,
 )
-from market.accounting.state_rows import LOADED, Cell, Row
+from market.accounting.state_rows import Cell, Row
 from market.types import AccountId, RequestId
 from storage import statements as sql
 from storage.database import (
     LEDGER_FILE,
     SQLITE_FAULTS,
+    SQLITE_VERSION,
     Fenced,
     FolderLock,
     LedgerConnection,
@@ -40,10 +41,16 @@ from storage.database import (
     prepare_folder,
     unreadable,
 )
-from storage.reads import state_rows, usage_rows
+from storage.reads import (
+    LOAD,
+    earned_queries,
+    revenue_of,
+    rows_query,
+    snapshot_of,
+    usage_query,
+)
 
 LOOKUP_MAX: Final = 500  # ids per statement; SQLite allows 32,766 parameters
-_TERMS: Final = len(HoldRow._fields)
 
 
 @dataclass(slots=True)
@@ -71,6 +78,7 @@ class SqliteLedgerStore:
         self._claim = claim
         self._closed = False
         self.path = path
+        self.kept_in = f"SQLite {SQLITE_VERSION} in {path}"
 
     @classmethod
     async def open(
@@ -136,29 +144,50 @@ class SqliteLedgerStore:
             ) from error
 
     async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:
-        def read(connection: sqlite3.Connection) -> list[RequestRow]:
-            rows: list[RequestRow] = []
-            for start in range(0, len(request_ids), LOOKUP_MAX):
-                ids = tuple(request_ids[start : start + LOOKUP_MAX])
-                cursor = connection.execute(sql.select_requests(len(ids)), ids)
-                rows.extend(RequestRow(*row) for row in cursor)
-            return rows
+        rows: list[RequestRow] = []
+        for start in range(0, len(request_ids), LOOKUP_MAX):
+            ids = request_ids[start : start + LOOKUP_MAX]
+            found = await self._read(sql.select_requests(len(ids)), ids)
+            rows.extend(RequestRow(*row) for row in found)
+        return rows
 
-        try:
-            return await self._reader.run(read)
-        except sqlite3.Error as error:
-            raise StorageError(f"The ledger {self.path} could not be read: {error}.") from error
+    async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
+        rows: list[TransferRow] = []
+        for start in range(0, len(ids), LOOKUP_MAX):
+            some = ids[start : start + LOOKUP_MAX]
+            found = await self._read(sql.select_transfers(len(some)), some)
+            rows.extend(TransferRow(*row) for row in found)
+        return rows
 
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
-        return await self._reader.run(lambda connection: usage_rows(connection, owner, limit))
+        return [RequestRow(*row) for row in await self._read(*usage_query(owner, limit))]
+
+    async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
+        ((paid_nano,),) = await self._read(sql.SELECT_PROMO_PAID, (payee, owner, PROMO_LEG))
+        return int(paid_nano)
+
+    async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
+        newest, totals = earned_queries(payees, limit)
+        recent = tuple(RequestRow(*row) for row in await self._read(*newest))
+        ((total_nano, jobs),) = await self._read(*totals)
+        return Earned(int(total_nano), jobs, recent)
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell
     ) -> list[Row]:
-        def read(connection: sqlite3.Connection) -> list[Row]:
-            return state_rows(connection, kind, limit=limit, before_ns=before_ns, equal=equal)
+        query, cells = rows_query(kind, limit=limit, before_ns=before_ns, equal=equal)
+        return [kind(*row) for row in await self._read(query, cells)]
 
-        return await self._reader.run(read)
+    async def _read(self, query: str, cells: Sequence[Cell]) -> list[tuple[Any, ...]]:
+        try:
+            return await self._reader.run(
+                lambda connection: connection.execute(query, cells).fetchall()
+            )
+        except sqlite3.Error as error:
+            raise StorageError(f"The ledger {self.path} could not be read: {error}.") from error
+
+    async def revenue(self, since_ns: int, limit: int) -> list[Revenue]:
+        return await revenue_of(self._read, since_ns, limit)
 
     async def close(self) -> None:
         if self._closed:
@@ -186,26 +215,11 @@ def _claim(connection: sqlite3.Connection) -> _Claim:
 
 
 def _load(connection: sqlite3.Connection) -> Snapshot:
-    (_, _, _, last_ts_ns) = connection.execute(sql.SELECT_META).fetchone()
-    return Snapshot(
-        state=tuple(
-            kind(*row) for kind in LOADED for row in connection.execute(sql.SELECT_LIVE[kind])
-        ),
-        accounts=tuple(
-            (AccountRow(*row[:3]), (row[3], row[4], row[5], row[6]))
-            for row in connection.execute(sql.SELECT_ACCOUNTS)
-        ),
-        holds=tuple(
-            (HoldRow(*row[:_TERMS]), CheckpointRow(*row[_TERMS:]))
-            for row in connection.execute(sql.SELECT_HOLDS)
-        ),
-        operations=tuple(OperationRow(*row) for row in connection.execute(sql.SELECT_OPERATIONS)),
-        last_ts_ns=last_ts_ns,
-    )
+    return snapshot_of({query: connection.execute(query).fetchall() for query in LOAD})
 
 
 def _write(connection: sqlite3.Connection, changes: Changes, sealed: Sealed, epoch: int) -> None:
-    """One transaction. Inserts come before the updates and deletes that refer to them."""
+    """One transaction."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         head = sealed.head
@@ -217,22 +231,8 @@ def _write(connection: sqlite3.Connection, changes: Changes, sealed: Sealed, epo
                 f"The ledger was taken over by a newer accountant; epoch {epoch} may not write. "
                 "This process stops."
             )
-        many = connection.executemany
-        if sealed.batch is not None:
-            many(sql.INSERT_ACCOUNT, sealed.accounts)
-            many(sql.INSERT_TRANSFER, sealed.transfers)
-            many(sql.INSERT_REQUEST, sealed.requests)
-            if sealed.operations:
-                many(sql.INSERT_OPERATION, sealed.operations)
-            connection.execute(sql.INSERT_BATCH, sealed.batch)
-        many(sql.INSERT_HOLD, sealed.holds)
-        if changes.checkpoints:
-            many(sql.UPDATE_CHECKPOINT, [(*row, key) for key, row in changes.checkpoints.items()])
-        many(sql.DELETE_HOLD, [(request_id,) for request_id in changes.closed])
-        many(sql.UPDATE_ACCOUNT, [(*row, number) for number, row in changes.counters.items()])
-        for kind, rows in changes.state.items():
-            many(sql.UPSERT[kind], [row for row in rows.values() if row is not None])
-            many(sql.DELETE[kind], [key for key, row in rows.items() if row is None])
+        for statement, rows in sql.writes(changes, sealed):
+            connection.executemany(statement, rows)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

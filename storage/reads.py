@@ -1,24 +1,30 @@
 """The read side: finished requests of an account, one request by its id.
 
-For gateways on the ledger's own node, and for the accountant's slow methods. Read only,
-each query a transaction of its own, far below a second: a long reader would keep the WAL
-from shrinking. Records leave this room, tables never do.
+For whoever is not the accountant, and for its slow methods. Read only, each query a
+transaction of its own, far below a second: a long reader would keep SQLite's WAL from
+shrinking, and PostgreSQL from tidying up. Records leave this room, tables never do.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
 
 from sqlalchemy import or_, select
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from market.accounting.rows import RequestRow
-from market.accounting.state_rows import Cell, Row
+from market.accounting.rows import (
+    AccountRow,
+    CheckpointRow,
+    HoldRow,
+    OperationRow,
+    RequestRow,
+    Revenue,
+    Snapshot,
+)
+from market.accounting.state_rows import LOADED, Cell, StateRow
 from market.types import AccountId, RequestId
 from storage import statements as sql
-from storage.database import LEDGER_FILE, reader_engine
 
 USAGE_MAX: Final = 1_000  # rows one answer may hold
 ROWS_MAX: Final = 10_000  # state rows in one answer
@@ -26,34 +32,87 @@ ROWS_MAX: Final = 10_000  # state rows in one answer
 _REQUEST: Final = sql.T["request"]
 _COLUMNS: Final = [_REQUEST.c[name] for name in RequestRow._fields]
 _CHARGED: Final = or_(_REQUEST.c.status == "settled", _REQUEST.c.cost_nano > 0)
+_TERMS: Final = len(HoldRow._fields)
+
+LOAD: Final = (
+    sql.SELECT_META,
+    sql.SELECT_ACCOUNTS,
+    sql.SELECT_HOLDS,
+    sql.SELECT_OPERATIONS,
+    *(sql.SELECT_LIVE[kind] for kind in LOADED),
+)
+"""The queries whose answers are a `Snapshot`."""
 
 
-def usage_rows(connection: sqlite3.Connection, owner: AccountId, limit: int) -> list[RequestRow]:
+def snapshot_of(found: Mapping[str, Sequence[Sequence[Any]]]) -> Snapshot:
+    """The present state, from the rows that each query of LOAD has found."""
+    ((_, _, _, last_ts_ns),) = found[sql.SELECT_META]
+    return Snapshot(
+        state=tuple(kind(*row) for kind in LOADED for row in found[sql.SELECT_LIVE[kind]]),
+        accounts=tuple(
+            (AccountRow(*row[:3]), (row[3], row[4], row[5], row[6]))
+            for row in found[sql.SELECT_ACCOUNTS]
+        ),
+        holds=tuple(
+            (HoldRow(*row[:_TERMS]), CheckpointRow(*row[_TERMS:]))
+            for row in found[sql.SELECT_HOLDS]
+        ),
+        operations=tuple(OperationRow(*row) for row in found[sql.SELECT_OPERATIONS]),
+        last_ts_ns=last_ts_ns,
+    )
+
+
+def usage_query(owner: AccountId, limit: int) -> tuple[str, tuple[Cell, ...]]:
     """The owner's charged requests, newest first, at most USAGE_MAX of them."""
+    return sql.SELECT_USAGE, (owner, max(0, min(limit, USAGE_MAX)))
+
+
+def earned_queries(
+    payees: Sequence[AccountId], limit: int
+) -> tuple[tuple[str, tuple[Cell, ...]], tuple[str, tuple[Cell, ...]]]:
+    """What requests paid to these accounts: the newest USAGE_MAX of them; the sum and number."""
+    newest, totals = sql.select_earned(len(payees))
     bound = max(0, min(limit, USAGE_MAX))
-    return [RequestRow(*row) for row in connection.execute(sql.SELECT_USAGE, (owner, bound))]
+    return (newest, (*payees, bound)), (totals, tuple(payees))
 
 
-def state_rows(
-    connection: sqlite3.Connection,
-    kind: type[Row],
-    *,
-    limit: int,
-    before_ns: int | None,
-    equal: Mapping[str, Cell],
-) -> list[Row]:
+def rows_query(
+    kind: type[StateRow], *, limit: int, before_ns: int | None, equal: Mapping[str, Cell]
+) -> tuple[str, tuple[Cell, ...]]:
     """State rows whose columns have these values, newest first, at most ROWS_MAX of them."""
     query = sql.select_state(kind, equal, paged=before_ns is not None)
     page: tuple[int, ...] = () if before_ns is None else (before_ns,)
-    bound = max(0, min(limit, ROWS_MAX))
-    return [kind(*row) for row in connection.execute(query, (*equal.values(), *page, bound))]
+    return query, (*equal.values(), *page, max(0, min(limit, ROWS_MAX)))
+
+
+Read = Callable[[str, Sequence[Cell]], Awaitable[Sequence[Sequence[Any]]]]
+"""One query of a store's own, with its cells."""
+
+
+async def revenue_of(read: Read, since_ns: int, limit: int) -> list[Revenue]:
+    """Who earned from whom since then, over at most the `limit` newest requests.
+
+    Requests are numbered in the order of their ends, so where `since_ns` begins is found by
+    halving: the table has no index on time, and needs none.
+    """
+    low, high = 0, int((await read(sql.SELECT_LAST_REQUEST, ()))[0][0])
+    low = max(low, high - max(0, limit))
+    while low < high:
+        middle = (low + high) // 2
+        found = await read(sql.SELECT_FINISHED_AFTER, (middle,))
+        if found and found[0][1] < since_ns:
+            low = found[0][0]
+        else:
+            high = middle
+    rows = await read(sql.SELECT_REVENUE, (low,))
+    return [Revenue(payee, owner, int(earned_nano)) for payee, owner, earned_nano in rows]
 
 
 class LedgerReads:
-    """Reads of a ledger that another process writes."""
+    """Reads of a ledger that another process writes. `storage.opening` makes one."""
 
-    def __init__(self, folder: Path) -> None:
-        self._engine = reader_engine(folder / LEDGER_FILE)
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
 
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
         """The owner's charged requests, newest first, at most USAGE_MAX of them."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -17,19 +16,25 @@ from typing import NamedTuple
 
 from alembic import command
 
-from storage.database import MIGRATIONS, alembic_config, migration_engine
+from storage.database import MIGRATIONS, ONE_MIGRATION, alembic_config, migration_engine
 
 _OBJECTS = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
 _IN_MEMORY = Path(":memory:")
-# Alembic keeps the migration in progress in a global of its module.
-_one_at_a_time = threading.Lock()
 
 
-class _Object(NamedTuple):
+class SchemaObject(NamedTuple):
+    """A table, index, trigger… and the `words` that make it what it is."""
+
     kind: str
     name: str
     table: str
     words: tuple[str, ...]
+
+
+Schema = dict[tuple[str, str, str], SchemaObject]
+"""By kind, table and name."""
+
+_MEDDLING = ("trigger", "rule")  # what may change rows on their way
 
 
 def schema_problems(
@@ -39,29 +44,28 @@ def schema_problems(
 
     Tables and indexes that an operator has added are nobody's harm; a trigger may be.
     """
-    return list(_differences(_expected(revision, scripts), _present(connection)))
+    return list(differences(_expected(revision, scripts), _present(connection)))
 
 
-_Schema = dict[tuple[str, str], _Object]
-
-
-def _differences(wanted: _Schema, found: _Schema) -> Iterator[str]:
+def differences(wanted: Schema, found: Schema) -> Iterator[str]:
+    """Sentences on what is missing, changed, or meddles though it is not ours."""
     for key, thing in wanted.items():
-        where = "" if thing.kind == "table" else f" of the table {thing.table}"
+        where = "" if thing.kind in ("table", "function") else f" of the table {thing.table}"
         if key not in found:
             yield f"The {thing.kind} {thing.name}{where} is missing."
         elif found[key] != thing:
             yield f"The {thing.kind} {thing.name}{where} is not what the migrations made."
-    for (kind, name), thing in found.items():
-        if kind == "trigger" and (kind, name) not in wanted:
-            yield f"The trigger {name} of the table {thing.table} is not one of coster's."
+    for key, thing in found.items():
+        if thing.kind in _MEDDLING and key not in wanted:
+            where = f"of the table {thing.table}"
+            yield f"The {thing.kind} {thing.name} {where} is not one of coster's."
 
 
 @lru_cache(maxsize=8)
-def _expected(revision: str, scripts: Path) -> _Schema:
+def _expected(revision: str, scripts: Path) -> Schema:
     engine = migration_engine(_IN_MEMORY)
     try:
-        with _one_at_a_time, engine.begin() as connection:
+        with ONE_MIGRATION, engine.begin() as connection:
             command.upgrade(alembic_config(connection, scripts), revision)
             rows = connection.exec_driver_sql(_OBJECTS).all()
     finally:
@@ -69,13 +73,13 @@ def _expected(revision: str, scripts: Path) -> _Schema:
     return _by_name([tuple(row) for row in rows])
 
 
-def _present(connection: sqlite3.Connection) -> _Schema:
+def _present(connection: sqlite3.Connection) -> Schema:
     return _by_name(connection.execute(_OBJECTS).fetchall())
 
 
-def _by_name(rows: list[tuple[str, ...]]) -> _Schema:
+def _by_name(rows: list[tuple[str, ...]]) -> Schema:
     return {
-        (kind, name): _Object(kind, name, table, _words(kind, text or ""))
+        (kind, table, name): SchemaObject(kind, name, table, _words(kind, text or ""))
         for kind, name, table, text in rows
     }
 

@@ -6,8 +6,8 @@ of the rows in `market.accounting.rows` and `.chain`, younger columns last: a te
 two together.
 
 Journal tables (`account` identities, `transfer`, `request`, `operation`, `batch`) refuse
-UPDATE and DELETE by trigger; `hold` refuses changes to its frozen terms. All tables are
-STRICT. Sums are 64-bit integers of nano-USD; times are nanoseconds since 1970.
+UPDATE, DELETE and TRUNCATE by trigger; `hold` refuses changes to its frozen terms. All tables
+are STRICT on SQLite. Sums are 64-bit integers of nano-USD; times nanoseconds since 1970.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ NAMING = {
 
 # STRICT tables know INTEGER (64 bit), REAL, TEXT and BLOB only; PostgreSQL needs BIGINT.
 Int64 = BigInteger().with_variant(Integer(), "sqlite")
+# Compared byte by byte: an index must not depend on what an operating system calls sorted.
+Words: TypeEngine[str] = Text().with_variant(Text(collation="C"), "postgresql")
 Real: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
 STRICT = {"sqlite_strict": True}
 
@@ -62,7 +64,7 @@ def int_column(*, primary: bool = False, null: bool = False, default: str | None
 
 
 def text_column(*, primary: bool = False, null: bool = False) -> Any:
-    return Field(sa_column=Column(Text, primary_key=primary, nullable=null))
+    return Field(sa_column=Column(Words, primary_key=primary, nullable=null))
 
 
 def blob_column() -> Any:
@@ -71,7 +73,7 @@ def blob_column() -> Any:
 
 def word_column() -> Any:
     """Text that is "" where nothing is said."""
-    return Field(sa_column=Column(Text, nullable=False, server_default=""))
+    return Field(sa_column=Column(Words, nullable=False, server_default=""))
 
 
 def real_column() -> Any:

@@ -1,40 +1,33 @@
-"""Reads a whole ledger for the audit, without ever writing, while the market runs or after.
+"""Feeds a whole ledger to the audit, without ever writing, while the market runs or after.
 
-One read transaction gives one consistent picture. Rows stream in batch order, so memory
-stays small however long the history is.
+Where the rows come from is `storage.ledger_rows`' business: one consistent picture, streamed
+in batch order, so memory stays small however long the history is.
 """
 
 from __future__ import annotations
 
-import sqlite3
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from market.accounting.audit import Audit, BatchContents, VerifyReport
-from market.accounting.chain import BatchRow
-from market.accounting.chart import Account, Code
-from market.accounting.rows import HoldRow
-from storage import statements as sql
-from storage.database import (
-    LEDGER_FILE,
-    MIGRATIONS,
-    SQLITE_FAULTS,
-    StorageError,
-    connect_read_only,
-    revision_of,
-)
-from storage.schema import schema_problems
+from market.accounting.checkpoints import checkpoint_of
+from market.accounting.state_rows import VerifiedRow
+from storage.database import LEDGER_FILE, MIGRATIONS, StorageError
+from storage.ledger_rows import Journal, LedgerRows
+from storage.sqlite_rows import SqliteRows
 
-_INTEGRITY_MAX: Final = 20  # findings asked of SQLite's own check
+JOURNALS: Final[tuple[Journal, ...]] = get_args(Journal)
 
 
 def verify(folder: Path, *, full: bool = True, scripts: Path = MIGRATIONS) -> VerifyReport:
     """Audit the ledger of a data folder.
 
-    `full` also runs SQLite's own integrity check over every page and index. A file that
-    cannot even be read is a finding, not an exception; a folder without a ledger raises
-    StorageError. `scripts` are the migrations that say what its schema must be.
+    `full` replays everything and runs SQLite's own integrity check over every page and
+    index; without it the audit begins at the last checkpoint. A file that cannot even be
+    read is a finding, not an exception; a folder without a ledger raises StorageError.
+    `scripts` are the migrations that say what its schema must be.
     """
     path = folder / LEDGER_FILE
     if not path.exists():
@@ -49,75 +42,91 @@ def verify_file(path: Path, *, full: bool = True, scripts: Path = MIGRATIONS) ->
     if not path.exists():
         raise StorageError(f"There is no ledger file {path}.")
     try:
-        connection = connect_read_only(path)
+        rows = SqliteRows(path, scripts)
     except StorageError as error:
-        return _damaged([str(error)])
+        return damaged([str(error)])
+    try:
+        return verify_rows(rows, str(path), full=full)
+    finally:
+        rows.close()
+
+
+def verify_rows(rows: LedgerRows, name: str, *, full: bool = True) -> VerifyReport:
+    """Audit a ledger that is open for reading; `name` is what its findings call it."""
     problems: list[str] = []
     try:
-        connection.execute("BEGIN")
-        revision = revision_of(connection, path, scripts)
-        if revision is None:
-            return _damaged([f"The ledger {path} is empty: all its tables are missing."])
-        problems = schema_problems(connection, revision, scripts)
-        return _audit(connection, problems, full=full)
+        if rows.revision() is None:
+            return damaged([f"The ledger {name} is empty: all its tables are missing."])
+        for finding in rows.findings(full=full):
+            problems.append(finding)  # noqa: PERF402 - what was found before a fault is kept
+        return _audit(rows, problems, full=full)
     except StorageError as error:
-        return _damaged([str(error)])
-    except (*SQLITE_FAULTS, ValueError, TypeError) as error:
-        return _damaged([*problems, f"The ledger {path} cannot be read to its end: {error}."])
-    finally:
-        connection.close()
+        return damaged([*problems, str(error)])
+    except (ValueError, TypeError) as error:
+        return damaged([*problems, f"The ledger {name} cannot be read to its end: {error}."])
 
 
-def _damaged(problems: list[str]) -> VerifyReport:
+def damaged(problems: Iterable[str]) -> VerifyReport:
+    """The report on a ledger that could not be replayed."""
     report = VerifyReport()
     for problem in problems:
         report.add(problem)
     return report
 
 
-def _audit(connection: sqlite3.Connection, problems: Iterable[str], *, full: bool) -> VerifyReport:
-    audit = Audit(
-        Account(number, Code(code), owner, *counters)
-        for number, code, owner, *counters in connection.execute(sql.SELECT_ACCOUNTS)
-    )
+def _begin(rows: LedgerRows, *, full: bool) -> Audit:
+    """An audit at the last checkpoint, or at the first batch and past that checkpoint.
+
+    A checkpoint that cannot be read proves nothing, so everything is replayed.
+    """
+    row = next(rows.state(VerifiedRow), None)
+    since = None
+    if row is not None and not full:
+        try:
+            since = checkpoint_of(row)
+        except ValueError:
+            since = None
+    audit = Audit(rows.accounts(), since)
+    if row is not None and since is None:
+        audit.mark(row.number, row.hash)
+    if since is not None:
+        for batch in itertools.islice(rows.batches(since.number - 1), 1):
+            audit.marked(batch.number, batch.hash)
+    return audit
+
+
+def _audit(rows: LedgerRows, problems: Iterable[str], *, full: bool) -> VerifyReport:
+    audit = _begin(rows, full=full)
     for problem in problems:
         audit.report.add(problem)
-    if full:
-        for (finding,) in connection.execute(f"PRAGMA integrity_check({_INTEGRITY_MAX})"):
-            if finding != "ok":
-                audit.report.add(f"SQLite finds the file damaged: {finding}.")
-    journals = {kind: _Journal(connection, kind) for kind in _JOURNALS}
-    for row in connection.execute(sql.SELECT_BATCHES):
-        batch = BatchRow(*row)
+    after, following = audit.begins_after
+    journals = {kind: _ByBatch(rows.journal(kind, following[kind] - 1)) for kind in JOURNALS}
+    for batch in rows.batches(after):
         for kind, journal in journals.items():
             for stray in journal.before(batch.number):
                 audit.stray(kind, stray)
-        contents = {kind: list(journal.of(batch.number)) for kind, journal in journals.items()}
-        audit.batch(batch, BatchContents(**{f"{kind}s": rows for kind, rows in contents.items()}))
+        contents = {
+            f"{kind}s": list(journal.of(batch.number)) for kind, journal in journals.items()
+        }
+        audit.batch(batch, BatchContents(**contents))
     for kind, journal in journals.items():
         for stray in journal.rest():
             audit.stray(kind, stray)
-    for row in connection.execute(sql.SELECT_HOLDS_TO_VERIFY):
-        *terms, crc, ended = row
-        audit.hold(HoldRow(*terms), crc, ended=bool(ended))
-    meta = connection.execute(sql.SELECT_META).fetchone()
+    for hold in rows.holds():
+        audit.hold(hold.terms, hold.crc, ended=hold.ended)
+    meta = rows.meta()
     if meta is None:
         audit.report.add("The ledger's head is missing.")
     else:
-        audit.head(meta[1], meta[2])
+        audit.head(meta.head_number, meta.head_hash)
     return audit.finish()
 
 
-_JOURNALS: Final = {
-    kind: sql.select_rows(kind, columns, columns[0]) for kind, columns in sql.JOURNALS.items()
-}
-
-
-class _Journal:
+class _ByBatch:
     """One journal's rows in order, handed out batch by batch."""
 
-    def __init__(self, connection: sqlite3.Connection, kind: str) -> None:
-        self._rows: Iterator[tuple[Any, ...]] = iter(connection.execute(_JOURNALS[kind]))
+    def __init__(self, rows: Iterator[tuple[Any, ...]]) -> None:
+        self._rows = rows
         self._ahead: tuple[Any, ...] | None = next(self._rows, None)
 
     def _while(self, bound: float) -> Iterator[tuple[Any, ...]]:

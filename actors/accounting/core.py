@@ -17,9 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from actors.accounting.auditing import Auditor, verdict
 from actors.group_commit import GroupCommit
 from market.accounting.admission import day_of
+from market.accounting.audit import VerifyReport
 from market.accounting.books import Books
+from market.accounting.checkpoints import checkpoint_row
 from market.accounting.holding import BookTerms
 from market.accounting.laws import broken_laws
 from market.accounting.operations import Operations
@@ -29,8 +32,11 @@ from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
 from market.errors import MarketError, Unavailable
 from market.messages import AccountantOp, AccountantReply, ResolveKey
-from storage.database import SQLITE_VERSION, StorageError
-from storage.ledger_store import SqliteLedgerStore
+from market.payments.desk import Desk
+from market.payments.laws import broken_payment_laws
+from market.settings import PaymentSettings
+from storage.database import StorageError
+from storage.opening import open_ledger, verify_ledger
 from storage.pepper import load_pepper
 
 log = logging.getLogger(__name__)
@@ -43,15 +49,20 @@ RETRY_AFTER_S: Final = 2.0  # a restart takes one to two seconds
 
 @dataclass(frozen=True, slots=True)
 class AccountantSettings:
-    """Where the ledger is and what the operator decided. Sums in nano-USD."""
+    """Where the ledger is and what the operator decided. Sums in nano-USD.
+
+    `database` is as in `MarketSettings`; it may hold a password.
+    """
 
     data: Path
+    database: str = field(default="", repr=False)
     catalogue: Catalogue = field(default_factory=Catalogue)
     fee_bps: int = 0
     promo: PromoRules = field(default_factory=PromoRules)
     promo_maturity_days: int = 0
     lease_ttl_s: float = 60.0
     lock_wait_s: float = 10.0
+    payments: PaymentSettings = field(default_factory=PaymentSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +90,7 @@ class AccountantCore:
         self._clock = clock or Clock()
         self._given_store = store
         self._sweeper: asyncio.Task[None] | None = None
+        self._audit: asyncio.Task[None] | None = None
         self._applied = 0
         self._expired = 0
         self._refusals: Counter[str] = Counter()
@@ -96,18 +108,27 @@ class AccountantCore:
         """Open the ledger and begin. Raises StorageError with the reason and the fix."""
         settings, clock = self._settings, self._clock
         self._pepper = load_pepper(settings.data)
-        self._store = self._given_store or await SqliteLedgerStore.open(
-            settings.data, now_ns=clock.wall_ns(), lock_wait_s=settings.lock_wait_s
+        self._store = self._given_store or await open_ledger(
+            settings.data,
+            settings.database,
+            now_ns=clock.wall_ns(),
+            lock_wait_s=settings.lock_wait_s,
         )
         try:
             self._read(await self._store.load())
+            self._auditor = Auditor(self._on_disk, clock.tick_ns)
+            report = await self._auditor.run(0)
+            if not report.ok:
+                raise StorageError(verdict(report))
         except BaseException:
             await self._store.close()
             raise
+        self._books.adopt_prices(self._now_ns())
         self._commits = GroupCommit(self._books, self._store, self._refuse, clock.tick_ns)
         self._refusal = None
+        await self._keep_checkpoint(report)
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="accountant-sweep")
-        log.info("accountant started: sqlite %s", SQLITE_VERSION)
+        log.info("accountant started: %s", self._store.kept_in)
 
     def _read(self, snapshot: Snapshot) -> None:
         """The books as the disk has them; raises StorageError when they cannot be true."""
@@ -122,7 +143,8 @@ class AccountantCore:
             self._books = Books(terms, snapshot, now_ns=clock.wall_ns(), tick_ns=clock.tick_ns())
             self._operations = Operations(snapshot.operations)
             self._promos = Promos(settings.promo, snapshot.rows(OwnerRow))
-            problems = broken_laws(self._books.ledger)
+            self._desk = Desk(self._books, snapshot, settings.payments)
+            problems = [*broken_laws(self._books.ledger), *broken_payment_laws(self._desk)]
         except (LookupError, ValueError, TypeError, OverflowError, MarketError) as error:
             problems = [f"its rows do not fit together ({type(error).__name__}: {error})."]
         if problems:
@@ -132,12 +154,43 @@ class AccountantCore:
                 + " Run `coster ledger verify` and restore a backup."
             )
 
+    def _on_disk(self, full: bool) -> VerifyReport:
+        if self._given_store is not None:
+            return VerifyReport()  # a store without a disk has nothing that could rot
+        return verify_ledger(self._settings.data, self._settings.database, full=full)
+
+    async def audit(self, *, full: bool = False) -> VerifyReport:
+        """Check the ledger on disk while work goes on, and remember how far it is right.
+
+        From the last checkpoint, or with `full` all of it. Findings end this process.
+        """
+        report = await self._auditor.run(self._commits.commits, full=full)
+        if report.ok:
+            await self._keep_checkpoint(report)
+        else:
+            self._commits.fail(verdict(report))
+        return report
+
+    async def _audit_now(self) -> None:
+        try:
+            await self.audit()
+        except Exception as error:  # noqa: BLE001  an audit that cannot be made proves nothing
+            self._commits.fail(f"the audit could not be made: {type(error).__name__}: {error}")
+
+    async def _keep_checkpoint(self, report: VerifyReport) -> None:
+        found = self._auditor.moved(report)
+        if found is not None and self._refusal is None:
+            self._books.ledger.changes.put(checkpoint_row(found, self._now_ns()))
+            await self._commits.durable()
+
     async def stop(self) -> None:
         """Write what is pending and let go of the folder. Idempotent."""
         if self._sweeper is None or self._stopped:
             return
         self._stopped = True
         self._refusal = self._refusal or _unavailable("The accountant is stopping.", "stopping")
+        if self._audit is not None:
+            await asyncio.gather(self._audit, return_exceptions=True)
         await self._commits.close()
         self._sweeper.cancel()
         await asyncio.gather(self._sweeper, return_exceptions=True)
@@ -185,6 +238,10 @@ class AccountantCore:
             if self._refusal:
                 return
             await self.sweep()
+            if self._auditor.due(self._commits.commits) and (
+                self._audit is None or self._audit.done()
+            ):
+                self._audit = asyncio.create_task(self._audit_now(), name="accountant-audit")
             if self._clock.tick_ns() >= next_ns:
                 next_ns = self._clock.tick_ns() + int(HOUSEKEEPING_S * 1e9)
                 await self.tidy_up()
@@ -224,7 +281,7 @@ class AccountantCore:
             "state": "failed" if self.failed else "refusing" if self._refusal else "running",
             "reason": self.failed or "",
             "data": str(self._settings.data),
-            "sqlite": SQLITE_VERSION,
+            "books": self._store.kept_in,
             **self._books.counts(),
         }
 
@@ -243,6 +300,7 @@ class AccountantCore:
                 for code, count in self._refusals.items()
             },
             **{f"{METRICS}_{name}": float(size) for name, size in self._books.counts().items()},
+            **{f"{METRICS}_{name}": value for name, value in self._auditor.figures().items()},
         }
 
     def _check_alive(self) -> None:

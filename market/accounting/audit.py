@@ -3,6 +3,9 @@
 Pure: it is fed the rows of a ledger in order and ends with a report. Each problem names
 the row it is in, because "the books are wrong" helps nobody at three in the morning.
 
+An audit may begin at a checkpoint instead of the first batch; it then says nothing about the
+rows before it, except that the batch it begins at is still the one that was checked.
+
 What can be seen: a changed row (its checksum, and the batch's hash), a missing row (a gap
 in the numbers), an altered balance (the transfers add up to something else), a settlement
 that does not pay what it charged. What cannot: somebody rewriting everything since some
@@ -17,7 +20,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
-from market.accounting.chain import GENESIS, BatchRow, Cell, batch_hash, crc_of, sealed_text
+from market.accounting.chain import BatchRow, Cell, batch_hash, crc_of, sealed_text
 from market.accounting.chart import (
     NO_NEGATIVE,
     SHAPES,
@@ -26,14 +29,16 @@ from market.accounting.chart import (
     Code,
     Posting,
 )
-from market.accounting.pricing import BPS_MAX, cost_nano, split_fee
+from market.accounting.checkpoints import Checkpoint
 from market.accounting.rows import HoldRow, RequestRow, TransferRow
+from market.accounting.settlements import settlement_problems
 from market.money import format_usd_exact
 
 PROBLEMS_MAX: Final = 100  # sentences kept; the count goes on
 _SETTLING: Final = (Posting.SETTLE_PROVIDER, Posting.SETTLE_FEE)
 _NAMES: Final = {
     Posting.PROMO_GRANT: "promo_granted",
+    Posting.GOODWILL: "goodwill",
     Posting.TOP_UP: "topped_up",
     Posting.REFUND: "refunded",
     Posting.PAYOUT: "payouts_decided",
@@ -44,13 +49,20 @@ _NAMES: Final = {
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What an audit found. `problems` are sentences; sums are nano-USD."""
+    """What an audit found. `problems` are sentences; sums are nano-USD.
+
+    Counts and sums are of the whole ledger; what was replayed for it is everything after
+    `since_batch`. `checkpoint` is where the next audit may begin, None when there were
+    problems.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     totals_nano: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     problem_count: int = 0
     head_hash: str = ""
+    since_batch: int = 0
+    checkpoint: Checkpoint | None = None
 
     @property
     def ok(self) -> bool:
@@ -65,6 +77,7 @@ class VerifyReport:
             "problem_count": self.problem_count,
             "problems": self.problems,
             "head_hash": self.head_hash,
+            "since_batch": self.since_batch,
         }
 
     def add(self, problem: str) -> None:
@@ -101,19 +114,41 @@ class BatchContents:
 class Audit:
     """Feed it accounts, then batches in order, then holds and the head; then `finish`."""
 
-    def __init__(self, accounts: Iterable[Account]) -> None:
-        self.report = VerifyReport()
+    def __init__(self, accounts: Iterable[Account], since: Checkpoint | None = None) -> None:
+        """Begin at a checkpoint, or at the first batch."""
+        since = since or Checkpoint()
+        self.report = VerifyReport(since_batch=since.number)
         self._accounts = {account.number: account for account in accounts}
-        self._debited: defaultdict[int, int] = defaultdict(int)
-        self._credited: defaultdict[int, int] = defaultdict(int)
+        self._debited = defaultdict(int, {at: sums[0] for at, sums in since.sums.items()})
+        self._credited = defaultdict(int, {at: sums[1] for at, sums in since.sums.items()})
         self._held: defaultdict[tuple[Code, str], int] = defaultdict(int)
-        self._counts: defaultdict[str, int] = defaultdict(int)
-        self._totals: defaultdict[str, int] = defaultdict(int)
-        self._next = {"account": 1, "transfer": 1, "request": 1, "operation": 1}
-        self._number = 0
-        self._hash = GENESIS
+        self._counts = defaultdict(int, since.counts)
+        self._totals = defaultdict(int, since.totals_nano)
+        self._next = dict(since.following)
+        self._holds = 0
+        self._number = since.number
+        self._hash = since.hash
+        self._marks = {since.number: since.hash} if since.number else {}
 
     # ── the journal ───────────────────────────────────────────────────────────────────
+
+    @property
+    def begins_after(self) -> tuple[int, dict[str, int]]:
+        """The batch to go on from, and the next number of each journal."""
+        return self._number, dict(self._next)
+
+    def mark(self, number: int, digest: bytes) -> None:
+        """An earlier audit has seen this batch with this hash; it must still be there."""
+        self._marks[number] = digest
+
+    def marked(self, number: int, digest: bytes) -> None:
+        """A batch that may have been marked is there, with this hash."""
+        known = self._marks.pop(number, None)
+        if known is not None and known != digest:
+            self.report.add(
+                f"Batch {number} had another hash when it was last audited: the ledger was "
+                "rewritten since."
+            )
 
     def batch(self, batch: BatchRow, contents: BatchContents) -> None:
         """Check one batch: its place, its rows, its hash, and what its transfers mean."""
@@ -135,7 +170,8 @@ class Audit:
             cause = "see its rows above" if damaged else "its head or its rows were changed"
             report.add(f"Batch {batch.number} does not match its hash: {cause}.")
         self._hash = batch.hash  # so that one bad batch does not spoil all that follow
-        self._settlements(contents)
+        self.marked(batch.number, batch.hash)
+        self._transfers(contents)
 
     def _rows(
         self,
@@ -166,14 +202,17 @@ class Audit:
         """A row whose batch does not exist."""
         self.report.add(f"The {kind} {_name(kind, row)} belongs to no batch.")
 
-    def _settlements(self, contents: BatchContents) -> None:
+    def _transfers(self, contents: BatchContents) -> None:
         legs: defaultdict[str, list[TransferRow]] = defaultdict(list)
+        whose: dict[str, str] = {}
         for row in contents.transfers:
             transfer = TransferRow(*row[1:-2])  # type: ignore[arg-type]
             self._post(int(str(row[0])), transfer)
             if transfer.code in _SETTLING:
                 legs[transfer.id].append(transfer)
-            elif transfer.code in _NAMES:
+            else:
+                self._one_owner(transfer, whose)
+            if transfer.code in _NAMES:
                 self._totals[_NAMES[Posting(transfer.code)]] += transfer.amount_nano
         for row in contents.requests:
             request = RequestRow(*row[1:-2])  # type: ignore[arg-type]
@@ -188,6 +227,27 @@ class Audit:
         self._shape(seq, transfer)
         self._debited[transfer.debit] += transfer.amount_nano
         self._credited[transfer.credit] += transfer.amount_nano
+        debit = self._accounts.get(transfer.debit)
+        left_nano = self._credited[transfer.debit] - self._debited[transfer.debit]
+        if debit and debit.code in NO_NEGATIVE and left_nano < 0:
+            self.report.add(
+                f"The transfer {seq} takes {transfer.amount_nano} nano-USD from account "
+                f"{debit.number} ({debit.label()}), which had {left_nano + transfer.amount_nano}."
+            )
+
+    def _one_owner(self, transfer: TransferRow, whose: dict[str, str]) -> None:
+        """An act that is no settlement concerns one owner; only a claim moves between two."""
+        if transfer.code == Posting.CLAIM:
+            return
+        for number in (transfer.debit, transfer.credit):
+            account = self._accounts.get(number)
+            if account and account.owner:
+                owner = whose.setdefault(transfer.id, account.owner)
+                if owner != account.owner:
+                    self.report.add(
+                        f"The transfers of {transfer.id} concern {owner} and {account.owner}; "
+                        "they may concern one owner only."
+                    )
 
     def _shape(self, seq: int, transfer: TransferRow) -> None:
         """A reason moves money only between the accounts it may."""
@@ -201,57 +261,18 @@ class Audit:
             )
 
     def _request(self, row: RequestRow, legs: list[TransferRow]) -> None:
-        """A settlement pays exactly what it charged, from its owner, to its payee and us."""
-        report, name = self.report, row.request_id
         self._totals["spent"] += row.cost_nano
         self._totals["providers"] += row.provider_nano
         self._totals["fees"] += row.fee_nano
-        due = 0
-        if row.payee is not None:
-            due = cost_nano(
-                prompt_tokens=row.prompt_tokens,
-                cached_tokens=row.cached_tokens,
-                completion_tokens=row.completion_tokens,
-                price_in_nano=row.price_in_nano,
-                price_cached_nano=row.cached_price_nano,
-                price_out_nano=row.price_out_nano,
-            )
-        if row.cost_nano != due:
-            report.add(f"The request {name} cost {row.cost_nano} nano-USD; its tokens cost {due}.")
-        split = (row.provider_nano, row.fee_nano)
-        sane = row.cost_nano >= 0 and 0 <= row.fee_bps <= BPS_MAX
-        own_promo = row.promo_nano if row.payee == row.owner else 0
-        sane = sane and 0 <= own_promo <= row.cost_nano
-        if not sane or split != split_fee(row.cost_nano, row.fee_bps, own_promo):
-            report.add(f"The request {name} is not split at its fee of {row.fee_bps} bps.")
-        paid: defaultdict[tuple[Code, str], int] = defaultdict(int)
-        taken: defaultdict[tuple[Code, str], int] = defaultdict(int)
-        for leg in legs:
-            debit, credit = self._accounts.get(leg.debit), self._accounts.get(leg.credit)
-            if debit and credit:
-                taken[debit.code, debit.owner] += leg.amount_nano
-                held_back = credit.code is Code.PROVIDER_MATURING
-                kind = Code.PROVIDER_EARNINGS if held_back else credit.code
-                paid[kind, credit.owner] += leg.amount_nano
-        sources = (row.promo_nano, row.cash_nano, row.earnings_nano)
-        want_taken = {
-            (code, str(row.owner)): amount
-            for code, amount in zip(SPENDING_ORDER, sources, strict=True)
-            if amount
-        }
-        want_paid: dict[tuple[Code, str], int] = {}
-        if row.provider_nano:
-            want_paid[Code.PROVIDER_EARNINGS, str(row.payee)] = row.provider_nano
-        if row.fee_nano:
-            want_paid[Code.PLATFORM_FEE, ""] = row.fee_nano
-        if dict(taken) != want_taken or dict(paid) != want_paid:
-            report.add(f"The transfers of {name} do not move what the request cost.")
+        self._totals["promo_spent"] += row.promo_nano
+        for problem in settlement_problems(row, legs, self._accounts):
+            self.report.add(problem)
 
     # ── the present ───────────────────────────────────────────────────────────────────
 
     def hold(self, row: HoldRow, crc: int, *, ended: bool) -> None:
         """Check one open hold; `ended` says that its request has already finished."""
-        self._counts["holds"] += 1
+        self._holds += 1
         if crc_of(sealed_text("hold", row)) != crc:
             self.report.add(f"The hold {row.request_id} was changed after it was written.")
         if ended:
@@ -259,7 +280,6 @@ class Audit:
         legs = (row.promo_nano, row.cash_nano, row.earnings_nano)
         for code, amount in zip(SPENDING_ORDER, legs, strict=True):
             self._held[code, row.owner] += amount
-            self._totals["held"] += amount
 
     def head(self, number: int, digest: bytes) -> None:
         """Check that the chain ends where the ledger says it does."""
@@ -269,23 +289,66 @@ class Audit:
                 f"The ledger's head is batch {number} ({digest.hex()[:12]}…), its last batch is "
                 f"{self._number} ({self._hash.hex()[:12]}…): batches are missing at the end."
             )
+        for gone in self._marks:
+            self.report.add(
+                f"Batch {gone} was audited and is not there any more: batches are missing."
+            )
 
     def finish(self) -> VerifyReport:
         """Compare every account with its transfers and holds, and draw the totals."""
+        report = self.report
         for account in self._accounts.values():
             self._account(account)
         posted_debits = sum(account.dpo for account in self._accounts.values())
         posted_credits = sum(account.cpo for account in self._accounts.values())
         if posted_debits != posted_credits:
-            self.report.add(
+            report.add(
                 f"All debits are {format_usd_exact(posted_debits)} and all credits "
                 f"{format_usd_exact(posted_credits)}; they must be equal."
             )
-        self._totals["debits"] = posted_debits
-        self._totals["credits"] = posted_credits
-        self.report.counts = dict(self._counts)
-        self.report.totals_nano = dict(self._totals)
-        return self.report
+        self._flows()
+        if report.ok:
+            report.checkpoint = self._checkpoint()
+        held = sum(self._held.values())
+        present = {"held": held, "debits": posted_debits, "credits": posted_credits}
+        report.counts = {**self._counts, **({"holds": self._holds} if self._holds else {})}
+        report.totals_nano = {**self._totals, **present}
+        return report
+
+    def _flows(self) -> None:
+        """What consumers spent is what providers and we got; promo given is spent or left."""
+        total, promo = self._totals, self._of(Code.CONSUMER_PROMO)
+        for what, one_nano, other_nano in (
+            ("spent and earned with fees", total["spent"], total["providers"] + total["fees"]),
+            ("promo spent and taken from promo credit", total["promo_spent"], promo[0]),
+            ("promo granted and received", total["promo_granted"] + total["goodwill"], promo[1]),
+        ):
+            if one_nano != other_nano:
+                self.report.add(
+                    f"The sums of {what} are {format_usd_exact(one_nano)} and "
+                    f"{format_usd_exact(other_nano)}; they must be equal."
+                )
+
+    def _of(self, code: Code) -> tuple[int, int]:
+        """What was debited from and credited to all accounts of a kind, in nano-USD."""
+        numbers = [number for number, account in self._accounts.items() if account.code is code]
+        return (
+            sum(self._debited[number] for number in numbers),
+            sum(self._credited[number] for number in numbers),
+        )
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            number=self._number,
+            hash=self._hash,
+            sums={
+                number: (self._debited[number], self._credited[number])
+                for number in sorted(self._accounts)
+            },
+            following=dict(self._next),
+            counts=dict(self._counts),
+            totals_nano=dict(self._totals),
+        )
 
     def _account(self, account: Account) -> None:
         where = f"Account {account.number} ({account.label()})"

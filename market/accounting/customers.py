@@ -97,6 +97,7 @@ class Customers:
             raise InvalidRequest(
                 f"There is no tier {row.tier[:40]!r}; choose one of {', '.join(TIERS)}.", "tier"
             )
+        check_name(row.name)
         owner = self.get(row.id)
         owner.row, owner.tier = row, _tier_of(row)
         for key_id in owner.key_ids:

@@ -38,10 +38,14 @@ class Promos:
     def due(self, fingerprint: str, now_ns: int) -> int:
         """What a sign-up from here gets now; 0 when it had its share or the day's is spent."""
         rules = self._rules
-        spent_nano = self._day_nano if day_of(now_ns) == self._day else 0
+        spent_nano = self.granted_today_nano(now_ns)
         if self._by_fingerprint[fingerprint] >= rules.per_fingerprint:
             return 0
         return rules.amount_nano if spent_nano + rules.amount_nano <= rules.day_nano else 0
+
+    def granted_today_nano(self, now_ns: int) -> int:
+        """What sign-ups have been granted so far on this UTC day."""
+        return self._day_nano if day_of(now_ns) == self._day else 0
 
     def granted(self, fingerprint: str, promo_nano: int, now_ns: int) -> None:
         """Remember a sign-up."""

@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from storage.postgres import Address
+from storage.postgres_migrations import migrate
+from storage.private_loop import PrivateLoop
+from tests.support.places import Place
+from tests.support.postgres import REQUIRED, Postgres, binaries, running_postgres
 from tests.tiny_model import build_tiny_model
+
+MIGRATED = "template_migrated"
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the random model, built once."""
     return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A private server, with a template that the migrations have run on."""
+    if binaries() is None:
+        reason = "PostgreSQL is not installed (Debian: postgresql-15)"
+        pytest.fail(reason) if REQUIRED else pytest.skip(reason)
+    with running_postgres() as server, PrivateLoop() as loop:
+        loop.run(server.prepare_role())
+        loop.run(server.run(f"CREATE DATABASE {MIGRATED} OWNER coster"))
+        migrate(Address.of(server.url(MIGRATED)), 0, tmp_path_factory.mktemp("backups"))
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> str:
+    """The URL of a database of one's own, migrated, with nothing in it."""
+    with PrivateLoop() as loop:
+        return postgres.url(loop.run(postgres.new_database(MIGRATED)))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty ledger on each database."""
+    on_server = request.param == "postgres"
+    url = request.getfixturevalue("database") if on_server else ""
+    return Place(tmp_path / "data", url)

@@ -1,4 +1,4 @@
-"""The accountant on a real disk: concurrency, restarts, kills, fences and refusals."""
+"""The accountant on real databases: concurrency, restarts, kills, fences and refusals."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from storage.ledger_store import SqliteLedgerStore
 from storage.pepper import load_pepper
 from storage.verify import verify
 from tests.support.ledger_bench import HOLD_NANO, Bench, equip, start
+from tests.support.places import Place
 
 ROOT = Path(__file__).resolve().parents[2]
 LIVES = int(os.environ.get("COSTER_LEDGER_KILLS", "24"))
@@ -88,12 +89,12 @@ async def test_keys_are_listed_revoked_and_kept_apart(bench: Bench) -> None:
     assert [(key.name, key.prefix) for key in listed][-1] == ("laptop", secret[:14])
 
 
-async def test_an_idempotency_key_creates_one_account(data: Path) -> None:
+async def test_an_idempotency_key_creates_one_account(place: Place) -> None:
     """A repetition, even after a restart, gives the same account, key and secret."""
-    bench = await start(data)
+    bench = await place.start()
     first = await bench.accountant.create_account("Ann", idempotency="once")
     await bench.accountant.stop()
-    bench = await start(data)
+    bench = await place.start()
     try:
         second = await bench.accountant.create_account("Ann", idempotency="once")
         other = await bench.accountant.create_account("Ann", idempotency="twice")
@@ -115,9 +116,9 @@ async def test_a_name_that_cannot_be_stored_is_refused(bench: Bench, name: str) 
     assert await bench.accountant.create_account("fine")
 
 
-async def test_money_for_k_admits_exactly_k_of_many(data: Path) -> None:
+async def test_money_for_k_admits_exactly_k_of_many(place: Place) -> None:
     """Two hundred parallel requests with money for 17: 17 pass, the rest are told why."""
-    bench = await start(data, promo_nano=17 * HOLD_NANO + HOLD_NANO - 1)
+    bench = await place.start(promo_nano=17 * HOLD_NANO + HOLD_NANO - 1)
     try:
         replies = await asyncio.gather(*(bench.do(bench.admit(f"req_{n}")) for n in range(200)))
         admitted = [reply for (reply,) in replies if isinstance(reply, Admitted)]
@@ -131,16 +132,16 @@ async def test_money_for_k_admits_exactly_k_of_many(data: Path) -> None:
         assert (broke.code, broke.retry) == ("insufficient_balance", False)
     finally:
         await bench.accountant.stop()
-    assert verify(data).ok
+    assert place.verify().problems == []
 
 
-async def test_a_settlement_may_be_repeated_after_a_restart(data: Path) -> None:
+async def test_a_settlement_may_be_repeated_after_a_restart(place: Place) -> None:
     """Settle, void and their conflicts read the same from the disk as from memory."""
-    bench = await start(data)
+    bench = await place.start()
     await bench.do(*(bench.admit(f"req_{n}") for n in range(4)))
     first, voided = await bench.do(bench.settle("req_0"), Void(RequestId("req_1"), "no provider"))
     await bench.accountant.stop()
-    bench = await start(data)
+    bench = await place.start()
     try:
         replies = await bench.do(
             bench.settle("req_0"),
@@ -175,11 +176,12 @@ async def test_a_settlement_may_be_repeated_after_a_restart(data: Path) -> None:
     assert isinstance(replies[8], Admitted)
     assert isinstance(replies[9], Settled)
     assert [row.request_id for row in held] == ["req_3"]
-    assert verify(data).ok
+    assert place.verify().problems == []
 
 
-async def test_statements_show_what_was_charged(bench: Bench) -> None:
+async def test_statements_show_what_was_charged(place: Place) -> None:
     """Usage lists charged requests; a generation shows its state; others see nothing."""
+    bench = await place.start()
     await bench.do(bench.admit("req_0"), bench.admit("req_1"), bench.admit("req_2"))
     await bench.do(bench.settle("req_0"), Void(RequestId("req_1"), "cancelled"))
     accountant = bench.accountant
@@ -197,11 +199,12 @@ async def test_statements_show_what_was_charged(bench: Bench) -> None:
     balance = await accountant.balance(bench.consumer)
     assert (balance.balance_nano, balance.held_nano) == (10**9 - 2 * HOLD_NANO, HOLD_NANO)
     assert (await accountant.balance(bench.provider)).withdrawable_nano == HOLD_NANO
+    await accountant.stop()
 
 
-async def test_holds_expire_at_their_checkpoint_even_after_a_restart(data: Path) -> None:
+async def test_holds_expire_at_their_checkpoint_even_after_a_restart(place: Place) -> None:
     """A dead gateway's stream is paid up to its last durable checkpoint."""
-    bench = await start(data)
+    bench = await place.start()
     await bench.do(bench.admit("req_0"), bench.admit("req_1"))
     await bench.do(
         Checkpoint(
@@ -211,21 +214,22 @@ async def test_holds_expire_at_their_checkpoint_even_after_a_restart(data: Path)
     await bench.accountant.stop()
     ticks = iter(range(0, 10**15, 50 * 10**9))
     accountant = Accountant(
-        AccountantSettings(data), clock=Clock(time.time_ns, lambda: next(ticks))
+        AccountantSettings(place.data, database=place.database),
+        clock=Clock(time.time_ns, lambda: next(ticks)),
     )
     await accountant.start()
-    bench = await equip(accountant, data, 0)
+    bench = await equip(accountant, place.data, 0)
     while await accountant.holds(bench.consumer):
         await accountant.sweep()
     await accountant.stop()
 
-    row = await reopened_generation(data, "req_0")
+    row = await reopened_generation(place, "req_0")
     assert row == ("expired", 412 * 100 + 64 * 780)
-    assert verify(data).ok
+    assert place.verify().problems == []
 
 
-async def reopened_generation(data: Path, request: str) -> tuple[str, int]:
-    accountant = Accountant(AccountantSettings(data))
+async def reopened_generation(place: Place, request: str) -> tuple[str, int]:
+    accountant = Accountant(AccountantSettings(place.data, database=place.database))
     await accountant.start()
     row = await accountant.generation(None, RequestId(request))
     await accountant.stop()
@@ -244,13 +248,14 @@ async def test_a_second_accountant_waits_and_is_refused(data: Path) -> None:
         await bench.accountant.stop()
 
 
-async def test_a_fenced_accountant_stops_for_good(data: Path) -> None:
+async def test_a_fenced_accountant_stops_for_good(place: Place) -> None:
     """When the ledger was taken over, nothing is answered as done, and the shell is told."""
     fatal: list[str] = []
-    accountant = Accountant(AccountantSettings(data), on_fatal=fatal.append)
+    settings = AccountantSettings(place.data, database=place.database)
+    accountant = Accountant(settings, on_fatal=fatal.append)
     await accountant.start()
-    bench = await equip(accountant, data, 10**9)
-    usurper = await SqliteLedgerStore.open(data, now_ns=1, locked=False)
+    bench = await equip(accountant, place.data, 10**9)
+    usurper = await place.usurp()
     try:
         replies = await asyncio.gather(*(bench.do(bench.admit(f"req_{n}")) for n in range(20)))
         assert all(isinstance(reply, Unavailable) for (reply,) in replies)
@@ -263,7 +268,7 @@ async def test_a_fenced_accountant_stops_for_good(data: Path) -> None:
     finally:
         await accountant.stop()
         await usurper.close()
-    assert verify(data).ok
+    assert place.verify().problems == []
 
 
 async def test_a_cancelled_caller_does_not_take_others_down(bench: Bench) -> None:

@@ -20,7 +20,11 @@ async def test_metrics_bear_names_that_say_what_they_are(tmp_path: Path) -> None
     sizes = {name for name in metrics if not name.partition("{")[0].endswith("_total")}
     assert all(re.fullmatch(r'coster_ledger_[a-z_]+(\{code="[a-z_]+"\})?', n) for n in metrics)
     assert sizes == {
-        f"coster_ledger_{name}" for name in ("owners", "keys", "open_holds", "finished_remembered")
+        f"coster_ledger_{name}"
+        for name in (
+            *("owners", "keys", "open_holds", "finished_remembered", "holds_overdue"),
+            *("audit_problems", "audited_batch", "suspense_nano_usd", "receivable_nano_usd"),
+        )
     }
     assert metrics["coster_ledger_open_holds"] == 1
     operations = "coster_ledger_operations_total"

@@ -1,13 +1,14 @@
-"""One suite for every place the ledger can be kept: in memory and on SQLite."""
+"""One suite for every place the ledger can be kept: in memory, on SQLite, on PostgreSQL."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from market.accounting.chart import Code
+from market.accounting.chart import Code, Posting
 from market.accounting.laws import broken_laws
 from market.accounting.ledger import Ledger, funding_of
 from market.accounting.rows import (
@@ -16,29 +17,43 @@ from market.accounting.rows import (
     HoldRow,
     LedgerStore,
     OperationRow,
+    Revenue,
     Snapshot,
 )
-from market.accounting.state_rows import KeyRow, OwnerRow, QuotaRow
+from market.accounting.state_rows import (
+    EventRow,
+    KeyRow,
+    OutcomeRow,
+    OwnerRow,
+    PriceRow,
+    QuotaRow,
+)
 from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId
 from storage.database import Fenced
 from storage.ledger_store import SqliteLedgerStore
 from storage.memory import MemoryLedger, MemoryLedgerStore
+from storage.postgres import Address
+from storage.postgres_store import PostgresLedgerStore
 
 ANN, BOB = AccountId("acct_ann"), AccountId("acct_bob")
 Open = Callable[[], Awaitable[LedgerStore]]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def opened(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[Callable[[], Awaitable[LedgerStore]]]:
     """Opens the same ledger again and again; each opening supersedes the one before."""
     memory = MemoryLedger()
     stores: list[LedgerStore] = []
+    url = request.getfixturevalue("database") if request.param == "postgres" else ""
 
     async def open_store() -> LedgerStore:
         if request.param == "memory":
             store: LedgerStore = MemoryLedgerStore(memory)
+        elif url:
+            address = Address.of(url)
+            store = await PostgresLedgerStore.open(address, tmp_path, now_ns=1, locked=False)
         else:
             store = await SqliteLedgerStore.open(tmp_path / "data", now_ns=1, locked=False)
         stores.append(store)
@@ -148,6 +163,22 @@ async def test_usage_is_the_owners_newest_first_and_bounded(opened: Open) -> Non
     assert await store.usage(ANN, 0) == []
 
 
+async def test_earnings_are_summed_over_all_and_listed_newest_first(opened: Open) -> None:
+    """Sum and number are of every request that paid the accounts, the list of the newest."""
+    store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    await store.commit(first_changes(ledger))
+    finish(ledger, "req_0", 7, 9)
+    finish(ledger, "req_1", 4, 10)
+    await store.commit(ledger.take())
+
+    found = await store.earned([BOB, AccountId("acct_nobody")], 1)
+
+    costs = [5 * 100 + tokens * 780 for tokens in (7, 4)]
+    assert found.total_nano == sum(cost - cost * 500 // 10_000 for cost in costs)
+    assert (found.jobs, [row.request_id for row in found.recent]) == (2, ["req_1"])
+    assert await store.earned([ANN], 5) == (0, 0, ())
+
+
 async def test_a_hold_that_lived_within_one_batch_leaves_no_trace(opened: Open) -> None:
     """Opened and settled between two commits: the request is there, the hold never was."""
     store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
@@ -186,8 +217,104 @@ async def test_a_commit_is_all_or_nothing(opened: Open) -> None:
     bad.requests.append(good.requests[0])
     await store.commit(good)
 
-    with pytest.raises(Exception, match=r"req_0|UNIQUE"):
+    with pytest.raises(Exception, match=r"req_0|UNIQUE|unique"):
         await store.commit(bad)
     loaded = await (await opened()).load()
     assert [hold.request_id for hold, _ in loaded.holds] == ["req_1"]
     assert broken_laws(Ledger(loaded, lease_ends_tick_ns=0)) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_revenue_is_summed_since_a_time_and_bounded(opened: Open, limit: int) -> None:
+    """By payee and consumer, over the newest requests that ended at that time or later."""
+    store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    await store.commit(first_changes(ledger))
+    ledger.hold(terms(ledger, "req_2"), lease_ends_tick_ns=0)
+    for number, tokens in enumerate((1, 2, 3)):
+        finish(ledger, f"req_{number}", tokens, 100 * (number + 1))
+    await store.commit(ledger.take())
+    earned = {100 * n: (500 + n * 780) - (500 + n * 780) * 500 // 10_000 for n in (1, 2, 3)}
+
+    for since_ns in (0, 1, 100, 101, 200, 300, 301):
+        newest = sorted(earned)[-limit:]
+        wanted = sum(earned[ns] for ns in newest if ns >= since_ns)
+        found = await store.revenue(since_ns, limit)
+        assert found == ([Revenue(BOB, ANN, wanted)] if wanted else []), since_ns
+
+
+async def test_state_rows_are_found_paged_replaced_and_dropped(opened: Open) -> None:
+    """By their columns, newest first, a page at a time; as they are now, not as they were."""
+    store = await opened()
+    changes = Changes(last_ts_ns=1)
+    prices = [PriceRow(ModelId(f"m{n % 2}"), n, n, n, n, "op", "é \x01") for n in range(1, 9)]
+    kept = OutcomeRow(RequestId("req_1"), bytes(range(256)), 5)
+    for row in (*prices, kept):
+        changes.put(row)
+    await store.commit(changes)
+    changes = Changes(last_ts_ns=2)
+    changes.put(prices[7]._replace(reason="again"))
+    changes.drop(prices[1])
+    changes.drop(kept)
+    await store.commit(changes)
+
+    page = await store.rows(PriceRow, model=ModelId("m0"), limit=2)
+    rest = await store.rows(PriceRow, model=ModelId("m0"), before_ns=page[-1].created_ns)
+
+    assert page == [prices[7]._replace(reason="again"), prices[5]]
+    assert rest == [prices[3]]
+    assert await store.rows(OutcomeRow, request_id=RequestId("req_1")) == []
+    assert len((await (await opened()).load()).rows(PriceRow)) == 7
+
+
+async def test_what_has_ended_is_kept_but_not_loaded(opened: Open) -> None:
+    """A notice that is done is history: found when asked for, absent at start."""
+    store = await opened()
+    changes = Changes(last_ts_ns=1)
+    events = [EventRow(f"evt_{s}", "k", "s", s, 0, "", n, n) for n, s in enumerate(("new", "done"))]
+    for event in events:
+        changes.put(event)
+    await store.commit(changes)
+
+    assert (await (await opened()).load()).rows(EventRow) == events[:1]
+    assert await store.rows(EventRow, state="done") == events[1:]
+
+
+async def test_a_cancelled_commit_has_happened_all_the_same(opened: Open) -> None:
+    """Its caller may be gone; the next commit follows it in the chain."""
+    store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    doomed = asyncio.create_task(store.commit(first_changes(ledger)))
+    await asyncio.sleep(0)
+    doomed.cancel()
+    await asyncio.gather(doomed, return_exceptions=True)
+    finish(ledger, "req_0", 7, 9)
+    await store.commit(ledger.take())
+
+    loaded = await (await opened()).load()
+    assert [hold.request_id for hold, _ in loaded.holds] == ["req_1"]
+    assert broken_laws(Ledger(loaded, lease_ends_tick_ns=0)) == []
+
+
+async def test_postings_are_found_by_their_id_with_every_leg(opened: Open) -> None:
+    """Whoever asks for some ids gets all legs of these, in order, and no other posting."""
+    store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    clearing, cash = ledger.account(Code.STRIPE_CLEARING), ledger.account(Code.CONSUMER_CASH, ANN)
+    for name, leg, nano in (("b", 1, 3), ("b", 0, 2), ("a", 0, 1), ("c", 0, 4)):
+        ledger.post(
+            name,
+            leg,
+            debit=clearing,
+            credit=cash,
+            amount_nano=nano,
+            posting=Posting.TOP_UP,
+            ts_ns=1,
+        )
+    await store.commit(ledger.take())
+
+    found = await store.transfers(["b", "a", "nobody"])
+
+    assert [(row.id, row.leg, row.amount_nano) for row in found] == [
+        ("a", 0, 1),
+        ("b", 0, 2),
+        ("b", 1, 3),
+    ]
+    assert await store.transfers([]) == []

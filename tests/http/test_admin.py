@@ -2,48 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pytest
 
-from market.types import RequestId
 from serve_app.admin import create_admin_app, exposition
-from serve_app.metric_names import REQUESTS, labelled
 from tests.http.asgi_client import Exchange
+from tests.support.operations import Operations
 
 KEY = "adm-test-0123456789"
-
-
-class Operations:
-    """An `AdminPort` that remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.orders: list[tuple[str, ...]] = []
-
-    async def status(self) -> dict[str, Any]:
-        return {"actors": [{"role": "router", "pid": 1}]}
-
-    async def metrics(self) -> Mapping[str, float]:
-        return {
-            labelled(REQUESTS, route="chat", status=200): 3.0,
-            labelled(REQUESTS, route="chat", status=400): 1.0,
-            "coster_macs_ready": 2.0,
-        }
-
-    async def explain(self, request_id: RequestId) -> dict[str, Any] | None:
-        return {"request_id": request_id} if request_id == "req_1" else None
-
-    async def verify(self) -> dict[str, Any]:
-        return {"ok": True, "problems": []}
-
-    async def drain(self, machine: str, reason: str) -> dict[str, Any]:
-        self.orders.append(("drain", machine, reason))
-        return {"machine": machine, "draining": True}
-
-    async def undrain(self, machine: str) -> dict[str, Any]:
-        self.orders.append(("undrain", machine))
-        return {"machine": machine, "draining": False}
 
 
 async def call(method: str, path: str, key: str | None = KEY, body: bytes = b"") -> Exchange:
@@ -59,6 +24,13 @@ ROUTES = [
     ("POST", "/admin/ledger/verify"),
     ("POST", "/admin/drain/mac_a"),
     ("POST", "/admin/undrain/mac_a"),
+    ("GET", "/admin/accounts/acct_ann"),
+    ("GET", "/admin/prices"),
+    ("GET", "/admin/prices/coster/demo"),
+    ("GET", "/admin/report"),
+    ("GET", "/admin/alerts"),
+    ("POST", "/admin/reconcile"),
+    ("POST", "/admin/payouts/run"),
     ("GET", "/openapi.json"),
 ]
 

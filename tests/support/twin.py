@@ -293,9 +293,10 @@ class Twin:
         """Link a machine; a machine of somebody else stays theirs."""
         at_ns = self.books.stamp(self.wall_ns)
         if self.model.linked.get(machine, owner) != owner:
-            self._refused(lambda: self.books.claim(MachineId(machine), AccountId(owner), at_ns))
+            self._refused(lambda: self.books.link(MachineId(machine), AccountId(owner), at_ns))
         else:
-            moved = self.books.claim(MachineId(machine), AccountId(owner), at_ns)
+            self.books.link(MachineId(machine), AccountId(owner), at_ns)
+            moved = self.books.claim(MachineId(machine), AccountId(owner), 0, at_ns)
             assert moved == self.model.claim(machine, owner)
 
     def _refused(self, act: Callable[[], object]) -> None:

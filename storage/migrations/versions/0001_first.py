@@ -51,6 +51,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     for name in reversed(_TABLES):
         op.drop_table(name)
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION coster_refuse()")
 
 
 def _int(name: str, *, null: bool = False, default: str | None = None) -> sa.Column[int]:
@@ -59,7 +61,9 @@ def _int(name: str, *, null: bool = False, default: str | None = None) -> sa.Col
 
 
 def _text(name: str, *, null: bool = False) -> sa.Column[str]:
-    return sa.Column(name, sa.Text(), nullable=null)
+    # Compared byte by byte: an index must not depend on what an operating system calls sorted.
+    kind = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+    return sa.Column(name, kind, nullable=null)
 
 
 def _blob(name: str) -> sa.Column[bytes]:
@@ -88,22 +92,38 @@ def _table(
 
 def _guards() -> None:
     """The journal cannot be rewritten by a slip, not even by our own code."""
-    if op.get_bind().dialect.name != "sqlite":
-        return
+    if op.get_bind().dialect.name == "postgresql":
+        _refusal()
+        for table in (*_JOURNAL, "account"):
+            _guard(f"{table}_no_truncate", "TRUNCATE", table, f"{table} rows are final")
     for table in _JOURNAL:
         for verb in ("UPDATE", "DELETE"):
-            _guard(f"{table}_no_{verb.lower()}", f"{verb} ON {table}", f"{table} rows are final")
+            _guard(f"{table}_no_{verb.lower()}", verb, table, f"{table} rows are final")
     for table, columns in _FROZEN.items():
-        _guard(
-            f"{table}_frozen",
-            f"UPDATE OF {columns} ON {table}",
-            f"these columns of {table} are final",
-        )
-    _guard("account_no_delete", "DELETE ON account", "accounts are never deleted")
+        message = f"these columns of {table} are final"
+        _guard(f"{table}_frozen", f"UPDATE OF {columns}", table, message)
+    _guard("account_no_delete", "DELETE", "account", "accounts are never deleted")
 
 
-def _guard(name: str, event: str, message: str) -> None:
-    op.execute(f"CREATE TRIGGER {name} BEFORE {event} BEGIN SELECT RAISE(ABORT, '{message}'); END")
+def _guard(name: str, event: str, table: str, message: str) -> None:
+    if op.get_bind().dialect.name == "sqlite":
+        body = f"BEGIN SELECT RAISE(ABORT, '{message}'); END"
+        op.execute(f"CREATE TRIGGER {name} BEFORE {event} ON {table} {body}")
+        return
+    op.execute(
+        f"CREATE TRIGGER {name} BEFORE {event} ON {table} "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION coster_refuse('{message}')"
+    )
+    # Always: also in sessions that have switched ordinary triggers off.
+    op.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}")
+
+
+def _refusal() -> None:
+    """What every guard on PostgreSQL does; its message is the trigger's argument."""
+    op.execute(
+        "CREATE FUNCTION coster_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ "
+        "BEGIN RAISE EXCEPTION '%', TG_ARGV[0] USING ERRCODE = 'restrict_violation'; END $$"
+    )
 
 
 def _state() -> None:

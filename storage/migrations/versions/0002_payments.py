@@ -85,14 +85,18 @@ def downgrade() -> None:
 
 def _freeze_hold(columns: str) -> None:
     """The trigger that keeps a hold's terms names its columns; without columns it goes."""
-    if op.get_bind().dialect.name != "sqlite":
+    message = "these columns of hold are final"
+    create = f"CREATE TRIGGER hold_frozen BEFORE UPDATE OF {columns} ON hold "
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute("DROP TRIGGER IF EXISTS hold_frozen")
+        if columns:
+            op.execute(f"{create} BEGIN SELECT RAISE(ABORT, '{message}'); END")
         return
-    op.execute("DROP TRIGGER IF EXISTS hold_frozen")
+    op.execute("DROP TRIGGER IF EXISTS hold_frozen ON hold")
     if columns:
-        op.execute(
-            f"CREATE TRIGGER hold_frozen BEFORE UPDATE OF {columns} ON hold "
-            "BEGIN SELECT RAISE(ABORT, 'these columns of hold are final'); END"
-        )
+        function = f"coster_refuse('{message}')"
+        op.execute(f"{create} FOR EACH STATEMENT EXECUTE FUNCTION {function}")
+        op.execute("ALTER TABLE hold ENABLE ALWAYS TRIGGER hold_frozen")
 
 
 def _column(name: str, kind: str, default: str | None) -> sa.Column[Any]:
@@ -108,7 +112,8 @@ def _int(name: str, *, null: bool = False) -> sa.Column[int]:
 
 
 def _text(name: str) -> sa.Column[str]:
-    return sa.Column(name, sa.Text(), nullable=False)
+    kind = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+    return sa.Column(name, kind, nullable=False)
 
 
 def _blob(name: str) -> sa.Column[bytes]:

@@ -1,0 +1,67 @@
+"""What the operator's listener needs beyond looking: accounts, prices, machines, the books.
+
+`actors/operator.py` implements it over the named actors. Answers are JSON-able; sums are
+strings of nano-USD. Every method may raise a MarketError; one that could not be asked raises
+Unavailable, and may have happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from serve_app.ports import AdminPort
+
+
+class OperatorPort(Protocol):
+    """Acts of administration. `actor` and `reason` are written into the journal."""
+
+    async def account(self, account: str) -> dict[str, Any]:
+        """Who it is, what it has and may do, its keys; raises NotFound."""
+        ...
+
+    async def change_account(
+        self, account: str, fields: Mapping[str, object], actor: str, reason: str
+    ) -> dict[str, Any]:
+        """Change some of name, tier, fee_bps, limits and freeze; what it is then."""
+        ...
+
+    async def goodwill(
+        self,
+        account: str,
+        amount_nano: int,
+        actor: str,
+        reason: str,
+        second_approver: str,
+        idempotency: str | None,
+    ) -> dict[str, Any]: ...
+
+    async def prices(self) -> dict[str, Any]: ...
+
+    async def price(self, model: str) -> dict[str, Any]:
+        """What a model costs and has cost; raises NotFound."""
+        ...
+
+    async def set_price(
+        self, model: str, nano: tuple[int, int, int], actor: str, reason: str
+    ) -> dict[str, Any]:
+        """From now on: nano-USD per prompt, cached and completion token."""
+        ...
+
+    async def link_machine(self, machine: str, account: str, actor: str) -> dict[str, Any]: ...
+
+    async def report(self) -> dict[str, Any]: ...
+
+    async def alerts(self) -> dict[str, Any]: ...
+
+    async def reconcile(self) -> dict[str, Any]:
+        """Compare the books with the payment processor, line by line."""
+        ...
+
+    async def run_payouts(self) -> dict[str, Any]: ...
+
+    async def forget_events(self, days: int) -> dict[str, Any]: ...
+
+
+class OperationsPort(AdminPort, OperatorPort, Protocol):
+    """Everything the operator's listener is built from."""

@@ -1,0 +1,84 @@
+"""Two ways to stand behind the operator's listener: a recorder, and a real accountant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from actors.accountant import Accountant
+from actors.admin import MarketAdmin
+from actors.calls import ActorAway
+from market.settings import PaymentSettings
+from market.types import RequestId
+from serve_app.metric_names import REQUESTS, labelled
+
+
+class Operations:
+    """An `OperationsPort` that remembers what it was asked and answers the same each time."""
+
+    def __init__(self) -> None:
+        self.orders: list[tuple[Any, ...]] = []
+
+    async def status(self) -> dict[str, Any]:
+        return {"actors": [{"role": "router", "pid": 1}]}
+
+    async def metrics(self) -> Mapping[str, float]:
+        return {
+            labelled(REQUESTS, route="chat", status=200): 3.0,
+            labelled(REQUESTS, route="chat", status=400): 1.0,
+            "coster_macs_ready": 2.0,
+        }
+
+    async def explain(self, request_id: RequestId) -> dict[str, Any] | None:
+        return {"request_id": request_id} if request_id == "req_1" else None
+
+    async def verify(self, *, full: bool) -> dict[str, Any]:
+        self.orders.append(("verify", full))
+        return {"ok": True, "problems": []}
+
+    async def drain(self, machine: str, reason: str) -> dict[str, Any]:
+        self.orders.append(("drain", machine, reason))
+        return {"machine": machine, "draining": True}
+
+    async def undrain(self, machine: str) -> dict[str, Any]:
+        self.orders.append(("undrain", machine))
+        return {"machine": machine, "draining": False}
+
+    def __getattr__(self, name: str) -> Any:
+        async def done(*args: Any, **named: Any) -> dict[str, Any]:
+            self.orders.append((name, *args, *named.values()))
+            return {"asked": name}
+
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return done
+
+
+class Called:
+    """An `actors.calls.ActorCall` on an object in this process, or on nobody."""
+
+    def __init__(self, target: object | None) -> None:
+        self._target = target
+
+    async def __call__(self, method: str, *args: object) -> Any:
+        if self._target is None:
+            raise ActorAway(f"nobody answers {method}")
+        return await getattr(self._target, method)(*args)
+
+
+def admin_over(accountant: Accountant, data: Path, payments: object | None = None) -> MarketAdmin:
+    """The operator's port over a real accountant, without a router."""
+
+    async def nobody() -> list[dict[str, object]]:
+        return []
+
+    return MarketAdmin(
+        accountant=Called(accountant),
+        router=Called(None),
+        payments=Called(payments),
+        payment_settings=PaymentSettings(),
+        describe_actors=nobody,
+        serve_states=list,
+        data_dir=data,
+    )
