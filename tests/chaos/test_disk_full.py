@@ -34,6 +34,7 @@ pytestmark = pytest.mark.chaos
 LONG = os.environ.get("COSTER_LONG") == "1"
 COMMITS = 12 if LONG else 2
 ACTS = 12
+AUDIT_EVERY = 5
 CHECKPOINT_PAGES = 40  # so that checkpoints are among the writes
 
 
@@ -103,7 +104,8 @@ def test_wherever_the_disk_refuses_nothing_answered_is_lost(
         if not run.disk_refused:
             break
         there = found(path)
-        assert verify_file(path).problems == []
+        if LONG or at % AUDIT_EVERY == 0:
+            assert verify_file(path).problems == []
         if run.refused is None:  # only a checkpoint was refused: the commits stand
             assert there == run.answered
         else:

@@ -1,6 +1,6 @@
 """One long random life of a market: no law breaks, and living it again gives the same chain.
 
-By default 10,000 acts, twice; COSTER_LONG=1 lives 1,000,000, and once more on SQLite.
+By default 10,000 acts, twice; COSTER_LONG=1 lives 1,000,000 twice.
 """
 
 from __future__ import annotations
