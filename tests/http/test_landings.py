@@ -22,7 +22,7 @@ async def test_every_place_a_payer_is_sent_back_to_exists(market: Market, place:
     answer = await Exchange(b"", path=path, method="GET", key=None).go(market.app)
 
     assert answer.status == 200
-    assert answer.headers["content-type"].startswith("text/html")
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
-    assert "src=" not in answer.body.decode()
-    assert "href=" not in answer.body.decode()
+    assert answer.answer_headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in answer.answer_headers["content-security-policy"]
+    assert "src=" not in answer.content.decode()
+    assert "href=" not in answer.content.decode()
