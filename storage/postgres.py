@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from storage.database import LOCK_POLL_S, StorageError
+from storage.database import LOCK_POLL_S, Away, StorageError
 
 SCHEME: Final = "postgresql+asyncpg"
 FORM: Final = f"{SCHEME}://USER:PASSWORD@HOST:PORT/DATABASE"
@@ -40,6 +40,15 @@ FAULTS: Final = (
     OSError,  # refused, reset, not found, timed out
 )
 """Whatever the driver raises when the database cannot do what it is asked."""
+
+_AWAY: Final = (
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # it is being shut down
+    OSError,
+)
+LOST: Final = "the connection was lost"
 
 _NEEDED: Final = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
 _SETTINGS: Final = (
@@ -129,7 +138,8 @@ def engine(address: Address, purpose: str, *, read_only: bool = False) -> AsyncE
 def refused(error: BaseException, address: Address, what: str) -> StorageError:
     """What the driver said as our error: `what` could not be done, why, and what to do."""
     why, fix = _explained(error)
-    return StorageError(f"The ledger {address.name} could not be {what}: {why}. {fix}".rstrip())
+    kind = Away if isinstance(error, _AWAY) or why == LOST else StorageError
+    return kind(f"The ledger {address.name} could not be {what}: {why}. {fix}".rstrip())
 
 
 def _explained(error: BaseException) -> tuple[str, str]:
@@ -148,8 +158,8 @@ def _explained(error: BaseException) -> tuple[str, str]:
                 "the server did not answer in time",
                 "Check its load and its disk, and the network to it.",
             )
-        case asyncpg.PostgresConnectionError() | asyncpg.ConnectionDoesNotExistError():
-            return "the connection was lost", "Check that the server runs, and the network to it."
+        case asyncpg.PostgresConnectionError():
+            return LOST, "Check that the server runs, and the network to it."
         case asyncpg.PostgresError():
             # Its `detail` may quote a row; its message does not.
             return str(error.args[0]) if error.args else type(error).__name__, ""
@@ -157,7 +167,7 @@ def _explained(error: BaseException) -> tuple[str, str]:
             return "a value does not fit its column", ""
         case asyncpg.InterfaceError() | asyncpg.InternalClientError():
             said = str(error.args[0]) if error.args else type(error).__name__
-            return ("the connection was lost" if "closed" in said else said), ""
+            return (LOST if "closed" in said else said), ""
         case OSError():
             number = os.strerror(error.errno) if error.errno else type(error).__name__
             reason = error.strerror if isinstance(error, socket.gaierror) else number

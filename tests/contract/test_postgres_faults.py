@@ -10,17 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from actors import process
 from actors.accountant import Accountant, AccountantSettings
+from actors.process import begun
 from market.accounting.rows import Changes
 from market.accounting.state_rows import QuotaRow
 from market.errors import MarketError, Unavailable
 from market.messages import Admitted, Settled
 from market.types import AccountId, RequestId
 from storage import postgres as connections
-from storage.database import LEDGER_FILE, StorageError
-from storage.opening import check_ledger, open_ledger, verify_ledger
+from storage.database import LEDGER_FILE, Away, StorageError
+from storage.opening import check_ledger, open_ledger, open_rows, verify_ledger
 from storage.postgres import Address
 from storage.postgres_store import PostgresLedgerStore
+from storage.verify import verify_rows
 from tests.support.ledger_bench import Bench, equip
 from tests.support.places import Place
 from tests.support.postgres import Postgres
@@ -126,6 +129,55 @@ async def test_no_acknowledged_settlement_is_lost_when_the_server_is_killed(
     assert {row.request_id: row.cost_nano for row in rows} == acknowledged
     assert len(fatal) == 1
     assert place.verify().problems == []
+
+
+async def test_a_server_that_is_away_is_waited_for_and_not_an_error_of_the_books(
+    place: Place, postgres: Postgres
+) -> None:
+    """Opening and verifying say that it is away; what was begun before begins when it is back."""
+    await (await place.start()).accountant.stop()
+    rows = open_rows(place.data, place.database)
+    accountant = Accountant(AccountantSettings(place.data, database=place.database))
+    await asyncio.to_thread(postgres.kill)
+    try:
+        with pytest.raises(Away, match="nobody answers there"):
+            await accountant.start()
+        with pytest.raises(Away, match="nobody answers there"):
+            place.verify()
+        with pytest.raises(Away, match="the connection was lost"):
+            verify_rows(rows, "it")
+        rows.close()
+    finally:
+        await asyncio.to_thread(postgres.start)
+
+    await begun(accountant.start)
+    await accountant.stop()
+    assert place.verify().problems == []
+
+
+async def test_a_start_is_tried_again_while_the_server_is_away(
+    place: Place, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A market whose server is away begins when it comes; any other error rises at once."""
+    monkeypatch.setattr(process, "AWAY_S", 0.01)
+    accountant = Accountant(AccountantSettings(place.data, database=place.database))
+    tries = 0
+
+    async def start() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            await asyncio.to_thread(postgres.start)
+        await accountant.start()
+
+    await asyncio.to_thread(postgres.kill)
+    await begun(start)
+    await accountant.stop()
+    assert tries == 3
+
+    wrong = AccountantSettings(place.data, database=postgres.url("nowhere"))
+    with pytest.raises(StorageError, match="no such database"):
+        await begun(Accountant(wrong).start)
 
 
 @pytest.fixture
