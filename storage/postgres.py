@@ -158,7 +158,11 @@ def _explained(error: BaseException) -> tuple[str, str]:
                 "the server did not answer in time",
                 "Check its load and its disk, and the network to it.",
             )
-        case asyncpg.PostgresConnectionError():
+        case (
+            asyncpg.PostgresConnectionError()
+            | asyncpg.AdminShutdownError()
+            | asyncpg.CrashShutdownError()
+        ):
             return LOST, "Check that the server runs, and the network to it."
         case asyncpg.PostgresError():
             # Its `detail` may quote a row; its message does not.
