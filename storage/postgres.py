@@ -86,7 +86,8 @@ class Address:
                 f"--database must look like {FORM}; this one begins with {url.drivername}:// and "
                 f"names {'a' if url.database else 'no'} database."
             )
-        where = f"{url.host or 'local'}:{url.port or 5432}/{url.database}"
+        host = url.host or url.query.get("host") or "localhost"  # a socket's folder is in the query
+        where = f"{host}:{url.port or url.query.get('port') or 5432}/{url.database}"
         plain = url.set(drivername="postgresql")
         return cls(plain.render_as_string(hide_password=False), f"postgresql://{where}")
 
@@ -158,7 +159,11 @@ def _explained(error: BaseException) -> tuple[str, str]:
                 "the server did not answer in time",
                 "Check its load and its disk, and the network to it.",
             )
-        case asyncpg.PostgresConnectionError():
+        case (
+            asyncpg.PostgresConnectionError()
+            | asyncpg.AdminShutdownError()
+            | asyncpg.CrashShutdownError()
+        ):
             return LOST, "Check that the server runs, and the network to it."
         case asyncpg.PostgresError():
             # Its `detail` may quote a row; its message does not.
