@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from coster import books, consumer, databases, keys, market_state, node
+from coster import (
+    books,
+    books_files,
+    books_report,
+    consumer,
+    databases,
+    keys,
+    market_state,
+    node,
+    operator,
+)
 from coster.options import Data
 
 app = typer.Typer(
@@ -58,6 +68,9 @@ market_state.add_to(app)
 consumer.add_to(app)
 keys.add_to(app)
 books.add_to(app)
+books_files.add_to(books.ledger)
+books_report.add_to(books.ledger)
+operator.add_to(app)
 node.add_to(app)
 
 
