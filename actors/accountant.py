@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from actors.accounting.core import AccountantSettings, Clock
 from actors.accounting.operator import OperatorMethods
+from actors.accounting.payments import PaymentMethods
 from actors.accounting.statements import StatementMethods
 
 __all__ = ["Accountant", "AccountantSettings", "Clock"]
 
 
-class Accountant(OperatorMethods, StatementMethods):
+class Accountant(OperatorMethods, StatementMethods, PaymentMethods):
     """Keeps the books. All methods run on one asyncio loop."""

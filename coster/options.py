@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Annotated
 import typer
 
 from coster.output import fail
-from market.errors import MarketError
+from market.errors import InvalidRequest, MarketError
+from market.money import NANO_PER_CENT, format_usd, parse_usd
 
 Data = Annotated[
     Path | None,
@@ -21,6 +23,40 @@ Data = Annotated[
 Url = Annotated[str | None, typer.Option("--url", help="The API's base, ending in /v1.")]
 Key = Annotated[str | None, typer.Option("--key", help="API key [default: COSTER_API_KEY].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+_DURATION = re.compile(r"(\d{1,6})([smhd])", re.ASCII)
+_UNIT_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def duration_s(option: str, text: str) -> int:
+    """Seconds of `90s`, `30m`, `12h` or `30d`; InvalidRequest names the option."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise InvalidRequest(
+            f"{option} is {text[:20]!r}; write a number and a unit: 90s, 30m, 12h or 30d.", option
+        )
+    return int(match[1]) * _UNIT_S[match[2]]
+
+
+def cents_of(option: str, text: str) -> int:
+    """Whole cents of a sum in dollars such as `25` or `25.50`; InvalidRequest otherwise."""
+    try:
+        nano = parse_usd(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{option}: {error}.", option) from error
+    cents, rest = divmod(nano, NANO_PER_CENT)
+    if rest or cents <= 0:
+        raise InvalidRequest(
+            f"{option} is {text[:20]!r}; it must be more than nothing and in whole cents, such as "
+            "25.50.",
+            option,
+        )
+    return cents
+
+
+def usd(text: str) -> str:
+    """An exact `*_nano_usd` string as people read it: `$4.821200`."""
+    return format_usd(int(text))
 
 
 @contextmanager

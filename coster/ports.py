@@ -22,7 +22,7 @@ BLOCK_LAST = 29_000
 """Below Serve's 30000 and Linux's ephemeral 32768, above Ray's workers at 10002–19999."""
 REPLICA_PORTS = 40
 """Gateway replicas take new ports when they restart; old ones rest for a while."""
-SINGLE_PORTS = 6
+SINGLE_PORTS = 7
 
 _CLAIMS: list[int] = []
 """Locks of the ports this process has chosen; the kernel frees them when it ends."""
@@ -30,10 +30,11 @@ _CLAIMS: list[int] = []
 
 @dataclass(frozen=True, slots=True)
 class MarketPorts:
-    """The public port, the operator's, and those of the machinery."""
+    """The public port, the operator's, the test payments', and those of the machinery."""
 
     http: int
     admin: int
+    stripe: int
     ray: RayPorts
 
 
@@ -98,6 +99,7 @@ def choose_ports(host: str, asked: int | None, seed: str) -> MarketPorts:
     return MarketPorts(
         http=http,
         admin=first,
+        stripe=first + 6,
         ray=RayPorts(
             haproxy_metrics=first + 1,
             haproxy_stats=first + 2,

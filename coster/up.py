@@ -20,14 +20,17 @@ from pathlib import Path
 
 import psutil
 
+from actors.calls import ActorCall
 from coster.compose import (
     DEMO_KEY_FILE,
     DEMO_MANAGEMENT_FILE,
+    DEMO_PROVIDER_FILE,
     RAY_TOKEN_FILE,
     WIRE_FILE,
     UpOptions,
     admin_key,
     code_version,
+    payment_secrets,
     settings_for_up,
 )
 from coster.databases import check_books, shown_books
@@ -44,6 +47,7 @@ from coster.runfile import (
     write_run,
 )
 from coster.signals import Signals, Stopping
+from market import keys
 from market.errors import InvalidRequest, MarketError, Unavailable
 from market.settings import DEMO_CONSUMER, DEMO_PROVIDER, MarketSettings
 
@@ -112,7 +116,8 @@ def _run(
     from actors.machines import demo_macs, names_of
 
     macs = demo_macs(paths.data, options.macs)
-    settings = settings_for_up(paths, ports, options, macs)
+    payment_keys = payment_secrets()
+    settings = settings_for_up(paths, ports, options, macs, test_payments=payment_keys is None)
     _check_model(settings)
     _check_data(paths, settings)
     _prepare_ray(paths, ports)
@@ -146,6 +151,7 @@ def _run(
     stop.check()
     progress.done(f"{settings.gateways} gateways answer on {run.api_base}")
     asyncio.run(_until_ready(stop))
+    cluster.ensure_payments(settings, payment_keys)  # it comes up while the market serves
     run = replace(run, ready=True, processes=own_processes())
     write_run(paths, run)
     progress.done("ready")
@@ -188,13 +194,19 @@ def _check_data(paths: MarketPaths, settings: MarketSettings) -> None:
 
 
 def _prepare_ray(paths: MarketPaths, ports: MarketPorts) -> None:
-    from actors.ray_env import haproxy_available, ray_environment, write_haproxy_wrapper
+    from actors.ray_env import (
+        front_token,
+        haproxy_available,
+        ray_environment,
+        write_haproxy_wrapper,
+    )
 
     token = paths.secret_file(RAY_TOKEN_FILE)
     paths.secret(RAY_TOKEN_FILE)
     haproxy = haproxy_available() and os.environ.get("COSTER_HAPROXY", "1") != "0"
     if haproxy:
-        write_haproxy_wrapper(paths.run_dir, ports.ray)
+        front = front_token(paths.secret(WIRE_FILE))
+        write_haproxy_wrapper(paths.run_dir, ports.ray, front)
     os.environ |= ray_environment(paths.run_dir, token, ports.ray, loopback=True, haproxy=haproxy)
 
 
@@ -217,21 +229,26 @@ async def _demo_accounts(paths: MarketPaths, settings: MarketSettings, stop: Sig
         "ensure_account", DEMO_CONSUMER, "Demo consumer", "operator", settings.promo_nano
     )
     await accountant("ensure_account", DEMO_PROVIDER, "Demo provider", "operator", 0)
-    key = paths.text_secret(DEMO_KEY_FILE)
-    if key is None:
-        _, management = await accountant(
-            "create_key",
-            DEMO_CONSUMER,
-            "demo management",
-            frozenset({"keys", "billing:read"}),
-            None,
+    made = [
+        await _demo_key(paths, accountant, *wanted)
+        for wanted in (
+            (DEMO_KEY_FILE, DEMO_CONSUMER, "demo", keys.INFERENCE_SCOPES),
+            (DEMO_MANAGEMENT_FILE, DEMO_CONSUMER, "demo management", keys.MANAGEMENT_SCOPES),
+            (DEMO_PROVIDER_FILE, DEMO_PROVIDER, "demo provider", keys.PROVIDER_SCOPES),
         )
-        write_private(paths.secret_file(DEMO_MANAGEMENT_FILE), management)
-        _, key = await accountant(
-            "create_key", DEMO_CONSUMER, "demo", frozenset({"inference", "billing:read"}), None
-        )
-        write_private(paths.secret_file(DEMO_KEY_FILE), key)
-    return key
+    ]
+    return made[0]
+
+
+async def _demo_key(
+    paths: MarketPaths, accountant: ActorCall, file: str, account: str, name: str, scopes: object
+) -> str:
+    """The secret kept in this file, of a key made on the first start."""
+    secret = paths.text_secret(file)
+    if secret is None:
+        _, secret = await accountant("create_key", account, name, scopes, None)
+        write_private(paths.secret_file(file), secret)
+    return secret
 
 
 async def _until_ready(stop: Signals) -> None:

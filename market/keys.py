@@ -29,6 +29,7 @@ KEYS: Final = "keys"  # create, list and revoke keys of the same account
 ADMIN: Final = "admin"  # the operator's listener
 SCOPES: Final = frozenset({INFERENCE, BILLING_READ, FLEET_READ, PAYOUTS, KEYS, ADMIN})
 INFERENCE_SCOPES: Final = frozenset({INFERENCE, BILLING_READ})
+PROVIDER_SCOPES: Final = frozenset({FLEET_READ, BILLING_READ, PAYOUTS})
 MANAGEMENT_SCOPES: Final = frozenset({KEYS, BILLING_READ, FLEET_READ, PAYOUTS})
 
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

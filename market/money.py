@@ -11,6 +11,7 @@ import re
 
 NANO_PER_MICRO = 1_000
 NANO_PER_USD = 1_000_000_000
+NANO_PER_CENT = 10_000_000
 MICRO_PER_USD = 1_000_000
 TOKENS_PER_PRICE = 1_000_000  # prices are quoted per this many tokens
 NANO_MAX = 2**63 - 1  # the ledger stores int64: about 9.2 billion dollars
@@ -48,6 +49,12 @@ def format_usd_exact(nano: int) -> str:
     sign = "-" if nano < 0 else ""
     dollars, rest = divmod(abs(nano), NANO_PER_USD)
     return f"{sign}${dollars}.{rest:09d}"
+
+
+def format_cents(cents: int) -> str:
+    """Whole cents as a person writes them: `$10.50`."""
+    sign = "-" if cents < 0 else ""
+    return f"{sign}${abs(cents) // 100}.{abs(cents) % 100:02d}"
 
 
 def parse_usd(text: str) -> int:

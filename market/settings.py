@@ -20,6 +20,10 @@ MACS_MAX = 256
 GATEWAYS_MAX = 16
 FEE_BPS_MAX = 10_000
 PACE_MS_MAX = 60_000.0
+CARD_CENTS_MIN = 50
+"""Less cannot be paid by card."""
+CENTS_MAX = 99_999_999
+"""The largest sum the payment processor takes at once: $999,999.99."""
 
 OPERATOR_ACCOUNT = AccountId("acct_operator")
 DEMO_CONSUMER = AccountId("acct_demo_consumer")
@@ -87,6 +91,15 @@ class PaymentSettings:
     weekly_payouts: bool = True
     public_url: str = ""
 
+    def __post_init__(self) -> None:
+        _between("topup_min_cents", self.topup_min_cents, CARD_CENTS_MIN, CENTS_MAX)
+        _between("topup_max_cents", self.topup_max_cents, self.topup_min_cents, CENTS_MAX)
+        for name in ("topup_day_cents", "topup_new_day_cents", "payout_fee_cents"):
+            _between(name, getattr(self, name), 0, CENTS_MAX)
+        for name in ("withdraw_min_cents", "payout_min_cents"):
+            _between(name, getattr(self, name), 1, CENTS_MAX)
+        _between("payout_fee_bps", self.payout_fee_bps, 0, FEE_BPS_MAX)
+
 
 @dataclass(frozen=True, slots=True)
 class MarketSettings:
@@ -112,7 +125,7 @@ class MarketSettings:
     port: int = 8000
     admin_host: str = "127.0.0.1"
     admin_port: int = 8001
-    fee_bps: int = 0
+    platform_fee_bps: int = 0
     promo_nano: int = 10_000_000_000
     promo_per_fingerprint: int = 1
     promo_day_nano: int = 1_000_000_000_000
@@ -128,7 +141,7 @@ class MarketSettings:
         _one_of("transport", self.transport, TRANSPORTS)
         _between("gateways", self.gateways, 1, GATEWAYS_MAX)
         _between("macs", len(self.macs), 0, MACS_MAX)
-        _between("fee_bps", self.fee_bps, 0, FEE_BPS_MAX)
+        _between("platform_fee_bps", self.platform_fee_bps, 0, FEE_BPS_MAX)
         _between("port", self.port, 1, 65_535)
         _between("admin_port", self.admin_port, 1, 65_535)
         _between("slots", self.engine.slots, 1, 1024)

@@ -20,6 +20,8 @@ from serve_app.routes import build_routes
 
 _log = logging.getLogger("coster.door")
 HOT: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
+UNCOUNTED = frozenset({"/health", "/readyz", "/v1/accounts", "/v1/payments/webhook"})
+"""Paths that need no key and have no limit per address, or one of their own."""
 CLOSE_S = 10.0  # how long a stopping gateway waits for its requests, and then its books
 
 
@@ -68,10 +70,12 @@ class GatewayApp:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id(self._desk.ports.clock.now_s(), os.urandom(RANDOM_BYTES))
-        theirs = None
+        theirs, stranger = None, scope["path"] not in UNCOUNTED
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 theirs = value
+            elif name == b"authorization":
+                stranger = False
         ours = request_id.encode()
         ids = [(b"x-request-id", echoed_id(theirs, request_id).encode())]
         ids.append((b"x-coster-request-id", ours))
@@ -84,6 +88,12 @@ class GatewayApp:
                 message["headers"] = [*message.get("headers", ()), *ids]
             await send(message)
 
+        try:
+            if stranger:
+                self._desk.door.stranger(scope)
+        except MarketError as error:
+            await send_error(send, error, ids)
+            return
         try:
             hot = HOT.get(scope["path"])
             if hot is not None and scope["method"] == "POST":

@@ -31,20 +31,25 @@ class Bodies:
         self._limits = limits
         self._held_bytes = 0
 
-    async def read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """The whole body. Raises TooLarge, InvalidRequest or ClientLeftError."""
-        self._check_declared(headers)
+    async def read(
+        self, headers: dict[bytes, bytes], receive: Receive, most_bytes: int | None = None
+    ) -> bytes:
+        """The whole body, of at most `most_bytes`. Raises TooLarge, InvalidRequest or
+        ClientLeftError.
+        """
+        most_bytes = most_bytes or self._limits.body_bytes
+        _check_declared(headers, most_bytes)
         message = await _within(receive, self._limits.body_read_s)
         if message["type"] == "http.disconnect":
             raise ClientLeftError
         if not message.get("more_body", False):
             body: bytes = message.get("body", b"")
-            if len(body) > self._limits.body_bytes:
-                raise _too_large(self._limits.body_bytes)
+            if len(body) > most_bytes:
+                raise _too_large(most_bytes)
             return body
-        return await self._read_parts(message.get("body", b""), receive)
+        return await self._read_parts(message.get("body", b""), receive, most_bytes)
 
-    async def _read_parts(self, first: bytes, receive: Receive) -> bytes:
+    async def _read_parts(self, first: bytes, receive: Receive, most_bytes: int) -> bytes:
         limits = self._limits
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + limits.body_read_s
@@ -54,8 +59,8 @@ class Bodies:
         try:
             more = True
             while more:
-                if len(body) > limits.body_bytes:
-                    raise _too_large(limits.body_bytes)
+                if len(body) > most_bytes:
+                    raise _too_large(most_bytes)
                 if self._held_bytes > limits.bodies_bytes:
                     raise Unavailable(
                         "This gateway is reading too many large bodies at once.", None, "busy", 1.0
@@ -68,23 +73,24 @@ class Bodies:
                 held += len(part)
                 self._held_bytes += len(part)
                 more = message.get("more_body", False)
-            if len(body) > limits.body_bytes:
-                raise _too_large(limits.body_bytes)
+            if len(body) > most_bytes:
+                raise _too_large(most_bytes)
             return bytes(body)
         finally:
             self._held_bytes -= held
 
-    def _check_declared(self, headers: dict[bytes, bytes]) -> None:
-        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-        if encoding not in (b"identity", b""):
-            raise InvalidRequest(
-                "Content-Encoding is not supported; send the body as it is.",
-                None,
-                "unsupported_encoding",
-            )
-        declared = headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared[:20]) > self._limits.body_bytes:
-            raise _too_large(self._limits.body_bytes)
+
+def _check_declared(headers: dict[bytes, bytes], most_bytes: int) -> None:
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding not in (b"identity", b""):
+        raise InvalidRequest(
+            "Content-Encoding is not supported; send the body as it is.",
+            None,
+            "unsupported_encoding",
+        )
+    declared = headers.get(b"content-length", b"")
+    if declared.isdigit() and int(declared[:20]) > most_bytes:
+        raise _too_large(most_bytes)
 
 
 async def _within(receive: Receive, seconds: float) -> Message:

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from market.errors import Forbidden, Internal, MarketError, Unauthenticated
 from market.messages import KeyRecord, ResolveKey
 from serve_app.limits import Limits
 from serve_app.ports import AccountantPort, ClockPort, KeyHasher
 
-INFERENCE = "inference"
-BILLING_READ = "billing:read"
-KEYS = "keys"
-SCOPES = frozenset({INFERENCE, BILLING_READ, KEYS})
 MAX_KEY_CHARS = 256
 
 
@@ -59,9 +56,9 @@ class Keys:
         self._asking: dict[bytes, asyncio.Task[KeyRecord]] = {}
 
     async def identify(
-        self, authorization: bytes | None, scope: str | None, *, fresh: bool = True
+        self, authorization: bytes | None, scopes: Sequence[str], *, fresh: bool = True
     ) -> tuple[bytes, KeyRecord]:
-        """The key's hash and record, if it has `scope` (None: any live key).
+        """The key's hash and record, if it has one of `scopes` (none: any live key).
 
         `fresh=False` takes a record of any age: for calls that the accountant admits
         itself. Raises Unauthenticated or Forbidden.
@@ -70,9 +67,9 @@ class Keys:
         if key_hash is None:
             raise _invalid()
         record = self._cached(key_hash, fresh=fresh) or await self._ask(key_hash)
-        if scope is not None and scope not in record.scopes:
+        if scopes and record.scopes.isdisjoint(scopes):
             raise Forbidden(
-                f"This key lacks the scope {scope}; its scopes: "
+                f"This key lacks the scope {' or '.join(scopes)}; its scopes: "
                 f"{', '.join(sorted(record.scopes)) or 'none'}.",
                 None,
                 "missing_scope",
@@ -89,6 +86,8 @@ class Keys:
             return None
         record, read_s = entry
         if fresh and self._clock.monotonic_s() - read_s >= self._limits.key_cache_s:
+            return None
+        if record.expires_s is not None and self._clock.now_s() >= record.expires_s:
             return None
         return record
 

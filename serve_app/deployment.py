@@ -23,6 +23,7 @@ from ray.serve._private import replica as serve_replica
 from actors.admin import MarketAdmin
 from actors.cluster import (
     ACCOUNTANT,
+    PAYMENTS,
     ROUTER,
     NamedActor,
     describe_actors,
@@ -31,7 +32,6 @@ from actors.cluster import (
 )
 from actors.gateway import StreamCalls, connect_gateway
 from actors.nodes import provider_name
-from actors.operator import PAYMENTS
 from actors.process import begin_process
 from market.keys import key_hash, well_formed
 from market.settings import MarketSettings
@@ -40,6 +40,7 @@ from serve_app.admin import create_admin_app
 from serve_app.app import create_app
 from serve_app.clock import SystemClock
 from serve_app.ports import GatewayPorts
+from serve_app.sealed import Sealer
 from serve_app.served import load_models
 
 GATEWAY_APP = "market"
@@ -94,6 +95,7 @@ class Gateway:
             node=node_id(),
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
+            payments=NamedActor(PAYMENTS),
             streams=StreamCalls(stream_of, lambda machine: NamedActor(provider_name(machine))),
             counters=self._counters,
         )
@@ -101,6 +103,7 @@ class Gateway:
             GatewayPorts(
                 gateway=gateway,
                 accountant=clients.accountant,
+                payments=clients.payments,
                 router=clients.router,
                 providers=clients.providers,
                 models=models,
@@ -108,6 +111,8 @@ class Gateway:
                 clock=SystemClock(),
                 readiness=clients.readiness,
                 hash_key=partial(_hash_key, clients.pepper),
+                sealer=Sealer(clients.pepper),
+                front=clients.front,
             )
         )
         clients.router.start()

@@ -1,10 +1,31 @@
-"""The errors that end a request which no Mac has failed: a deadline, its reader, the market."""
+"""The errors that end a request: its Macs, a deadline, its reader, the market."""
 
 from __future__ import annotations
 
-from market.errors import InvalidRequest, Unavailable
+from market.errors import InvalidRequest, MarketError, Unavailable
+from market.types import JobFailure
 
 DRAIN_RETRY_AFTER_S = 5.0
+
+
+def given_up(failure: JobFailure, attempts: int, written_tokens: int | None) -> MarketError:
+    """No other Mac is tried: `written_tokens` is what the client already has, None for nothing."""
+    if failure.code == "invalid":
+        return InvalidRequest(failure.message[:300], failure.param, "invalid_job")
+    if written_tokens is not None:
+        return Unavailable(
+            f"The Mac was lost after {written_tokens} tokens; nothing is charged. "
+            "Send the request again.",
+            None,
+            "provider_lost",
+            1.0,
+        )
+    return Unavailable(
+        f"{attempts} Macs could not serve this; the last said: {failure.message[:200]}",
+        None,
+        "attempts_exhausted",
+        2.0,
+    )
 
 
 def overdue(limit_s: float) -> Unavailable:

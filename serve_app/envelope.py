@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from market.errors import Conflict, MarketError, PaymentRequired, RateLimited, Unavailable
+from market.errors import Conflict, MarketError, PaymentRequired
 
 Headers = list[tuple[bytes, bytes]]
 DEFAULT_RETRY_AFTER_S = 5.0
@@ -35,7 +35,7 @@ def error_headers(error: MarketError) -> Headers:
     """
     headers: Headers = []
     after_s = error.retry_after_s
-    if after_s is None and isinstance(error, RateLimited | Unavailable):
+    if after_s is None and error.status in (429, 503):
         after_s = DEFAULT_RETRY_AFTER_S
     if after_s is not None:
         headers.append((b"retry-after", str(max(1, math.ceil(after_s))).encode()))

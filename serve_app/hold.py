@@ -9,12 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from market.errors import Internal, MarketError, Unavailable
-from market.messages import Admit, Admitted, Checkpoint, Grant, Settle, Settled, Void
+from market.messages import Admit, Admitted, Checkpoint, Grant, Replay, Settle, Settled, Void
 from market.types import RequestId, Usage
 from serve_app import metric_names
 from serve_app.counters import Counters
 from serve_app.desk import Desk
 from serve_app.prepare import Prepared
+from serve_app.sealed import OwnKey
+
+
+class ReplayedError(Exception):
+    """The caller's own key was used for this request before: `replay` says what became of it."""
+
+    def __init__(self, replay: Replay) -> None:
+        super().__init__(replay.request_id)
+        self.replay = replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +52,18 @@ class Hold:
     """The hold of one request, from before it exists until it has ended."""
 
     def __init__(
-        self, desk: Desk, prepared: Prepared, request_id: RequestId, key_hash: bytes
+        self,
+        desk: Desk,
+        prepared: Prepared,
+        request_id: RequestId,
+        key_hash: bytes,
+        own_key: OwnKey | None = None,
     ) -> None:
         self._desk = desk
         self._prepared = prepared
         self._request_id = request_id
         self._key_hash = key_hash
+        self._own_key = own_key
         self._may_exist = False
         self._ending: Settle | Void | None = None
         self.admitted: Admitted | None = None
@@ -59,8 +74,11 @@ class Hold:
         return isinstance(self._ending, Settle)
 
     async def admit(self) -> Admitted:
-        """Key, rate, limits and hold in one step; raises the accountant's refusal."""
-        prepared, call = self._prepared, self._prepared.call
+        """Key, rate, limits and hold in one step; raises the accountant's refusal.
+
+        Raises ReplayedError when the caller's own key has had its answer before.
+        """
+        prepared, call, own = self._prepared, self._prepared.call, self._own_key
         op = Admit(
             request_id=self._request_id,
             key_hash=self._key_hash,
@@ -69,6 +87,8 @@ class Hold:
             max_tokens=call.max_tokens,
             max_tokens_cap=prepared.max_tokens_cap,
             n=call.n,
+            idempotency=None if own is None else own.hash,
+            fingerprint=None if own is None else own.fingerprint,
         )
         self._may_exist = True
         try:
@@ -78,14 +98,20 @@ class Hold:
         except MarketError:
             self._may_exist = False
             raise
+        if isinstance(reply, Replay):
+            self._may_exist = False
+            raise ReplayedError(reply)
         if not isinstance(reply, Admitted):
             raise Internal("The accountant answered an admission with something else.")
         self.admitted = reply
         return reply
 
-    async def settle(self, delivery: Delivery) -> Settled:
-        """Charge and pay, durably; see `Books.settle` for what it may raise."""
-        ending = self._settle_op(delivery)
+    async def settle(self, delivery: Delivery, outcome: bytes | None = None) -> Settled:
+        """Charge and pay, durably, and keep the sealed `outcome` in the same commit.
+
+        See `Books.settle` for what it may raise.
+        """
+        ending = self._settle_op(delivery, outcome)
         self._ending = ending
         return await self._desk.books.settle(ending)
 
@@ -116,7 +142,7 @@ class Hold:
             op = Checkpoint(self._request_id, usage, grant.payee, grant.machine, grant.provider)
         self._desk.background.start(self._desk.books.checkpoint(op))
 
-    def _settle_op(self, delivery: Delivery) -> Settle:
+    def _settle_op(self, delivery: Delivery, outcome: bytes | None = None) -> Settle:
         grant = delivery.grant
         return Settle(
             request_id=self._request_id,
@@ -128,4 +154,5 @@ class Hold:
             attempts=delivery.attempts,
             ttft_ms=round(delivery.ttft_ms, 3),
             total_ms=round(delivery.total_ms, 3),
+            outcome=outcome,
         )

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from market.errors import MarketError, Unavailable
+from market.keys import INFERENCE
 from market.messages import RateState
 from market.types import ProviderId, RequestId
 from serve_app import metric_names
 from serve_app.asgi import Bodies, ClientLeftError, Receive, Scope, Send, send_error
-from serve_app.auth import INFERENCE
 from serve_app.desk import Desk
 from serve_app.endings import draining
 from serve_app.envelope import Headers
+from serve_app.faults import describe_fault
+from serve_app.hold import ReplayedError
 from serve_app.parameters import Call, Kind, ignored_header
 from serve_app.prepare import Prepared, prepare
+from serve_app.recording import Recording
+from serve_app.replay import send_again
 from serve_app.replies import HeadersFor, Reply, StreamReply, WholeReply
 from serve_app.run import Run
+from serve_app.sealed import read_key
 from serve_app.wire import Wire
 
+_log = logging.getLogger("coster.door")
 WORKER_THREADS = 2  # decoding and tokenising release the GIL for most of their time
 
 END_S = 1.0  # how long ended requests may take to say so, before and after being cut off
@@ -56,39 +64,63 @@ class Inference:
         id_headers: Headers,
     ) -> None:
         """Answer one call. Raises only CancelledError."""
-        desk = self._desk
-        started_s = desk.ports.clock.monotonic_s()
         self._taken += 1
         try:
-            if self._taken > desk.limits.requests_in_flight:
-                raise Unavailable(
-                    f"This gateway already serves {desk.limits.requests_in_flight} requests.",
-                    None,
-                    "busy",
-                    1.0,
-                )
-            headers = dict(scope["headers"])
-            key_hash, key = await desk.keys.identify(
-                headers.get(b"authorization"), INFERENCE, fresh=False
-            )
-            body = await self._bodies.read(headers, receive)
-            prepared = await self._prepare(kind, body)
-            if self._ended is not None:
-                raise self._ended
-            run = Run(desk, prepared, request_id, key_hash, key, started_s)
-            beats = headers.get(b"x-coster-heartbeat", b"").strip().lower() != b"off"
-            reply = self._reply(
-                run.guarded(send), run, prepared, request_id, id_headers, heartbeats=beats
-            )
-            await self._run(run, reply, receive)
-            self._count(kind, reply.status)
+            status = await self._serve(kind, scope, receive, send, request_id, id_headers)
+            self._count(kind, status)
         except ClientLeftError:
-            desk.counters.add(metric_names.CLIENTS_LEFT)
+            self._desk.counters.add(metric_names.CLIENTS_LEFT)
         except MarketError as error:
             self._count(kind, error.status)
             await send_error(send, error, id_headers)
         finally:
             self._taken -= 1
+
+    async def _serve(
+        self,
+        kind: Kind,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        request_id: RequestId,
+        id_headers: Headers,
+    ) -> int:
+        """Answer one call and return its status; raises what is to be answered instead."""
+        desk = self._desk
+        started_s = desk.ports.clock.monotonic_s()
+        if self._taken > desk.limits.requests_in_flight:
+            raise Unavailable(
+                f"This gateway already serves {desk.limits.requests_in_flight} requests.",
+                None,
+                "busy",
+                1.0,
+            )
+        headers = dict(scope["headers"])
+        key_hash, key = await desk.identify(scope, (INFERENCE,), fresh=False)
+        own = read_key(scope["headers"])
+        body = await self._bodies.read(headers, receive)
+        prepared = await self._prepare(kind, body)
+        if self._ended is not None:
+            raise self._ended
+        recording = None
+        if own is not None:
+            sealer = desk.ports.sealer
+            own_key = sealer.own_key(key.account, own, scope["path"], body)
+            recording = Recording(own_key, sealer, desk.limits)
+        run = Run(desk, prepared, request_id, key_hash, key, started_s, recording)
+        beats = headers.get(b"x-coster-heartbeat", b"").strip().lower() != b"off"
+        write = run.guarded(send) if recording is None else recording.send
+        reply = self._reply(write, run, prepared, request_id, id_headers, heartbeats=beats)
+        if recording is None:
+            await self._run(run, reply, receive)
+            return reply.status
+        try:
+            await self._record(run, reply, recording, receive, send)
+        except ReplayedError as before:
+            return await send_again(
+                desk, key.account, recording.own_key, before.replay, send, id_headers
+            )
+        return reply.status
 
     async def end_all(self, reason: str) -> None:
         """End what runs and refuse what comes; see `GatewayApp.end_all`."""
@@ -124,7 +156,13 @@ class Inference:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)
 
     async def _run(self, run: Run, reply: Reply, receive: Receive) -> None:
-        watcher = asyncio.ensure_future(_watch(receive, run))
+        watcher = asyncio.ensure_future(_watch(receive, run.left))
+        try:
+            await self._live(run, reply)
+        finally:
+            watcher.cancel()
+
+    async def _live(self, run: Run, reply: Reply) -> None:
         self._running.add(run)
         self._idle.clear()
         self._arm()
@@ -134,7 +172,35 @@ class Inference:
             self._running.discard(run)
             if not self._running:
                 self._idle.set()
+
+    async def _record(
+        self, run: Run, reply: Reply, recording: Recording, receive: Receive, send: Send
+    ) -> None:
+        """Run in a task of its own; a client that leaves, or a cancelled call, ends only this."""
+        life = asyncio.create_task(self._live(run, reply))
+        life.add_done_callback(lambda _: recording.close())
+        watcher = asyncio.ensure_future(_watch(receive, recording.leave))
+        try:
+            if await recording.deliver(send):
+                await asyncio.shield(life)
+            else:
+                self._desk.counters.add(
+                    metric_names.SLOW_READERS if recording.slow else metric_names.CLIENTS_LEFT
+                )
+        finally:
             watcher.cancel()
+            if not life.done():
+                recording.leave()
+                self._taken += 1
+                life.add_done_callback(self._left_behind)
+
+    def _left_behind(self, life: asyncio.Task[None]) -> None:
+        """A request has ended whose client had left before."""
+        self._taken -= 1
+        error = None if life.cancelled() else life.exception()
+        if error is not None and not isinstance(error, ReplayedError):
+            self._desk.counters.add(metric_names.INTERNAL_ERRORS)
+            _log.error("a request without a client failed: %s", describe_fault(error))
 
     def _reply(
         self,
@@ -182,13 +248,13 @@ class Inference:
             self._arm()
 
 
-async def _watch(receive: Receive, run: Run) -> None:
-    """Tell the run when its client closes the connection."""
+async def _watch(receive: Receive, left: Callable[[], None]) -> None:
+    """Call `left` when the client closes the connection."""
     with contextlib.suppress(asyncio.CancelledError):
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                run.left()
+                left()
                 return
 
 

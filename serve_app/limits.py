@@ -44,4 +44,11 @@ class Limits:
 
     key_cache_s: float = 1.0  # a revoked key is refused everywhere after this
     key_cache_entries: int = 10_000
-    accounts_per_minute: int = 30  # new accounts per client address and process
+    # Per client address and process; callers with a good key are never counted.
+    accounts_per_minute: int = 30
+    accounts_burst: int = 10
+    strangers_per_minute: int = 600  # requests without a key, or with one that is not valid
+    strangers_burst: int = 200
+    forgeries_per_minute: int = 30  # webhooks with a bad signature
+    forgeries_burst: int = 30
+    webhook_bytes: int = MIB

@@ -12,9 +12,32 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from serve_app.openapi_inference import inference_paths, inference_schemas
-from serve_app.schemas import AccountBody, KeyBody
+from serve_app.openapi_inference import OWN_KEY_HEADER, inference_paths, inference_schemas
+from serve_app.schemas_keys import AccountBody, KeyBody, KeyPatch, RotateBody
+from serve_app.schemas_payments import (
+    OnboardingBody,
+    PayoutAccountBody,
+    QuoteBody,
+    RefundBody,
+    TopUpBody,
+    WithdrawalBody,
+)
 
+_BODIES: dict[str, type[BaseModel]] = {
+    shape.__name__: shape
+    for shape in (
+        AccountBody,
+        KeyBody,
+        KeyPatch,
+        RotateBody,
+        TopUpBody,
+        RefundBody,
+        OnboardingBody,
+        PayoutAccountBody,
+        QuoteBody,
+        WithdrawalBody,
+    )
+}
 _HEADERS = {
     "XRequestId": ("x-request-id", "The caller's own id when harmless, else ours"),
     "XCosterRequestId": ("x-coster-request-id", "The ledger's id, for usage and generations"),
@@ -25,6 +48,22 @@ def json_body(schema: str, *, required: bool) -> dict[str, Any]:
     """A handler's body for the document, when the handler reads it itself."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     return {"requestBody": {"required": required, "content": content}}
+
+
+def operation(
+    *scopes: str, body: str | None = None, required: bool = True, own_key: bool = False
+) -> dict[str, Any]:
+    """What a handler that authenticates by itself adds to the document.
+
+    One of `scopes` is needed; without any, every live key will do. `own_key`: it takes an
+    Idempotency-Key.
+    """
+    extra: dict[str, Any] = {"security": [{"apiKey": []}], "x-coster-scopes": sorted(scopes)}
+    if body is not None:
+        extra |= json_body(body, required=required)
+    if own_key:
+        extra["parameters"] = [OWN_KEY_HEADER]
+    return extra
 
 
 def describe(app: FastAPI) -> None:
@@ -56,14 +95,16 @@ def _base(app: FastAPI, bodies: dict[str, type[BaseModel]]) -> dict[str, Any]:
     )
     schemas = document["components"]["schemas"]
     for name, shape in bodies.items():
-        schemas[name] = shape.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema = shape.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[name] = schema
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return document
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    document = _base(app, {"AccountBody": AccountBody, "KeyBody": KeyBody})
+    document = _base(app, _BODIES)
     document["components"]["schemas"].update(inference_schemas())
     document["paths"].update(inference_paths())
     _say_what_errors_are(document)

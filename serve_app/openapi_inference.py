@@ -6,6 +6,13 @@ from typing import Any
 
 from serve_app.parameters import ADVISORY, REFUSED, REQUIRED, USED, Kind
 
+OWN_KEY_HEADER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+    "description": "A key of your own: asking again with it does nothing twice",
+}
 _STRING = {"type": "string"}
 _INTEGER = {"type": "integer"}
 _NULLABLE_STRING = {"type": ["string", "null"]}
@@ -21,6 +28,7 @@ _ANSWER_HEADERS = {
     "x-coster-provider": "The public id of the Mac that serves the answer",
     "x-coster-max-tokens": "The longest answer the hold covers, when the request has no limit",
     "x-coster-ignored-params": "Parameters that were not used, separated by commas",
+    "x-coster-replayed": "`true`: the answer that was kept under this Idempotency-Key",
     "x-ratelimit-limit-requests": "Requests per minute",
     "x-ratelimit-remaining-requests": "Requests left",
     "x-ratelimit-reset-requests": "Until all are left again, such as 1s or 6m0s",
@@ -34,6 +42,7 @@ _ERRORS = {
     "402": "Not enough money; the message says which limit",
     "403": "The key lacks the scope inference",
     "404": "No such model",
+    "409": "The Idempotency-Key was used with another body, or its request still runs",
     "413": "The body is larger than 16 MiB",
     "429": "The caller's own rate limit; see Retry-After",
     "503": "No Mac can serve this now; see Retry-After",
@@ -82,9 +91,13 @@ def _operation(kind: Kind) -> dict[str, Any]:
         "summary": summary,
         "operationId": f"create_{kind}",
         "security": [{"apiKey": []}],
+        "x-coster-scopes": ["inference"],
         "parameters": [
-            {"name": header, "in": "header", "schema": _STRING, "description": text}
-            for header, text in _REQUEST_HEADERS.items()
+            OWN_KEY_HEADER,
+            *(
+                {"name": header, "in": "header", "schema": _STRING, "description": text}
+                for header, text in _REQUEST_HEADERS.items()
+            ),
         ],
         "requestBody": {
             "required": True,

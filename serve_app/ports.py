@@ -13,78 +13,34 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from market import messages
+from market.accounting.earned import EarningsStatement
+from market.accounting.prices import Price
+from market.accounting.rows import RequestRow
+from market.accounting.state_rows import (
+    OwnerRow,
+    PayeeRow,
+    PayoutRow,
+    PriceRow,
+    RefundRow,
+    TopUpRow,
+)
 from market.catalogue import Catalogue
 from market.messages import (
     AccountantOp,
     AccountantReply,
     Busy,
     Grant,
+    KeyLimits,
     KeyRecord,
+    KeySpend,
     ModelAvailability,
     Outcome,
+    RateState,
     RouteRequest,
 )
 from market.types import AccountId, Event, GatewayId, Job, KeyId, ModelId, RequestId
-
-
-class BalanceView(Protocol):
-    """One account's money in nano-USD.
-
-    `promo_nano + cash_nano` is the credit free to spend, `earnings_nano` what its Macs
-    earned and is withdrawable; what running requests hold is not in any of the three.
-    """
-
-    @property
-    def promo_nano(self) -> int: ...
-    @property
-    def cash_nano(self) -> int: ...
-    @property
-    def earnings_nano(self) -> int: ...
-    @property
-    def held_nano(self) -> int: ...
-
-
-class UsageView(Protocol):
-    """One request as the ledger records it, for `usage` and `generations`.
-
-    `status` is held, settled, voided or expired. Times are Unix nanoseconds; what has not
-    happened yet is 0, "" or None.
-    """
-
-    @property
-    def request_id(self) -> RequestId: ...
-    @property
-    def model(self) -> ModelId: ...
-    @property
-    def key_id(self) -> KeyId: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def prompt_tokens(self) -> int: ...
-    @property
-    def completion_tokens(self) -> int: ...
-    @property
-    def cached_tokens(self) -> int: ...
-    @property
-    def reasoning_tokens(self) -> int: ...
-    @property
-    def cost_nano(self) -> int: ...
-    @property
-    def held_nano(self) -> int: ...
-    @property
-    def provider(self) -> str | None: ...
-    @property
-    def finish_reason(self) -> str: ...
-    @property
-    def attempts(self) -> int: ...
-    @property
-    def ttft_ms(self) -> float: ...
-    @property
-    def total_ms(self) -> float: ...
-    @property
-    def created_ns(self) -> int: ...
-    @property
-    def finished_ns(self) -> int: ...
+from serve_app.money_views import BalanceView, UsageView, WithdrawalQuoteView
+from serve_app.sealed import Sealer
 
 
 class AccountantPort(Protocol):
@@ -99,14 +55,50 @@ class AccountantPort(Protocol):
         """
         ...
 
-    async def create_account(self, name: str) -> tuple[AccountId, KeyRecord, str]:
-        """Open an account; returns it, its management key's record and that key's secret."""
+    async def create_account(
+        self, name: str, *, idempotency: str | None, fingerprint: str
+    ) -> tuple[AccountId, KeyRecord, str]:
+        """Open an account; returns it, its management key's record and that key's secret.
+
+        The same `idempotency` gives the same three again. `fingerprint` says where the
+        sign-up comes from: promo credit is granted once a place.
+        """
+        ...
+
+    async def account(self, account: AccountId) -> OwnerRow:
+        """The account's row: tier, freeze, promo credit granted."""
         ...
 
     async def create_key(
-        self, account: AccountId, name: str, scopes: frozenset[str], expires_s: float | None
+        self,
+        account: AccountId,
+        name: str,
+        scopes: frozenset[str],
+        expires_s: float | None,
+        limits: KeyLimits | None = None,
+        idempotency: str | None = None,
     ) -> tuple[KeyRecord, str]:
         """Make a key; the secret is returned once. `expires_s` is a Unix time or None."""
+        ...
+
+    async def rotate_key(
+        self, account: AccountId, key_id: KeyId, grace_s: float, idempotency: str | None = None
+    ) -> tuple[KeyRecord, str]:
+        """A new key in place of one that lives on for `grace_s`; NotFound for anyone else's."""
+        ...
+
+    async def change_key(
+        self, account: AccountId, key_id: KeyId, name: str | None, limits: KeyLimits | None
+    ) -> KeyRecord:
+        """Rename a key or replace its limits; NotFound for anyone else's."""
+        ...
+
+    async def key_spend(self, account: AccountId, key_id: KeyId) -> KeySpend:
+        """What a key with caps has spent in its present windows."""
+        ...
+
+    async def standing(self, account: AccountId) -> tuple[str, RateState]:
+        """The account's tier, and what is left of its limits now."""
         ...
 
     async def list_keys(self, account: AccountId) -> Sequence[KeyRecord]: ...
@@ -123,6 +115,91 @@ class AccountantPort(Protocol):
 
     async def generation(self, account: AccountId, request_id: RequestId) -> UsageView:
         """One request of this account in any status; NotFound for anyone else's."""
+        ...
+
+    async def holds(self, account: AccountId) -> Sequence[RequestRow]:
+        """The running requests that hold money of this account, oldest first."""
+        ...
+
+    async def earnings(self, account: AccountId, limit: int) -> EarningsStatement:
+        """What the account's Macs have earned, with the newest `limit` payments."""
+        ...
+
+    def prices(self) -> Mapping[ModelId, Price]:
+        """What models cost, from cache, at most a second old while the accountant answers.
+
+        Never waits, never raises; a model that is not in it costs what its card says.
+        """
+        ...
+
+    async def price_history(self, model: str) -> Sequence[PriceRow]:
+        """Every price that was set for a model, oldest first; NotFound for an unknown one."""
+        ...
+
+    async def outcome(self, account: AccountId, request_id: RequestId) -> bytes | None:
+        """The sealed answer that is kept of a request under its caller's own key, if any."""
+        ...
+
+
+class PaymentsPort(Protocol):
+    """Money in and out of the market. Someone else's id is NotFound in every method.
+
+    `idempotency` is the caller's own key: with the same contents the same object is answered,
+    with others Conflict. `before_ns` pages back through lists that are newest first.
+    """
+
+    async def topup(
+        self, account: AccountId, amount_cents: int, idempotency: str | None
+    ) -> TopUpRow: ...
+
+    async def topups(
+        self, account: AccountId, limit: int, before_ns: int | None
+    ) -> Sequence[TopUpRow]: ...
+
+    async def topup_of(self, account: AccountId, topup_id: str) -> TopUpRow: ...
+
+    async def refund(
+        self,
+        account: AccountId,
+        topup_id: str,
+        amount_cents: int | None,
+        idempotency: str | None,
+    ) -> RefundRow:
+        """Give unspent money of a top-up back; None is as much as can be."""
+        ...
+
+    async def onboard(
+        self, account: AccountId, country: str, idempotency: str | None
+    ) -> tuple[PayeeRow, str]:
+        """How the account is paid, and the address of a form for its owner to fill in."""
+        ...
+
+    async def payee(self, account: AccountId) -> PayeeRow | None: ...
+
+    async def set_weekly(self, account: AccountId, on: bool) -> PayeeRow: ...
+
+    async def quote_withdrawal(
+        self, account: AccountId, amount_cents: int | None
+    ) -> WithdrawalQuoteView: ...
+
+    async def withdraw(
+        self,
+        account: AccountId,
+        amount_cents: int | None,
+        expected_fee_nano: int | None,
+        idempotency: str | None,
+    ) -> PayoutRow:
+        """Send earnings to their owner; Conflict `fee_changed` when the fee is another one."""
+        ...
+
+    async def payouts(
+        self, account: AccountId, limit: int, before_ns: int | None
+    ) -> Sequence[PayoutRow]: ...
+
+    async def payout_of(self, account: AccountId, payout_id: str) -> PayoutRow: ...
+
+    async def webhook(self, payload: bytes, signature: str) -> None:
+        """Take a notice of the processor; InvalidRequest for what it did not sign."""
         ...
 
 
@@ -217,10 +294,14 @@ KeyHasher = Callable[[str], bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class GatewayPorts:
-    """Everything `serve_app.app.create_app` is built from."""
+    """Everything `serve_app.app.create_app` is built from.
+
+    `front` is the token by which our own HAProxy vouches for a client's address.
+    """
 
     gateway: GatewayId
     accountant: AccountantPort
+    payments: PaymentsPort
     router: RouterPort
     providers: ProvidersPort
     models: ModelsPort
@@ -228,6 +309,8 @@ class GatewayPorts:
     clock: ClockPort
     readiness: ReadinessPort
     hash_key: KeyHasher
+    sealer: Sealer
+    front: str = ""
 
 
 class AdminPort(Protocol):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from market.catalogue import Catalogue, ModelCard
 from market.errors import InvalidRequest, Unavailable
+from market.messages import Admitted
+from market.types import Job, RequestId
 from serve_app.json_body import decode_object
 from serve_app.parameters import Call, Kind, read_call
 from serve_app.ports import ModelsPort, ServedModelPort
@@ -23,6 +25,21 @@ class Prepared:
     card: ModelCard
     prompt_ids: tuple[int, ...]
     max_tokens_cap: int
+
+    def job(self, request_id: RequestId, admitted: Admitted) -> Job:
+        """What a Mac is asked to do; its cache is shared with nobody but this account."""
+        call = self.call
+        return Job(
+            request_id=request_id,
+            model=self.card.id,
+            prompt_ids=self.prompt_ids,
+            max_tokens=admitted.max_tokens,
+            sampling=call.sampling,
+            stop=call.stop,
+            n=call.n,
+            top_logprobs=call.top_logprobs,
+            cache_scope=admitted.account,
+        )
 
 
 def prepare(kind: Kind, body: bytes, catalogue: Catalogue, models: ModelsPort) -> Prepared:

@@ -19,11 +19,15 @@ from serve_app.wire import DONE, HEARTBEAT, Bill, ChoiceText, Wire
 
 HeadersFor = Callable[[ProviderId | None], Headers]
 
-_SSE: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+SSE_TYPE = b"text/event-stream; charset=utf-8"
+JSON_TYPE = b"application/json"
+_NO_BUFFERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+def head_of(content_type: bytes) -> Headers:
+    """The headers that this kind of body needs, whoever sends it."""
+    extra = _NO_BUFFERS if content_type == SSE_TYPE else []
+    return [(b"content-type", content_type), *extra]
 
 
 class Reply(Protocol):
@@ -32,6 +36,7 @@ class Reply(Protocol):
     written: bool  # content is out: no other Mac can take over
     delivered: int
     status: int
+    content_type: bytes
 
     def begin(self, progress: Progress, provider: ProviderId) -> None:
         """A new attempt starts from nothing."""
@@ -45,13 +50,19 @@ class Reply(Protocol):
         """Tell a waiting client that we live; False if this reply cannot."""
         ...
 
-    async def end(self, bill: Bill) -> None: ...
+    def last(self, bill: Bill) -> bytes:
+        """Everything that is still to be sent, with the bill in it. May be asked again."""
+        ...
+
+    async def end(self, last: bytes) -> None: ...
 
     async def fail(self, error: MarketError) -> None: ...
 
 
 class StreamReply:
     """Server-sent events, one write per batch of engine events."""
+
+    content_type = SSE_TYPE
 
     def __init__(
         self,
@@ -118,17 +129,20 @@ class StreamReply:
         await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
         return True
 
-    async def end(self, bill: Bill) -> None:
+    def last(self, bill: Bill) -> bytes:
         progress = self._progress
         assert progress is not None
-        if not self._started:
-            await self._start()
         reason = progress.choices[self._last].finish or "stop"
         parts = [*self._parts, self._wire.finish(self._last, reason)]
         if self._include_usage:
             parts.append(self._wire.usage(bill))
         parts.append(DONE)
-        await self._send({"type": "http.response.body", "body": b"".join(parts)})
+        return b"".join(parts)
+
+    async def end(self, last: bytes) -> None:
+        if not self._started:
+            await self._start()
+        await self._send({"type": "http.response.body", "body": last})
 
     async def fail(self, error: MarketError) -> None:
         if not self._started:
@@ -141,7 +155,7 @@ class StreamReply:
 
     async def _start(self) -> None:
         self._started = True
-        headers = [*self._headers_for(self._provider), *_SSE]
+        headers = [*self._headers_for(self._provider), *head_of(SSE_TYPE)]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
@@ -150,6 +164,7 @@ class WholeReply:
 
     written = False
     delivered = 0
+    content_type = JSON_TYPE
 
     def __init__(
         self, send: Send, wire: Wire, headers_for: HeadersFor, *, with_logprobs: bool
@@ -178,9 +193,11 @@ class WholeReply:
     async def heartbeat(self) -> bool:
         return False
 
-    async def end(self, bill: Bill) -> None:
-        body = self._wire.whole(self._choices, bill, with_logprobs=self._with_logprobs)
-        await send_body(self._send, 200, self._headers_for(self._provider), body)
+    def last(self, bill: Bill) -> bytes:
+        return self._wire.whole(self._choices, bill, with_logprobs=self._with_logprobs)
+
+    async def end(self, last: bytes) -> None:
+        await send_body(self._send, 200, self._headers_for(self._provider), last)
 
     async def fail(self, error: MarketError) -> None:
         self.status = error.status

@@ -6,7 +6,6 @@ cannot write; ours do none of that.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -16,8 +15,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from market.errors import Internal, InvalidRequest, MarketError, NotFound, RateLimited
+from market.errors import Internal, InvalidRequest, MarketError, NotFound
+from market.messages import KeyRecord
 from serve_app.asgi import Bodies
+from serve_app.desk import Desk
 from serve_app.envelope import error_body, error_headers
 from serve_app.json_body import decode_object
 from serve_app.schemas import ErrorEnvelope
@@ -36,7 +37,6 @@ _CODES = {
     "less_than_equal": "out_of_range",
     "int_parsing_size": "out_of_range",
 }
-CALLERS = 10_000  # client addresses remembered by a gate
 
 
 def new_app(title: str, version: str, description: str) -> FastAPI:
@@ -83,7 +83,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """An unknown route and a wrong method are the same to the caller: not found."""
     assert isinstance(error, HTTPException)
     if error.status_code in (404, 405):
-        shown = f"{request.method} {request.url.path}"[:200]
+        shown = f"{request.method} {request.scope['path']}"[:200]  # the URL may be no text
         return error_response(
             NotFound(f"There is no {shown!r}; see /openapi.json.", None, "unknown_route")
         )
@@ -133,6 +133,12 @@ def _code(rule: str) -> str:
     )
 
 
+async def caller(desk: Desk, request: Request, *scopes: str) -> KeyRecord:
+    """Whose key it is; one of `scopes` is needed, or any live key without them."""
+    _, record = await desk.identify(request.scope, scopes)
+    return record
+
+
 async def read_shape(request: Request, bodies: Bodies, shape: type[Body]) -> Body:
     """The request's JSON body as `shape`; an absent body is an empty object."""
     raw = await bodies.read(dict(request.scope["headers"]), request.receive)
@@ -148,29 +154,3 @@ def answer(value: BaseModel | list[Any], status: int = 200) -> Response:
         [entry.model_dump() for entry in value] if isinstance(value, list) else value.model_dump()
     )
     return Response(orjson.dumps(content), status, media_type="application/json")
-
-
-class Gate:
-    """At most `per_minute` calls per caller, spread evenly; for calls without a key."""
-
-    def __init__(self, per_minute: int, burst: int) -> None:
-        self._interval_s = 60.0 / per_minute
-        self._burst_s = self._interval_s * burst
-        self._due_s: dict[str, float] = {}
-
-    def pass_through(self, caller: str, now_s: float) -> None:
-        """Count one call; RateLimited says when the next is allowed."""
-        due_s = max(self._due_s.get(caller, 0.0), now_s)
-        wait_s = due_s - now_s - self._burst_s
-        if wait_s > 0:
-            raise RateLimited(
-                f"Too many new accounts from here; wait {math.ceil(wait_s)} s.",
-                None,
-                "too_many_accounts",
-                wait_s,
-            )
-        if len(self._due_s) >= CALLERS:
-            self._due_s = {who: at_s for who, at_s in self._due_s.items() if at_s > now_s}
-            if len(self._due_s) >= CALLERS:
-                raise RateLimited("Too many new accounts here now.", None, "too_many_accounts", 60)
-        self._due_s[caller] = due_s + self._interval_s

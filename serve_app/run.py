@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
-from market.errors import Internal, InvalidRequest, MarketError, Unauthenticated, Unavailable
-from market.messages import Admitted, Grant, KeyRecord
-from market.types import Event, Job, JobFailure, RequestId, Usage
+from market.errors import Internal, MarketError, Unauthenticated
+from market.messages import Admitted, Funding, Grant, KeyRecord
+from market.types import Event, JobFailure, RequestId, Usage
 from serve_app import metric_names
 from serve_app.asgi import ClientLeftError, Message, Send
 from serve_app.desk import Desk
-from serve_app.endings import overdue, too_slow, unconfirmed
+from serve_app.endings import given_up, overdue, too_slow, unconfirmed
 from serve_app.faults import describe_fault
-from serve_app.hold import Delivery, Hold
+from serve_app.hold import Delivery, Hold, ReplayedError
 from serve_app.inbox import Inbox
 from serve_app.prepare import Prepared
 from serve_app.progress import AttemptFailedError, Progress
+from serve_app.recording import Recording
 from serve_app.replies import Reply
 from serve_app.seat import Route, Seat
 from serve_app.wire import Bill
@@ -45,13 +47,20 @@ class Run:
         key_hash: bytes,
         key: KeyRecord,
         started_s: float,
+        recording: Recording | None = None,
     ) -> None:
+        """With a `recording` the answer is kept for a caller who asks again.
+
+        Such a request is charged in the commit that keeps its answer, or not at all: what a
+        dead gateway had sent of it is not charged, so that asking again is never paid twice.
+        """
         self._desk = desk
         self._prepared = prepared
         self._request_id = request_id
         self._key_hash = key_hash
-        self._key = key
-        self._hold = Hold(desk, prepared, request_id, key_hash)
+        self._recording = recording
+        own_key = None if recording is None else recording.own_key
+        self._hold = Hold(desk, prepared, request_id, key_hash, own_key)
         self._seat = Seat(desk, prepared, request_id, key.account)
         self._inbox = Inbox(desk.limits.buffer_bytes)
         self._reply: Reply
@@ -130,11 +139,18 @@ class Run:
         return watched
 
     async def go(self, reply: Reply) -> None:
-        """Serve the request to its end. Raises only CancelledError, after the books."""
+        """Serve the request to its end.
+
+        Raises CancelledError, after the books, and ReplayedError when there is nothing to
+        serve because it was served before.
+        """
         self._reply = reply
         self._task = asyncio.current_task()
         try:
             await self._serve()
+        except ReplayedError:
+            self._give_up_seat()
+            raise
         except (ClientLeftError, ConnectionError):
             self._desk.counters.add(metric_names.CLIENTS_LEFT)
             self._abandon(charge=True)
@@ -189,26 +205,31 @@ class Run:
                     break
                 except AttemptFailedError as failed:
                     grant = await self._next_grant(grant, admitted, failed.failure)
-            await self._settle_and_end(grant)
+            await self._settle_and_end(grant, admitted)
         finally:
             self._serving = False
 
     async def _admit_and_route(self) -> tuple[Grant, Admitted]:
-        """Both at once: a hold, and a slot that is free now; else wait in the queue."""
+        """Both at once: a hold, and a slot that is free now; else wait in the queue.
+
+        One after the other under the caller's own key, which may need no slot at all.
+        """
         wanted = self._prepared.call.max_tokens or self._prepared.max_tokens_cap
-        routing = self._seat.ask(self._inbox.poke, max_tokens=wanted, funding=None)
+        early = None if self._recording else self._ask(wanted)
         admitted = await self._hold.admit()
+        routing = early or self._ask(admitted.max_tokens)
         await self._until_answered(routing)
         answer = self._seat.answer(routing)
         if isinstance(answer, Grant):
             return answer, admitted
         return await self._queue(admitted), admitted
 
+    def _ask(self, max_tokens: int, funding: Funding | None = None) -> Route:
+        return self._seat.ask(self._inbox.poke, max_tokens=max_tokens, funding=funding)
+
     async def _queue(self, admitted: Admitted) -> Grant:
         """Stand in the fair queue with the hold as funding."""
-        routing = self._seat.ask(
-            self._inbox.poke, max_tokens=admitted.max_tokens, funding=admitted.funding
-        )
+        routing = self._ask(admitted.max_tokens, admitted.funding)
         await self._until_answered(routing)
         answer = self._seat.answer(routing)
         if not isinstance(answer, Grant):
@@ -253,18 +274,7 @@ class Run:
 
     async def _submit(self, grant: Grant, admitted: Admitted) -> None:
         """Hand the job over; AttemptFailedError when this Mac cannot take it."""
-        call = self._prepared.call
-        job = Job(
-            request_id=self._request_id,
-            model=self._prepared.card.id,
-            prompt_ids=self._prepared.prompt_ids,
-            max_tokens=admitted.max_tokens,
-            sampling=call.sampling,
-            stop=call.stop,
-            n=call.n,
-            top_logprobs=call.top_logprobs,
-            cache_scope=self._key.account,
-        )
+        job = self._prepared.job(self._request_id, admitted)
         attempt, inbox, seat = self._attempt, self._inbox, self._seat
 
         def on_event(event: Event) -> None:
@@ -276,15 +286,7 @@ class Run:
         if self._gone:
             raise ClientLeftError
         self._submitted_s = self._begun_s = self._desk.ports.clock.monotonic_s()
-        try:
-            async with asyncio.timeout(self._desk.limits.submit_s):
-                await self._desk.ports.providers.submit(grant, job, on_event)
-        except (OSError, TimeoutError):
-            raise AttemptFailedError(JobFailure("lost", "The Mac cannot be reached.")) from None
-        except InvalidRequest as error:
-            raise AttemptFailedError(JobFailure("invalid", error.message, error.param)) from None
-        except MarketError as error:
-            raise AttemptFailedError(JobFailure("rejected", error.message)) from None
+        await seat.submit(grant, job, on_event)
 
     async def _wait(self) -> None:
         """Sleep until something changed, and find out whether it still matters."""
@@ -308,39 +310,39 @@ class Run:
         last = failure.code == "invalid" or written or self._attempt >= self._desk.limits.attempts
         self._seat.stop()
         self._report("rejected" if failure.code in _REFUSALS else "failed", final=last)
-        if failure.code == "invalid":
-            raise InvalidRequest(failure.message[:300], failure.param, "invalid_job")
-        if written:
-            await self._reply.flush()  # what came before the loss in the same batch
-            raise Unavailable(
-                f"The Mac was lost after {self._progress.tokens} tokens; nothing is charged. "
-                "Send the request again.",
-                None,
-                "provider_lost",
-                1.0,
-            )
         if last:
-            raise Unavailable(
-                f"{self._attempt} Macs could not serve this; the last said: "
-                f"{failure.message[:200]}",
-                None,
-                "attempts_exhausted",
-                2.0,
-            )
+            if written:
+                await self._reply.flush()  # what came before the loss in the same batch
+            raise given_up(failure, self._attempt, self._progress.tokens if written else None)
         self._desk.counters.add(metric_names.FAILOVERS)
         self._seat.exclude(grant.machine)
         return await self._queue(admitted)
 
-    async def _settle_and_end(self, grant: Grant) -> None:
-        """The charge is durable before the last chunk says that all is done."""
+    async def _settle_and_end(self, grant: Grant, admitted: Admitted) -> None:
+        """The charge is durable before the last chunk says that all is done.
+
+        The last bytes are made before it, with the bill in them, so that an answer that is
+        kept is the very one that is sent.
+        """
         if self._gone and not self._reply.written:
             raise ClientLeftError
         self._report("ok", final=True)
         progress = self._progress
         delivery = self._delivery(grant, progress.tokens, progress.choices[0].finish or "stop")
-        settled = await self._hold.settle(delivery)
+        bill = Bill(
+            delivery.usage, admitted.cost_nano(delivery.usage), grant.provider, self._attempt
+        )
+        last, outcome = self._reply.last(bill), None
+        if self._recording is not None:
+            kind = self._reply.content_type
+            outcome = self._recording.sealed(admitted.account, self._request_id, kind, last)
+        settled = await self._hold.settle(delivery, outcome)
         delivery.count(self._desk.counters, self._progress.mismatches)
-        await self._reply.end(Bill(settled.usage, settled.cost_nano, grant.provider, self._attempt))
+        if (settled.cost_nano, settled.usage) != (bill.cost_nano, bill.usage):
+            self._desk.counters.add(metric_names.COST_MISMATCHES)
+            _log.error("%s was charged otherwise than computed", self._request_id)
+            last = self._reply.last(replace(bill, cost_nano=settled.cost_nano, usage=settled.usage))
+        await self._reply.end(last)
 
     # ── the end, from anywhere ───────────────────────────────────────────────────────
 
@@ -348,7 +350,7 @@ class Run:
         """Leave at once; what was delivered is charged off the path, or nothing is."""
         grant, delivered = self._seat.grant, self._reply.delivered
         delivery = None
-        if charge and grant is not None and delivered:
+        if charge and grant is not None and delivered and self._recording is None:
             delivery = self._delivery(grant, delivered, "cancelled")
         self._give_up_seat()
         self._hold.abandon(delivery)
@@ -391,5 +393,5 @@ class Run:
     def _checkpoint(self, now_s: float) -> None:
         self._checkpoint_s = now_s
         self._checkpoint_tokens = self._progress.tokens
-        delivered = self._reply.delivered
+        delivered = self._reply.delivered if self._recording is None else 0
         self._hold.checkpoint(self._usage(delivered), self._seat.grant if delivered else None)

@@ -52,6 +52,8 @@ class ModelPricing(Shape):
     completion_nano_usd: str
     input_usd_per_1m: float
     output_usd_per_1m: float
+    cached_prompt_nano_usd: str
+    cached_input_usd_per_1m: float
 
 
 class ModelObject(Shape):
@@ -81,24 +83,48 @@ class ModelList(Shape):
     data: list[ModelObject]
 
 
-class PriceRow(Shape):
+class Rates(Shape):
+    """What tokens cost. Cached input is what a Mac still had of an earlier prompt."""
+
+    input_usd_per_1m: float
+    cached_input_usd_per_1m: float
+    output_usd_per_1m: float
+    input_micro_usd_per_1m: int
+    cached_input_micro_usd_per_1m: int
+    output_micro_usd_per_1m: int
+    input_nano_usd_per_token: str
+    cached_input_nano_usd_per_token: str
+    output_nano_usd_per_token: str
+
+
+class PriceEntry(Rates):
     """One model's current rates."""
 
     model: str
     name: str
-    input_usd_per_1m: float
-    output_usd_per_1m: float
-    input_micro_usd_per_1m: int
-    output_micro_usd_per_1m: int
-    input_nano_usd_per_token: str
-    output_nano_usd_per_token: str
 
 
 class PriceList(Shape):
     """Every model's current rates."""
 
     currency: Literal["USD"] = "USD"
-    models: list[PriceRow]
+    models: list[PriceEntry]
+
+
+class PastPrice(Rates):
+    """Rates from a moment on, until those of the next entry."""
+
+    since: str | None = Field(description="null: the price the model was listed with")
+    reason: str
+
+
+class PriceHistory(Shape):
+    """Every price a model has had, oldest first; the last one is current."""
+
+    object: Literal["list"] = "list"
+    model: str
+    currency: Literal["USD"] = "USD"
+    data: list[PastPrice]
 
 
 class BalanceAnswer(Shape):
@@ -116,6 +142,10 @@ class BalanceAnswer(Shape):
     promo_nano_usd: str
     cash_nano_usd: str
     earnings_nano_usd: str
+    maturing_nano_usd: str = Field(description="Earnings held back for a time")
+    maturing_usd: float
+    owed_nano_usd: str = Field(description="A debt after a dispute; a top-up pays it first")
+    owed_usd: float
 
 
 class UsageEntry(Shape):
@@ -160,56 +190,6 @@ class Generation(Shape):
     created_at: str
     finished_at: str | None
     key_id: str
-
-
-class AccountBody(Shape):
-    """A new account; the name is only for its owner."""
-
-    name: str = Field(default="", max_length=100)
-
-
-class KeyBody(Shape):
-    """`scopes` may be inference, billing:read and keys; `expires_in_s` is from now."""
-
-    name: str = Field(default="", max_length=100)
-    scopes: list[Literal["inference", "billing:read", "keys"]] = Field(
-        default=["inference", "billing:read"], min_length=1, max_length=3
-    )
-    expires_in_s: int | None = Field(default=None, ge=60, le=10 * 366 * 86_400)
-
-
-class KeyObject(Shape):
-    """A key without its secret."""
-
-    id: str
-    object: Literal["api_key"] = "api_key"
-    name: str
-    prefix: str
-    scopes: list[str]
-    tier: str
-    created_at: str
-    revoked_at: str | None
-
-
-class NewKey(KeyObject):
-    """A key with its secret, which is shown this once."""
-
-    key: str
-
-
-class KeyList(Shape):
-    """The keys of one account."""
-
-    object: Literal["list"] = "list"
-    data: list[KeyObject]
-
-
-class NewAccount(Shape):
-    """A fresh account and the key that manages its keys."""
-
-    account_id: str
-    object: Literal["account"] = "account"
-    management_key: NewKey
 
 
 class Health(Shape):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from market.errors import InvalidRequest, MarketError
 from market.messages import Busy, Funding, Grant, Outcome, RouteRequest
-from market.types import AccountId, MachineId, RequestId
+from market.types import AccountId, Event, Job, JobFailure, MachineId, RequestId
 from serve_app.desk import Desk
 from serve_app.prepare import Prepared
+from serve_app.progress import AttemptFailedError
 
 Route = asyncio.Future[Grant | Busy]
 
@@ -56,6 +58,18 @@ class Seat:
         if isinstance(answer, Grant):
             self.grant = answer
         return answer
+
+    async def submit(self, grant: Grant, job: Job, on_event: Callable[[Event], None]) -> None:
+        """Hand the job over; AttemptFailedError when this Mac cannot take it."""
+        try:
+            async with asyncio.timeout(self._desk.limits.submit_s):
+                await self._desk.ports.providers.submit(grant, job, on_event)
+        except (OSError, TimeoutError):
+            raise AttemptFailedError(JobFailure("lost", "The Mac cannot be reached.")) from None
+        except InvalidRequest as error:
+            raise AttemptFailedError(JobFailure("invalid", error.message, error.param)) from None
+        except MarketError as error:
+            raise AttemptFailedError(JobFailure("rejected", error.message)) from None
 
     def stop(self) -> None:
         """Tell the Mac to stop. A job it does not know is ignored there."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from market.accounting.prices import Price
+from market.accounting.state_rows import PriceRow
 from market.catalogue import ModelCard
-from market.messages import KeyRecord, ModelAvailability
-from serve_app.ports import BalanceView, UsageView
+from market.messages import ModelAvailability
+from serve_app.money_views import BalanceView, UsageView
 from serve_app.schemas import (
     NANO,
     BalanceAnswer,
     Generation,
-    KeyObject,
     ModelObject,
     ModelPricing,
-    PriceRow,
+    PriceEntry,
+    PriceHistory,
     UsageEntry,
 )
 
@@ -33,8 +36,8 @@ def stamp_ns(nanoseconds: int) -> str:
     return stamp(nanoseconds // NANO)
 
 
-def model_object(card: ModelCard, state: ModelAvailability | None) -> ModelObject:
-    """A card and its state in the fleet; without a state no Mac offers it."""
+def model_object(card: ModelCard, price: Price, state: ModelAvailability | None) -> ModelObject:
+    """A card, its present price and its state in the fleet; without a state no Mac offers it."""
     return ModelObject(
         id=card.id,
         created=LISTED_S,
@@ -45,10 +48,12 @@ def model_object(card: ModelCard, state: ModelAvailability | None) -> ModelObjec
         max_output_tokens=card.max_output_tokens,
         min_memory_gb=card.min_memory_gb,
         pricing=ModelPricing(
-            prompt_nano_usd=str(card.price_in_nano),
-            completion_nano_usd=str(card.price_out_nano),
-            input_usd_per_1m=card.price_in_nano / 1000,
-            output_usd_per_1m=card.price_out_nano / 1000,
+            prompt_nano_usd=str(price.in_nano),
+            completion_nano_usd=str(price.out_nano),
+            input_usd_per_1m=price.in_nano / 1000,
+            output_usd_per_1m=price.out_nano / 1000,
+            cached_prompt_nano_usd=str(price.cached_nano),
+            cached_input_usd_per_1m=price.cached_nano / 1000,
         ),
         available=state is not None and state.ready > 0,
         providers=0 if state is None else state.providers,
@@ -58,18 +63,42 @@ def model_object(card: ModelCard, state: ModelAvailability | None) -> ModelObjec
     )
 
 
-def price_row(card: ModelCard) -> PriceRow:
+def list_price(card: ModelCard) -> Price:
+    """What a model costs until a price is set for it."""
+    return Price(card.price_in_nano, card.price_in_nano, card.price_out_nano)
+
+
+def _rates(price: Price) -> dict[str, object]:
     """Nano-USD per token is USD per 1M tokens times 1000: every conversion is exact."""
-    return PriceRow(
-        model=card.id,
-        name=card.name,
-        input_usd_per_1m=card.price_in_nano / 1000,
-        output_usd_per_1m=card.price_out_nano / 1000,
-        input_micro_usd_per_1m=card.price_in_nano * 1000,
-        output_micro_usd_per_1m=card.price_out_nano * 1000,
-        input_nano_usd_per_token=str(card.price_in_nano),
-        output_nano_usd_per_token=str(card.price_out_nano),
-    )
+    rates: dict[str, object] = {}
+    for name, nano in (
+        ("input", price.in_nano),
+        ("cached_input", price.cached_nano),
+        ("output", price.out_nano),
+    ):
+        rates[f"{name}_usd_per_1m"] = nano / 1000
+        rates[f"{name}_micro_usd_per_1m"] = nano * 1000
+        rates[f"{name}_nano_usd_per_token"] = str(nano)
+    return rates
+
+
+def price_entry(card: ModelCard, price: Price) -> PriceEntry:
+    """A model's current rates."""
+    return PriceEntry.model_validate({"model": card.id, "name": card.name, **_rates(price)})
+
+
+def price_history(card: ModelCard, rows: Sequence[PriceRow]) -> PriceHistory:
+    """The price a model was listed with, and every one that was set since."""
+    listed = {"since": None, "reason": "listed", **_rates(list_price(card))}
+    changed = [
+        {
+            "since": stamp_ns(row.created_ns),
+            "reason": row.reason,
+            **_rates(Price(row.price_in_nano, row.price_cached_nano, row.price_out_nano)),
+        }
+        for row in rows
+    ]
+    return PriceHistory.model_validate({"model": card.id, "data": [listed, *changed]})
 
 
 def balance_answer(balance: BalanceView) -> BalanceAnswer:
@@ -88,6 +117,10 @@ def balance_answer(balance: BalanceView) -> BalanceAnswer:
         promo_nano_usd=str(balance.promo_nano),
         cash_nano_usd=str(balance.cash_nano),
         earnings_nano_usd=str(balance.earnings_nano),
+        maturing_nano_usd=str(balance.maturing_nano),
+        maturing_usd=balance.maturing_nano / NANO,
+        owed_nano_usd=str(balance.owed_nano),
+        owed_usd=balance.owed_nano / NANO,
     )
 
 
@@ -137,21 +170,3 @@ def generation(row: UsageView) -> Generation:
             "key_id": row.key_id,
         }
     )
-
-
-def key_object(record: KeyRecord) -> KeyObject:
-    """A key without its secret."""
-    return KeyObject.model_validate(key_fields(record))
-
-
-def key_fields(record: KeyRecord) -> dict[str, object]:
-    """What both key shapes have in common."""
-    return {
-        "id": record.key_id,
-        "name": record.name,
-        "prefix": record.prefix,
-        "scopes": sorted(record.scopes),
-        "tier": record.tier,
-        "created_at": stamp(record.created_s),
-        "revoked_at": None if record.revoked_s is None else stamp(record.revoked_s),
-    }

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from market.accounting.chain import Head, Sealed, seal
-from market.accounting.rows import Changes, RequestRow, Revenue, Snapshot
+from market.accounting.ledger import PROMO_LEG
+from market.accounting.rows import (
+    Changes,
+    Earned,
+    RequestRow,
+    Revenue,
+    Snapshot,
+    TransferRow,
+)
 from market.accounting.state_rows import Cell, Row
 from market.types import AccountId, RequestId
 from storage import statements as sql
@@ -31,7 +39,14 @@ from storage.database import (
     open_writer,
     prepare_folder,
 )
-from storage.reads import LOAD, revenue_of, rows_query, snapshot_of, usage_query
+from storage.reads import (
+    LOAD,
+    earned_queries,
+    revenue_of,
+    rows_query,
+    snapshot_of,
+    usage_query,
+)
 
 LOOKUP_MAX: Final = 500  # ids per statement; SQLite allows 32,766 parameters
 
@@ -119,7 +134,8 @@ class SqliteLedgerStore:
         except sqlite3.Error as error:
             raise StorageError(
                 f"The ledger {self.path} could not be written: {error}. Check the disk's free "
-                "space and health; nothing of this batch was kept."
+                "space and health. The batch is there whole or not at all; the next start reads "
+                "which."
             ) from error
 
     async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:
@@ -130,8 +146,26 @@ class SqliteLedgerStore:
             rows.extend(RequestRow(*row) for row in found)
         return rows
 
+    async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
+        rows: list[TransferRow] = []
+        for start in range(0, len(ids), LOOKUP_MAX):
+            some = ids[start : start + LOOKUP_MAX]
+            found = await self._read(sql.select_transfers(len(some)), some)
+            rows.extend(TransferRow(*row) for row in found)
+        return rows
+
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
         return [RequestRow(*row) for row in await self._read(*usage_query(owner, limit))]
+
+    async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
+        ((paid_nano,),) = await self._read(sql.SELECT_PROMO_PAID, (payee, owner, PROMO_LEG))
+        return int(paid_nano)
+
+    async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
+        newest, totals = earned_queries(payees, limit)
+        recent = tuple(RequestRow(*row) for row in await self._read(*newest))
+        ((total_nano, jobs),) = await self._read(*totals)
+        return Earned(int(total_nano), jobs, recent)
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell

@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 
 from market.accounting.chain import Head, Sealed, seal
+from market.accounting.ledger import PROMO_LEG
 from market.accounting.rows import (
     AccountRow,
     Changes,
     CheckpointRow,
+    Earned,
     HoldRow,
     OperationRow,
     RequestRow,
     Revenue,
     Snapshot,
+    TransferRow,
 )
 from market.accounting.state_rows import (
     ENDED,
@@ -44,6 +47,7 @@ class MemoryLedger:
         self.counters: dict[int, tuple[int, int, int, int]] = {}
         self.holds: dict[RequestId, tuple[HoldRow, CheckpointRow]] = {}
         self.requests: dict[RequestId, RequestRow] = {}
+        self.transfers: dict[tuple[str, int], TransferRow] = {}
         self.operations: list[OperationRow] = []
         self.sealed: list[Sealed] = []
 
@@ -83,6 +87,9 @@ class MemoryLedgerStore:
         clash = [row.request_id for row in changes.requests if row.request_id in ledger.requests]
         if clash:
             raise ValueError(f"finished twice: {clash[0]}")
+        twice = [row.id for row in changes.transfers if (row.id, row.leg) in ledger.transfers]
+        if twice:
+            raise ValueError(f"posted twice: {twice[0]}")
         sealed = seal(changes, ledger.head, self.epoch)
         if sealed.batch is not None:
             ledger.sealed.append(sealed)
@@ -103,11 +110,16 @@ class MemoryLedgerStore:
         for request_id in changes.closed:
             del ledger.holds[request_id]
         ledger.requests.update((row.request_id, row) for row in changes.requests)
+        ledger.transfers.update(((row.id, row.leg), row) for row in changes.transfers)
         ledger.operations.extend(changes.operations)
 
     async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:
         found = self._ledger.requests
         return [found[request_id] for request_id in request_ids if request_id in found]
+
+    async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
+        wanted = set(ids)
+        return sorted(row for key, row in self._ledger.transfers.items() if key[0] in wanted)
 
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
         rows = [
@@ -116,6 +128,28 @@ class MemoryLedgerStore:
             if row.owner == owner and (row.status == "settled" or row.cost_nano > 0)
         ]
         return rows[: max(0, limit)]
+
+    async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
+        between = {
+            row.request_id
+            for row in self._ledger.requests.values()
+            if (row.owner, row.payee) == (owner, payee)
+        }
+        return sum(
+            int(str(row[5]))
+            for sealed in self._ledger.sealed
+            for row in sealed.transfers
+            if row[1] in between and row[2] == PROMO_LEG
+        )
+
+    async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
+        rows = [
+            row
+            for row in reversed(self._ledger.requests.values())
+            if row.payee in payees and (row.status == "settled" or row.cost_nano > 0)
+        ]
+        total_nano = sum(row.provider_nano for row in rows)
+        return Earned(total_nano, len(rows), tuple(rows[: max(0, limit)]))
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell

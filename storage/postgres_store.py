@@ -17,7 +17,15 @@ from typing import Any, Final
 import asyncpg  # type: ignore[import-untyped]
 
 from market.accounting.chain import GENESIS, Head, Sealed, seal
-from market.accounting.rows import Changes, RequestRow, Revenue, Snapshot
+from market.accounting.ledger import PROMO_LEG
+from market.accounting.rows import (
+    Changes,
+    Earned,
+    RequestRow,
+    Revenue,
+    Snapshot,
+    TransferRow,
+)
 from market.accounting.state_rows import Cell, Row
 from market.types import AccountId, RequestId
 from storage import postgres
@@ -25,12 +33,23 @@ from storage import statements as sql
 from storage.database import Fenced
 from storage.postgres import FAULTS, Address
 from storage.postgres_migrations import migrate
-from storage.reads import LOAD, revenue_of, rows_query, snapshot_of, usage_query
+from storage.reads import (
+    LOAD,
+    earned_queries,
+    revenue_of,
+    rows_query,
+    snapshot_of,
+    usage_query,
+)
 
 READERS_MAX: Final = 4
 COMMIT_S_MAX: Final = 60.0
 CLOSE_S_MAX: Final = 5.0
 _FOUND: Final = f"SELECT {sql.REQUEST_COLUMNS} FROM request WHERE request_id = ANY($1::text[])"  # noqa: S608
+_POSTED: Final = (
+    f"SELECT {sql.TRANSFER_COLUMNS} FROM transfer WHERE id = ANY($1::text[]) "  # noqa: S608
+    "ORDER BY id, leg"
+)
 
 
 @dataclass(slots=True)
@@ -161,8 +180,21 @@ class PostgresLedgerStore:
             return []
         return [RequestRow(*row) for row in await self._read(_FOUND, (list(request_ids),))]
 
+    async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
+        return [TransferRow(*row) for row in await self._read(_POSTED, (list(ids),))]
+
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
         return [RequestRow(*row) for row in await self._read(*usage_query(owner, limit))]
+
+    async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
+        ((paid_nano,),) = await self._read(sql.SELECT_PROMO_PAID, (payee, owner, PROMO_LEG))
+        return int(paid_nano)
+
+    async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
+        newest, totals = earned_queries(payees, limit)
+        recent = tuple(RequestRow(*row) for row in await self._read(*newest))
+        ((total_nano, jobs),) = await self._read(*totals)
+        return Earned(int(total_nano), jobs, recent)
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell

@@ -67,6 +67,15 @@ def usage_query(owner: AccountId, limit: int) -> tuple[str, tuple[Cell, ...]]:
     return sql.SELECT_USAGE, (owner, max(0, min(limit, USAGE_MAX)))
 
 
+def earned_queries(
+    payees: Sequence[AccountId], limit: int
+) -> tuple[tuple[str, tuple[Cell, ...]], tuple[str, tuple[Cell, ...]]]:
+    """What requests paid to these accounts: the newest USAGE_MAX of them; the sum and number."""
+    newest, totals = sql.select_earned(len(payees))
+    bound = max(0, min(limit, USAGE_MAX))
+    return (newest, (*payees, bound)), (totals, tuple(payees))
+
+
 def rows_query(
     kind: type[StateRow], *, limit: int, before_ns: int | None, equal: Mapping[str, Cell]
 ) -> tuple[str, tuple[Cell, ...]]:

@@ -133,6 +133,11 @@ SELECT_USAGE: Final = (
     "AND (status = 'settled' OR cost_nano > 0) ORDER BY seq DESC LIMIT ?"
 )
 
+SELECT_PROMO_PAID: Final = (
+    "SELECT coalesce(sum(transfer.amount_nano), 0) FROM request "
+    "JOIN transfer ON transfer.id = request.request_id "
+    "WHERE request.payee = ? AND request.owner = ? AND transfer.leg = ?"
+)
 SELECT_LAST_REQUEST: Final = "SELECT coalesce(max(seq), 0) FROM request"
 SELECT_FINISHED_AFTER: Final = (
     "SELECT seq, finished_ns FROM request WHERE seq > ? ORDER BY seq LIMIT 1"
@@ -148,6 +153,31 @@ def select_requests(ids: int) -> str:
     marks = ", ".join("?" * ids)
     # Only column names of our own and marks are put together here.
     return f"SELECT {REQUEST_COLUMNS} FROM request WHERE request_id IN ({marks})"  # noqa: S608
+
+
+def select_earned(payees: int) -> tuple[str, str]:
+    """For this many payees: the newest requests that paid them, and their sum and number."""
+    where = (
+        f"FROM request WHERE payee IN ({', '.join('?' * payees)}) "
+        "AND (status = 'settled' OR cost_nano > 0)"
+    )
+    # Only column names of our own and marks are put together here.
+    return (
+        f"SELECT {REQUEST_COLUMNS} {where} ORDER BY seq DESC LIMIT ?",
+        f"SELECT coalesce(sum(provider_nano), 0), count(*) {where}",
+    )
+
+
+TRANSFER_COLUMNS: Final = ", ".join(TransferRow._fields)
+
+
+def select_transfers(count: int) -> str:
+    """The postings whose id is among `count` marks."""
+    marks = ", ".join("?" * count)
+    return (
+        f"SELECT {TRANSFER_COLUMNS} FROM transfer WHERE id IN ({marks}) "  # noqa: S608
+        "ORDER BY id, leg"
+    )
 
 
 # ── state rows: every kind alike ──────────────────────────────────────────────────────

@@ -32,6 +32,9 @@ from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
 from market.errors import MarketError, Unavailable
 from market.messages import AccountantOp, AccountantReply, ResolveKey
+from market.payments.desk import Desk
+from market.payments.laws import broken_payment_laws
+from market.settings import PaymentSettings
 from storage.database import StorageError
 from storage.opening import open_ledger, verify_ledger
 from storage.pepper import load_pepper
@@ -59,6 +62,7 @@ class AccountantSettings:
     promo_maturity_days: int = 0
     lease_ttl_s: float = 60.0
     lock_wait_s: float = 10.0
+    payments: PaymentSettings = field(default_factory=PaymentSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +124,14 @@ class AccountantCore:
         self._books = Books(terms, snapshot, now_ns=clock.wall_ns(), tick_ns=clock.tick_ns())
         self._operations = Operations(snapshot.operations)
         self._promos = Promos(settings.promo, snapshot.rows(OwnerRow))
+        self._desk = Desk(self._books, snapshot, settings.payments)
         self._auditor = Auditor(self._on_disk, clock.tick_ns)
         try:
             report = await self._before_opening()
         except BaseException:
             await self._store.close()
             raise
+        self._books.adopt_prices(self._now_ns())
         self._commits = GroupCommit(self._books, self._store, self._refuse, clock.tick_ns)
         self._refusal = None
         await self._keep_checkpoint(report)
@@ -139,7 +145,7 @@ class AccountantCore:
 
     async def _before_opening(self) -> VerifyReport:
         """Look at memory, then at everything on disk since the last audit; StorageError."""
-        problems = broken_laws(self._books.ledger)
+        problems = [*broken_laws(self._books.ledger), *broken_payment_laws(self._desk)]
         if problems:
             raise StorageError(
                 "The ledger contradicts itself: "
@@ -260,8 +266,7 @@ class AccountantCore:
     def _refuse(self, reason: str) -> None:
         """The commit loop has stopped: refuse everything and ask to be replaced."""
         self._refusal = _unavailable(
-            "The ledger cannot be written just now; nothing was charged for this call. Try again.",
-            "ledger_unavailable",
+            "The ledger cannot be written just now. Try again.", "ledger_unavailable"
         )
         if self._on_fatal:
             self._on_fatal(reason)

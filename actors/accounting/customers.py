@@ -18,6 +18,7 @@ from actors.accounting.core import AccountantCore
 from market import keys
 from market.accounting.caps import resets_at_s, windows_of
 from market.accounting.prices import Price
+from market.accounting.registry import unclaimed
 from market.accounting.rows import OperationRow
 from market.accounting.state_rows import KeyRow, OwnerRow, PriceRow, scopes_text
 from market.errors import Conflict, InvalidRequest
@@ -26,6 +27,7 @@ from market.types import AccountId, KeyId, MachineId, ModelId
 
 ROTATION_S_MAX: Final = 30 * 86_400.0
 REASON_CHARS_MAX: Final = 200
+ROTATED: Final = "rotated"  # in what a rotated key's secret is derived from: names may change
 
 
 class CustomerMethods(AccountantCore):
@@ -108,12 +110,25 @@ class CustomerMethods(AccountantCore):
         return changed
 
     async def link_machine(self, machine: MachineId, account: AccountId, actor: str) -> int:
-        """A machine earns for this account from now on; moves what it has earned, nano-USD."""
+        """A machine earns for this account from now on; moves what it has earned, nano-USD.
+
+        May be repeated: what an interruption has left undone is then done.
+        """
         self._check_alive()
         self._check_act(actor, "")
-        now_ns = self._now_ns()
-        moved = self._books.claim(machine, account, now_ns)
-        self._note("link", machine, {"machine": machine, "account": account}, actor, "linked")
+        self._books.link(machine, account, self._now_ns())
+        await self._written()  # from here on nothing more is earned into its own account
+        own_promo_nano = 0
+        if self._operations.before("claim", machine, (account,)) is None:
+            own_promo_nano = await self._store.promo_paid(account, unclaimed(machine))
+        if self._operations.before("claim", machine, (account,)) is None:
+            now_ns = self._now_ns()
+            moved = self._books.claim(machine, account, own_promo_nano, now_ns)
+            told = json.dumps({"moved_nano": str(moved), "actor": actor}, sort_keys=True)
+            done = self._operations.remember("claim", machine, (account,), told, now_ns)
+            self._books.ledger.changes.operations.append(done)
+        else:
+            moved = self._books.claim(machine, account, 0, self._now_ns())
         await self._written()
         return moved
 
@@ -172,11 +187,18 @@ class CustomerMethods(AccountantCore):
         return record, secret
 
     async def rotate_key(
-        self, account: AccountId, key_id: KeyId, grace_s: float
+        self, account: AccountId, key_id: KeyId, grace_s: float, idempotency: str | None = None
     ) -> tuple[KeyRecord, str]:
-        """A new key with everything the old one may do; the old one lives on for `grace_s`."""
+        """A new key with everything the old one may do; the old one lives on for `grace_s`.
+
+        With an idempotency key a repetition gives the same new key and secret.
+        """
         self._check_alive()
         old = self._books.customers.key(account, key_id).row
+        call = None if idempotency is None else f"rotate\x1f{account}\x1f{idempotency}"
+        contents = (account, key_id, grace_s)
+        if call is not None and self._operations.before("rotate_key", call, contents):
+            return self._derived_key(account, ROTATED, call)
         if old.revoked_ns is not None:
             raise Conflict("This key is revoked; create a new one.", "key_id", "revoked_api_key")
         if not 0 <= grace_s <= ROTATION_S_MAX:
@@ -184,14 +206,14 @@ class CustomerMethods(AccountantCore):
                 f"grace_s must be from 0 to {ROTATION_S_MAX:.0f} seconds.", "grace_s"
             )
         now_ns = self._now_ns()
-        record, secret = self._new_key(
-            account,
-            old.name,
-            old.scopes.split(),
-            None,
-            limits=self._books.customers.key(account, key_id).record.limits,
-            replaces=key_id,
+        limits = self._books.customers.key(account, key_id).record.limits
+        secret = keys.new_secret(self._random(f"key {ROTATED}", account, call))
+        record = self._enter_key(
+            account, old.name, old.scopes.split(), None, secret, limits, key_id
         )
+        if call is not None:
+            done = self._operations.remember("rotate_key", call, contents, record.key_id, now_ns)
+            self._books.ledger.changes.operations.append(done)
         ends_ns = now_ns + int(grace_s * 1e9)
         if old.expires_ns is None or old.expires_ns > ends_ns:
             self._books.change_key(old._replace(expires_ns=ends_ns))
@@ -273,12 +295,11 @@ class CustomerMethods(AccountantCore):
         expires_s: float | None,
         *,
         limits: KeyLimits | None = None,
-        replaces: KeyId | None = None,
         idempotency: str | None = None,
     ) -> tuple[KeyRecord, str]:
         secret = keys.new_secret(self._random(f"key {name}", account, idempotency))
         limits = limits or KeyLimits()
-        return self._enter_key(account, name, scopes, expires_s, secret, limits, replaces), secret
+        return self._enter_key(account, name, scopes, expires_s, secret, limits, None), secret
 
     def _enter_key(
         self,

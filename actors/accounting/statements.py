@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from actors.accounting.core import AccountantCore
+from market.accounting.admission import day_of, rate_state
 from market.accounting.audit import VerifyReport
+from market.accounting.earned import EarningsStatement
+from market.accounting.registry import unclaimed
 from market.accounting.rows import RequestRow
 from market.accounting.state_rows import OutcomeRow
 from market.errors import NotFound
-from market.messages import Balance
+from market.messages import Balance, RateState
 from market.types import AccountId, RequestId
 
 
@@ -30,6 +33,23 @@ class StatementMethods(AccountantCore):
         self._check_alive()
         self._books.customers.get(account)
         return self._books.open_requests(account)
+
+    async def earnings(self, account: AccountId, limit: int = 100) -> EarningsStatement:
+        """What the account's Macs have earned and what is left of it; raises NotFound."""
+        self._check_alive()
+        balance = self._books.balance(account)
+        machines = [m for m, owner in self._books.machines.items() if owner == account]
+        payees = [account, *map(unclaimed, machines)]
+        return EarningsStatement(balance, await self._store.earned(payees, limit))
+
+    async def standing(self, account: AccountId) -> tuple[str, RateState]:
+        """The account's tier and how much of its limits is left now; raises NotFound."""
+        self._check_alive()
+        owner = self._books.customers.get(account)
+        now_ns = self._now_ns()
+        owner.meter.roll(day_of(now_ns))
+        tick_ns = self._clock.tick_ns()
+        return owner.tier.name, rate_state(owner.meter, owner.tier, now_ns=now_ns, tick_ns=tick_ns)
 
     async def generation(self, account: AccountId | None, request_id: RequestId) -> RequestRow:
         """One request, running or ended. Someone else's is NotFound; None sees them all."""

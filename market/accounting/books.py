@@ -38,6 +38,7 @@ from market.accounting.rows import (
 )
 from market.accounting.state_rows import (
     IdempotencyRow,
+    KeyRow,
     OwnerRow,
     QuotaRow,
 )
@@ -48,6 +49,7 @@ from market.messages import (
     Admit,
     Admitted,
     Checkpoint,
+    KeyRecord,
     Replay,
     ResolveKey,
     Settle,
@@ -73,7 +75,10 @@ class Books(Registry):
         self.answers = KeptAnswers(snapshot.rows(IdempotencyRow))
         self._finished: dict[RequestId, RequestRow] = {}
         self._last_sweep_tick_ns = tick_ns
-        today = admission.day_of(now_ns)
+        # Ledger time, not the wall's: after a step back of the clock the holds of the day that
+        # the ledger has already reached must still count.
+        present_ns = max(now_ns, self.last_ts_ns)
+        today = admission.day_of(present_ns)
         for opened in self.ledger.holds.values():
             meter = self.customers.get(opened.terms.owner).meter
             meter.roll(today)
@@ -81,7 +86,7 @@ class Books(Registry):
                 meter.reserve(opened.reserved_tokens)
             key = self.customers.key_of_hold(opened.terms.key_id)
             if key is not None and key.caps is not None:
-                key.meter.roll(windows_of(now_ns))
+                key.meter.roll(windows_of(present_ns))
                 key.meter.reserve(opened.held_nano, windows_of(opened.terms.created_ns))
 
     # ── the four operations and the look-up ───────────────────────────────────────────
@@ -237,6 +242,18 @@ class Books(Registry):
             )
         return row
 
+    def change_key(self, row: KeyRow) -> KeyRecord:
+        """Replace a key's row. A cap binds at once: what the key has running counts too."""
+        record = super().change_key(row)
+        key = self.customers.key(row.owner, row.id)
+        if key.caps is not None:
+            key.meter.roll(windows_of(self.last_ts_ns))
+            key.meter.reserved = [0, 0, 0]
+            for opened in self.ledger.holds.values():
+                if opened.terms.key_id == row.id:
+                    key.meter.reserve(opened.held_nano, windows_of(opened.terms.created_ns))
+        return record
+
     # ── leases ────────────────────────────────────────────────────────────────────────
 
     def expire(self, *, wall_ns: int, tick_ns: int) -> list[RequestRow]:
@@ -290,12 +307,14 @@ class Books(Registry):
     def _end(self, opened: OpenHold, row: RequestRow, outcome: bytes | None = None) -> None:
         self.answers.end(opened.terms, row, outcome, self.ledger.changes)
         owner = self.customers.get(row.owner)
+        limited = owner.tier.tokens_per_day is not None
+        # Only what is also written counts: a restart must not change what is left.
         owner.meter.correct(
             day=admission.day_of(opened.terms.created_ns),
             reserved_tokens=opened.reserved_tokens,
-            used_tokens=row.prompt_tokens + row.completion_tokens,
+            used_tokens=row.prompt_tokens + row.completion_tokens if limited else 0,
         )
-        if owner.tier.tokens_per_day is not None:
+        if limited:
             self.ledger.changes.put(QuotaRow(row.owner, owner.meter.day, owner.meter.used_tokens))
         key = self.customers.key_of_hold(row.key_id)
         if key is not None and key.caps is not None:

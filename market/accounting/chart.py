@@ -51,6 +51,7 @@ class Posting(IntEnum):
     SETTLE_FEE = 3
     MATURE = 4  # held-back earnings become withdrawable
     CLAIM = 5  # an unlinked machine's earnings go to who has linked it
+    OWN_PROMO = 6  # paid with promo credit of the machine's own owner: it goes back
     TOP_UP = 10
     STRIPE_FEE = 11
     REPAY_DEBT = 12  # a top-up pays what a dispute has left owing
@@ -88,6 +89,10 @@ SHAPES: dict[Posting, frozenset[tuple[Code, Code]]] = {
         Posting.CLAIM: [
             (Code.PROVIDER_EARNINGS, Code.PROVIDER_EARNINGS),
             (Code.PROVIDER_MATURING, Code.PROVIDER_MATURING),
+        ],
+        Posting.OWN_PROMO: [
+            (Code.PROVIDER_MATURING, Code.PLATFORM_FEE),
+            (Code.PROVIDER_EARNINGS, Code.PLATFORM_FEE),
         ],
         Posting.TOP_UP: [(Code.STRIPE_CLEARING, Code.CONSUMER_CASH)],
         Posting.STRIPE_FEE: [(Code.STRIPE_FEES, Code.STRIPE_CLEARING)],

@@ -1,45 +1,34 @@
-"""The ledger's algebra: accounts, holds, settlements, and the laws they obey.
+"""The ledger's algebra: holds and settlements over the accounts.
 
 Double entry in two phases. A hold reserves the worst case on the payer's accounts without
 moving money. Settling releases it and moves the cost: from promo, then cash, then earnings,
 to the provider and to the platform's fee account. Voiding only releases. No path makes a
 protected account negative, because money is only ever taken from what was reserved.
 
-Pure: the state changes in memory at once and the rows to write collect in `Changes`; the
-caller answers nobody before those are durable. Every method either applies whole or raises
-before it touched anything.
+As in `market.accounting.accounts`, every method applies whole or raises before it touched
+anything, and nobody is answered before the changes are durable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
-from market.accounting.chart import (
-    NO_NEGATIVE,
-    SHAPES,
-    SPENDING_ORDER,
-    Account,
-    Code,
-    Posting,
-)
+from market.accounting.chart import Code, Posting
+from market.accounting.earnings import Earnings
 from market.accounting.pricing import cost_nano, split_fee
 from market.accounting.rows import (
-    AccountRow,
-    Changes,
     CheckpointRow,
     HoldRow,
     RequestRow,
     RequestStatus,
     Snapshot,
-    TransferRow,
 )
-from market.accounting.state_rows import LotRow
 from market.messages import Funding
 from market.types import AccountId, RequestId
 
+PROMO_LEG: Final = 0
+"""The leg of a settlement that carries promo credit to the provider (see Ledger._pay)."""
 NO_CHECKPOINT: Final = CheckpointRow()
-_EMPTY_PURSE: Final[list[Account | None]] = [None] * len(SPENDING_ORDER)
 
 
 def funding_of(available: tuple[int, int, int], amount_nano: int) -> Funding | None:
@@ -71,174 +60,27 @@ class OpenHold:
         return self.terms.prompt_tokens + self.terms.max_tokens * self.terms.n
 
 
-class Ledger:
-    """All accounts and open holds, and the changes not yet handed to the store."""
+class Ledger(Earnings):
+    """Accounts, earnings and open holds."""
 
     def __init__(self, snapshot: Snapshot, *, lease_ends_tick_ns: int) -> None:
         """Open holds of an earlier run start a fresh lease: their gateways may be alive."""
-        self._accounts: dict[int, Account] = {}
-        self._named: dict[tuple[int, str], Account] = {}
-        self._purses: dict[str, list[Account | None]] = {}
-        for account in snapshot.account_objects():
-            self._know(account)
+        super().__init__(snapshot)
         self.holds: dict[RequestId, OpenHold] = {
             terms.request_id: OpenHold(terms, checkpoint, lease_ends_tick_ns)
             for terms, checkpoint in snapshot.holds
         }
-        self.lots = {(lot.payee, lot.due_day): lot.amount_nano for lot in snapshot.rows(LotRow)}
-        self.changes = Changes()
-        self._touched: set[Account] = set()
-
-    def take(self) -> Changes:
-        """Everything changed since the last call, ready for one commit."""
-        changes, self.changes = self.changes, Changes()
-        changes.counters = {account.number: account.counters() for account in self._touched}
-        self._touched.clear()
-        return changes
-
-    # ── accounts ──────────────────────────────────────────────────────────────────────
-
-    def account(self, code: Code, owner: str = "") -> Account:
-        """The account of this name, opened at zero when it is new."""
-        account = self._named.get((code, owner))
-        if account is None:
-            account = Account(len(self._accounts) + 1, code, owner)
-            self._know(account)
-            self.changes.accounts.append(AccountRow(account.number, int(code), owner))
-        return account
-
-    def _know(self, account: Account) -> None:
-        self._accounts[account.number] = account
-        self._named[account.code, account.owner] = account
-        if account.code in SPENDING_ORDER:
-            purse = self._purses.setdefault(account.owner, [None] * len(SPENDING_ORDER))
-            purse[SPENDING_ORDER.index(account.code)] = account
-
-    def find(self, code: Code, owner: str = "") -> Account | None:
-        """The account of this name, or None when nothing was ever booked on it."""
-        return self._named.get((code, owner))
-
-    def accounts(self) -> Iterable[Account]:
-        """Every account there is."""
-        return self._accounts.values()
-
-    def owned(self, code: Code) -> list[Account]:
-        """Every account of this kind."""
-        return [account for (kind, _), account in self._named.items() if kind is code]
-
-    def available(self, owner: AccountId) -> tuple[int, int, int]:
-        """What a new hold may take from (promo, cash, earnings), in nano-USD."""
-        promo, cash, earnings = self._purses.get(owner, _EMPTY_PURSE)
-        return (
-            promo.cpo - promo.dpo - promo.dp if promo else 0,
-            cash.cpo - cash.dpo - cash.dp if cash else 0,
-            earnings.cpo - earnings.dpo - earnings.dp if earnings else 0,
-        )
-
-    def held(self, owner: AccountId) -> int:
-        """What open holds reserve of this owner's money."""
-        return sum(account.dp for account in self._purses.get(owner, _EMPTY_PURSE) if account)
-
-    def post(
-        self,
-        transfer_id: str,
-        leg: int,
-        *,
-        debit: Account,
-        credit: Account,
-        amount_nano: int,
-        posting: Posting,
-        ts_ns: int,
-    ) -> None:
-        """Move money. The debit side must cover it when it may not go below zero."""
-        assert amount_nano > 0
-        assert (debit.code, credit.code) in SHAPES[posting]
-        assert debit.code not in NO_NEGATIVE or debit.available_nano >= amount_nano
-        debit.dpo += amount_nano
-        credit.cpo += amount_nano
-        self._touched.add(debit)
-        self._touched.add(credit)
-        self.changes.transfers.append(
-            TransferRow(
-                transfer_id, leg, debit.number, credit.number, amount_nano, int(posting), ts_ns
-            )
-        )
-
-    def grant_promo(self, owner: AccountId, amount_nano: int, ts_ns: int) -> None:
-        """Give an owner credit that can be spent and never withdrawn. Once per owner."""
-        self.post(
-            f"promo:{owner}",
-            0,
-            debit=self.account(Code.PROMO_EXPENSE),
-            credit=self.account(Code.CONSUMER_PROMO, owner),
-            amount_nano=amount_nano,
-            posting=Posting.PROMO_GRANT,
-            ts_ns=ts_ns,
-        )
-
-    # ── earnings that are held back ───────────────────────────────────────────────────
-
-    def mature(self, today: int, ts_ns: int) -> int:
-        """Release every lot that is due by this UTC day; returns how many there were."""
-        due = sorted(key for key in self.lots if key[1] <= today)
-        for payee, day in due:
-            amount_nano = self.lots[payee, day]
-            self.post(
-                f"mature:{payee}:{day}:{ts_ns}",
-                0,
-                debit=self.account(Code.PROVIDER_MATURING, payee),
-                credit=self.account(Code.PROVIDER_EARNINGS, payee),
-                amount_nano=amount_nano,
-                posting=Posting.MATURE,
-                ts_ns=ts_ns,
-            )
-            self.set_lot(payee, day, 0)
-        return len(due)
-
-    def move_earnings(self, giver: AccountId, taker: AccountId, ts_ns: int) -> int:
-        """Everything an account has earned becomes another's, held back as before; nano-USD."""
-        moved = 0
-        for leg, kind in enumerate((Code.PROVIDER_EARNINGS, Code.PROVIDER_MATURING)):
-            account = self.find(kind, giver)
-            if account is None or account.available_nano == 0:
-                continue
-            moved += account.available_nano
-            self.post(
-                f"claim:{giver}:{ts_ns}",
-                leg,
-                debit=account,
-                credit=self.account(kind, taker),
-                amount_nano=account.available_nano,
-                posting=Posting.CLAIM,
-                ts_ns=ts_ns,
-            )
-        for payee, day in [key for key in self.lots if key[0] == giver]:
-            noted = self.lots.get((taker, day), 0)
-            self.set_lot(taker, day, noted + self.lots[payee, day])
-            self.set_lot(payee, day, 0)
-        return moved
-
-    def set_lot(self, payee: AccountId, due_day: int, amount_nano: int) -> None:
-        """What this account may withdraw from that day on, in place of what was noted."""
-        if amount_nano:
-            self.lots[payee, due_day] = amount_nano
-            self.changes.put(LotRow(payee, due_day, amount_nano))
-        else:
-            del self.lots[payee, due_day]
-            self.changes.drop(LotRow(payee, due_day, 0))
-
-    # ── holds ─────────────────────────────────────────────────────────────────────────
 
     def hold(self, terms: HoldRow, *, lease_ends_tick_ns: int) -> OpenHold:
         """Reserve the terms' funding legs, which `funding_of` has just computed."""
         assert terms.request_id not in self.holds
-        purse = self._purses.get(terms.owner, _EMPTY_PURSE)
+        purse = self.purse(terms.owner)
         for account, leg_nano in zip(purse, terms[9:12], strict=True):
             if leg_nano:
                 assert account is not None
                 assert account.cpo - account.dpo - account.dp >= leg_nano
                 account.dp += leg_nano
-                self._touched.add(account)
+                self.touch(account)
         opened = OpenHold(terms, NO_CHECKPOINT, lease_ends_tick_ns)
         self.holds[terms.request_id] = opened
         self.changes.opened[terms.request_id] = terms
@@ -339,14 +181,14 @@ class Ledger:
         """
         terms = opened.terms
         spent = [0, 0, 0]
-        purse = self._purses.get(terms.owner, _EMPTY_PURSE)
+        purse = self.purse(terms.owner)
         for source, (account, held_nano) in enumerate(zip(purse, terms[9:12], strict=True)):
             if not held_nano:
                 continue
             assert account is not None
             account.dp -= held_nano
             assert account.dp >= 0
-            self._touched.add(account)
+            self.touch(account)
             promo = source == 0
             to_provider = 0 if own and promo else min(held_nano, provider_nano)
             to_fee = min(held_nano - to_provider, fee_nano)

@@ -37,6 +37,19 @@ class Operations:
             )
         return row.result
 
+    def find(self, key: str) -> OperationRow | None:
+        """The act with this id of ours."""
+        return self._rows.get(key)
+
+    def last(self, prefix: str) -> OperationRow | None:
+        """The latest act whose id of ours begins like this."""
+        found = (row for key, row in self._rows.items() if key.startswith(prefix))
+        return max(found, key=lambda row: row.ts_ns, default=None)
+
+    def enter(self, row: OperationRow) -> None:
+        """Know of an act that takes effect now; the caller writes its row."""
+        self._rows[row.key] = row
+
     def remember(
         self, kind: str, key: str, contents: tuple[object, ...], result: str, ts_ns: int
     ) -> OperationRow:

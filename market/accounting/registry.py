@@ -17,6 +17,8 @@ from market.messages import Balance, KeyRecord
 from market.types import AccountId, KeyId, MachineId
 
 UNCLAIMED: Final = "unclaimed_"
+CATALOGUE: Final = "catalogue"
+"""Who has set a price that no operator has set."""
 
 
 def unclaimed(machine: MachineId) -> AccountId:
@@ -34,11 +36,10 @@ class Registry:
         self.prices = Prices(snapshot.rows(PriceRow))
         self.machines = {row.machine: row.owner for row in snapshot.rows(MachineRow)}
 
-    def claim(self, machine: MachineId, owner: AccountId, now_ns: int) -> int:
-        """Link a machine to an account, and move what it has earned so far; in nano-USD.
+    def link(self, machine: MachineId, owner: AccountId, now_ns: int) -> None:
+        """From now on a machine earns for this account; again is no error.
 
-        Again with the same account moves what has come since. Raises Conflict when it is
-        linked to another account, NotFound for an unknown account.
+        Raises Conflict when it is linked to another account, NotFound for an unknown account.
         """
         check_text("machine", machine)
         self.customers.get(owner)
@@ -54,7 +55,16 @@ class Registry:
         if linked is None:
             self.machines[machine] = owner
             self.ledger.changes.put(MachineRow(machine, owner, now_ns))
-        return self.ledger.move_earnings(unclaimed(machine), owner, now_ns)
+
+    def claim(self, machine: MachineId, owner: AccountId, own_promo_nano: int, now_ns: int) -> int:
+        """Give an account what its linked machine had earned before; in nano-USD.
+
+        Of it `own_promo_nano` was paid with the account's own promo credit. That never earns
+        on one's own machines, whether they were linked at the time or not: it goes back.
+        """
+        earned = unclaimed(machine)
+        self.ledger.take_back_promo(earned, own_promo_nano, now_ns)
+        return self.ledger.move_earnings(earned, owner, now_ns)
 
     def create_owner(self, row: OwnerRow, promo_nano: int) -> None:
         """Enter a new customer, with this much promo credit."""
@@ -87,6 +97,22 @@ class Registry:
         if ended_now:
             self.ledger.changes.put(row)
         return self.customers.key(owner_id, key_id).record
+
+    def adopt_prices(self, now_ns: int) -> int:
+        """Note the catalogue's prices where no operator has set one; returns how many were new.
+
+        So the history begins with the first price, and a catalogue that comes with a new
+        version of the program leaves a trace.
+        """
+        noted = 0
+        for card in self.terms.catalogue.enabled():
+            history = self.prices.history(card.id)
+            listed = Price(card.price_in_nano, card.price_in_nano, card.price_out_nano)
+            if history and (history[-1].actor != CATALOGUE or self.prices.now(card) == listed):
+                continue
+            self.set_price(card.id, listed, actor=CATALOGUE, reason="listed", now_ns=now_ns)
+            noted += 1
+        return noted
 
     def set_price(
         self, model: str, price: Price, *, actor: str, reason: str, now_ns: int

@@ -140,6 +140,14 @@ class RequestRow(NamedTuple):
         return self.finished_ns / 1e9 if self.finished_ns else None
 
 
+class Earned(NamedTuple):
+    """What requests have paid in nano-USD, how many they were, and the newest of them."""
+
+    total_nano: int
+    jobs: int
+    recent: tuple[RequestRow, ...]
+
+
 class OperationRow(NamedTuple):
     """An act of administration, written down once: who did what, and why.
 
@@ -191,6 +199,7 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(
             self.opened
+            or self.transfers
             or self.closed
             or self.requests
             or self.counters
@@ -249,8 +258,20 @@ class LedgerStore(Protocol):
         """Those of these requests that have ended, in no particular order."""
         ...
 
+    async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
+        """The postings with these ids, by id and leg. Sees committed ones only."""
+        ...
+
     async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
         """The owner's finished requests that were charged, newest first."""
+        ...
+
+    async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
+        """What this owner's promo credit has ever paid to that payee, in nano-USD."""
+        ...
+
+    async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
+        """What these accounts were paid for requests, with the newest `limit` of those."""
         ...
 
     async def rows(

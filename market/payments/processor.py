@@ -123,7 +123,8 @@ class BalanceLine:
     """One movement of the platform's balance. `net_cents` = amount − fee, signed.
 
     `source` is the object that caused it (`ch_…`, `re_…`, `tr_…`, `dp_…`); `our_id` is the id
-    of ours that the object carries, "" when it has none; `intent` the payment it belongs to.
+    of ours that the object carries, "" when it has none; `intent` the payment it belongs to,
+    or the transfer that a reversal takes back.
     """
 
     line: str
@@ -175,7 +176,13 @@ class PaymentProcessor(Protocol):
         """A hosted form, good for one visit within minutes."""
         ...
 
-    async def transfer(self, payout_id: str, account: str, amount_cents: int) -> Transfer: ...
+    async def transfer(
+        self, payout_id: str, account: str, amount_cents: int, attempt: int = 0
+    ) -> Transfer:
+        """Pay somebody. After a definite no the same payout needs another `attempt` to be tried
+        again, since a processor repeats an answer it gave under the same key.
+        """
+        ...
 
     async def find_transfer(self, payout_id: str) -> Transfer | None:
         """The transfer that carries this id of ours, if the processor has executed one."""

@@ -109,8 +109,8 @@ def rewrite(data: Path, sequence: int) -> None:
             sealed_text(kind, row[:-2], row[-2])
             for kind, fields in JOURNALS.items()
             for row in connection.execute(
-                f"SELECT {', '.join(fields)} FROM {kind} WHERE batch = {number} "
-                f"ORDER BY {fields[0]}"
+                f"SELECT {', '.join(fields)} FROM {kind} "
+                f"WHERE batch = {number} ORDER BY {fields[0]}"
             )
         ]
         previous = batch_hash(previous, (number, *head), texts)

@@ -8,6 +8,7 @@ import pytest
 
 from actors.group_commit import GroupCommit
 from market.accounting.books import Books
+from market.accounting.chart import Code, Posting
 from market.accounting.holding import BookTerms
 from market.accounting.rows import Changes, Snapshot
 from market.accounting.state_rows import OwnerRow
@@ -120,3 +121,24 @@ async def test_a_failure_releases_everybody_and_writes_nothing_more(scene: Scene
     assert scene.failures == ["OSError: no space left"]
     assert scene.commits.failed == "OSError: no space left"
     assert scene.store.committed == []
+
+
+async def test_a_posting_alone_is_written(scene: Scene) -> None:
+    """Between accounts that exist, nothing but a transfer changes; it is a commit all the same."""
+    ledger = scene.books.ledger
+    sides = ledger.account(Code.STRIPE_CLEARING), ledger.account(Code.SUSPENSE)
+    scene.store.gate.set()
+    await scene.commits.durable()
+    ledger.post(
+        "line:1",
+        0,
+        debit=sides[0],
+        credit=sides[1],
+        amount_nano=1,
+        posting=Posting.SUSPENSE_IN,
+        ts_ns=1,
+    )
+    await scene.commits.durable()
+
+    assert [row.id for row in await scene.store.transfers(["line:1"])] == ["line:1"]
+    await scene.commits.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from market.accounting.chart import Code
+from market.accounting.chart import Code, Posting
 from market.accounting.laws import broken_laws
 from market.accounting.ledger import Ledger, funding_of
 from market.accounting.rows import (
@@ -163,6 +163,22 @@ async def test_usage_is_the_owners_newest_first_and_bounded(opened: Open) -> Non
     assert await store.usage(ANN, 0) == []
 
 
+async def test_earnings_are_summed_over_all_and_listed_newest_first(opened: Open) -> None:
+    """Sum and number are of every request that paid the accounts, the list of the newest."""
+    store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    await store.commit(first_changes(ledger))
+    finish(ledger, "req_0", 7, 9)
+    finish(ledger, "req_1", 4, 10)
+    await store.commit(ledger.take())
+
+    found = await store.earned([BOB, AccountId("acct_nobody")], 1)
+
+    costs = [5 * 100 + tokens * 780 for tokens in (7, 4)]
+    assert found.total_nano == sum(cost - cost * 500 // 10_000 for cost in costs)
+    assert (found.jobs, [row.request_id for row in found.recent]) == (2, ["req_1"])
+    assert await store.earned([ANN], 5) == (0, 0, ())
+
+
 async def test_a_hold_that_lived_within_one_batch_leaves_no_trace(opened: Open) -> None:
     """Opened and settled between two commits: the request is there, the hold never was."""
     store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
@@ -276,3 +292,29 @@ async def test_a_cancelled_commit_has_happened_all_the_same(opened: Open) -> Non
     loaded = await (await opened()).load()
     assert [hold.request_id for hold, _ in loaded.holds] == ["req_1"]
     assert broken_laws(Ledger(loaded, lease_ends_tick_ns=0)) == []
+
+
+async def test_postings_are_found_by_their_id_with_every_leg(opened: Open) -> None:
+    """Whoever asks for some ids gets all legs of these, in order, and no other posting."""
+    store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)
+    clearing, cash = ledger.account(Code.STRIPE_CLEARING), ledger.account(Code.CONSUMER_CASH, ANN)
+    for name, leg, nano in (("b", 1, 3), ("b", 0, 2), ("a", 0, 1), ("c", 0, 4)):
+        ledger.post(
+            name,
+            leg,
+            debit=clearing,
+            credit=cash,
+            amount_nano=nano,
+            posting=Posting.TOP_UP,
+            ts_ns=1,
+        )
+    await store.commit(ledger.take())
+
+    found = await store.transfers(["b", "a", "nobody"])
+
+    assert [(row.id, row.leg, row.amount_nano) for row in found] == [
+        ("a", 0, 1),
+        ("b", 0, 2),
+        ("b", 1, 3),
+    ]
+    assert await store.transfers([]) == []

@@ -23,6 +23,8 @@ class Exchange:
     key: str | None = Market.KEY
     headers: dict[str, str] = field(default_factory=dict)
     query: bytes = b""
+    peer: str = "127.0.0.1"
+    raw_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     leave_after: int | None = None  # writes of the body
     stall_after: int | None = None  # the reader stands still after as many writes
     out: list[dict[str, Any]] = field(default_factory=list)
@@ -36,6 +38,7 @@ class Exchange:
         if self.key is not None:
             headers.append((b"authorization", f"Bearer {self.key}".encode()))
         headers += [(name.encode(), value.encode()) for name, value in self.headers.items()]
+        headers += self.raw_headers
 
         async def receive() -> dict[str, Any]:
             nonlocal sent
@@ -66,7 +69,7 @@ class Exchange:
             "query_string": self.query,
             "root_path": "",
             "headers": headers,
-            "client": ("127.0.0.1", 5),
+            "client": (self.peer, 5),
             "server": ("127.0.0.1", 8000),
         }
         await app(scope, receive, send)  # type: ignore[arg-type]

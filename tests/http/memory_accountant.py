@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from market.accounting.prices import Price
+from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
 from market.errors import (
     Conflict,
@@ -24,6 +26,7 @@ from market.messages import (
     Admitted,
     Checkpoint,
     Funding,
+    KeyLimits,
     KeyRecord,
     RateState,
     ResolveKey,
@@ -88,6 +91,8 @@ class Money:
     cash_nano: int
     earnings_nano: int
     held_nano: int
+    maturing_nano: int = 0
+    owed_nano: int = 0
 
 
 class Accountant:
@@ -180,6 +185,7 @@ class Accountant:
             card.price_in_nano,
             card.price_out_nano,
             RateState(60, 59, 1.0, 200_000, 190_000, 86_400.0),
+            card.price_in_nano,
         )
 
     def _settle(self, op: Settle) -> Settled:
@@ -217,17 +223,32 @@ class Accountant:
             raise Conflict("It has ended already.", None, "request_ended")
         return Voided(op.request_id)
 
-    async def create_account(self, name: str) -> tuple[AccountId, KeyRecord, str]:
+    async def create_account(
+        self, name: str, *, idempotency: str | None = None, fingerprint: str = ""
+    ) -> tuple[AccountId, KeyRecord, str]:
         account = AccountId(f"acct_{len(self.accounts)}")
         self.accounts[account] = Account(TEN_DOLLARS)
         secret = f"sk-test-management-{account}"
         return account, self.add_key(secret, account, "keys", "billing:read"), secret
 
+    async def account(self, account: AccountId) -> OwnerRow:
+        return OwnerRow(account, "", self.tier, 1, "", TEN_DOLLARS)
+
+    def prices(self) -> dict[ModelId, Price]:
+        return {}
+
     async def create_key(
-        self, account: AccountId, name: str, scopes: frozenset[str], expires_s: float | None
+        self,
+        account: AccountId,
+        name: str,
+        scopes: frozenset[str],
+        expires_s: float | None,
+        limits: KeyLimits | None = None,
+        idempotency: str | None = None,
     ) -> tuple[KeyRecord, str]:
         secret = f"sk-test-made-{self.made}"
-        record = replace(self.add_key(secret, account, *scopes), name=name)
+        made = self.add_key(secret, account, *scopes)
+        record = replace(made, name=name, expires_s=expires_s, limits=limits or KeyLimits())
         digest = hash_key(secret)
         assert digest is not None
         self.keys[digest] = record

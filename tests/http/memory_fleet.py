@@ -66,6 +66,7 @@ class Fleet:
         self.outcomes: list[Outcome] = []
         self.requests: list[RouteRequest] = []
         self.grants = 0
+        self.payee = MAC_OWNER
         self.error: MarketError | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopped: set[tuple[RequestId, MachineId]] = set()
@@ -87,7 +88,7 @@ class Fleet:
                     request.attempt,
                     mac.machine,
                     ProviderId(f"prv_{mac.name}"),
-                    MAC_OWNER,
+                    self.payee,
                     Endpoint("127.0.0.1", 1),
                     1.0,
                 )
@@ -112,6 +113,9 @@ class Fleet:
     def availability(self) -> list[ModelAvailability]:
         free = sum(mac.slots - mac.running for mac in self.macs)
         return [ModelAvailability(DEMO_MODEL, len(self.macs), len(self.macs), free, 0)]
+
+    def jobs_taken(self) -> int:
+        return sum(len(mac.jobs) for mac in self.macs)
 
     def _mac(self, machine: MachineId) -> Mac:
         return next(mac for mac in self.macs if mac.machine == machine)

@@ -16,9 +16,11 @@ from market.types import (
 from serve_app.app import GatewayApp, create_app
 from serve_app.limits import Limits
 from serve_app.ports import GatewayPorts
+from serve_app.sealed import Sealer
 from serve_app.served_model import ServedModel, ServedModels
 from tests.http.memory_accountant import ADA, MAC_OWNER, TEN_DOLLARS, Account, Accountant, hash_key
 from tests.http.memory_fleet import Fleet, Mac
+from tests.http.memory_payments import Payments
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.content == 'refuse me' %}"
@@ -97,7 +99,8 @@ class Market:
         self.accountant.add_key(self.MANAGEMENT, ADA, "keys", "billing:read")
         self.ports = GatewayPorts(
             gateway=GatewayId("gw_test"),
-            accountant=self.accountant,
+            accountant=self.accountant,  # type: ignore[arg-type]
+            payments=Payments(),
             router=self.fleet,
             providers=self.fleet,
             models=ServedModels([model]),
@@ -105,6 +108,7 @@ class Market:
             clock=Clock(),
             readiness=self.readiness,
             hash_key=hash_key,
+            sealer=Sealer(bytes(32)),
         )
         self.app: GatewayApp = create_app(self.ports, limits)
 

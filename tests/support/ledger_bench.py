@@ -18,7 +18,6 @@ from pathlib import Path
 
 from actors.accountant import Accountant, AccountantSettings
 from market import keys
-from market.accounting.promos import PromoRules
 from market.messages import Admit, Settle, Settled
 from market.types import AccountId, MachineId, ModelId, ProviderId, RequestId, Usage
 from storage.pepper import load_pepper
@@ -56,8 +55,6 @@ class Bench:
 
 async def start(data: Path, *, promo_nano: int = 10**9, **settings: object) -> Bench:
     """A fresh accountant on this folder, with the two accounts in it."""
-    if "promo_nano" in settings:
-        settings["promo"] = PromoRules(settings.pop("promo_nano"))  # type: ignore[arg-type]
     accountant = Accountant(AccountantSettings(data, **settings))  # type: ignore[arg-type]
     await accountant.start()
     return await equip(accountant, data, promo_nano)

@@ -35,12 +35,13 @@ def test_a_market_toml_becomes_settings(tmp_path: Path) -> None:
     """Every key lands in its field, and a cluster's market follows its nodes."""
     path = toml(
         tmp_path,
-        f'data_dir = "{tmp_path}"\nfee_bps = 500\n[engine]\nkind = "echo"\npace_ms = 5\n',
+        f'data_dir = "{tmp_path}"\nplatform_fee_bps = 500\n[engine]\nkind = "echo"\npace_ms = 5\n',
     )
 
     settings = load_settings(path)
 
-    assert (settings.fee_bps, settings.engine.kind, settings.engine.pace_ms) == (500, "echo", 5)
+    assert settings.platform_fee_bps == 500
+    assert (settings.engine.kind, settings.engine.pace_ms) == ("echo", 5)
     assert settings.macs_from_nodes
     assert settings.ledger_pinned
 
@@ -48,10 +49,10 @@ def test_a_market_toml_becomes_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("fee_bps = 1", "data_dir"),
+        ("platform_fee_bps = 1", "data_dir"),
         ('data_dir = "/d"\nfee = 1', "fee"),
-        ('data_dir = "/d"\nfee_bps = "5"', "fee_bps"),
-        ('data_dir = "/d"\nfee_bps = 10001', "fee_bps"),
+        ('data_dir = "/d"\nplatform_fee_bps = "5"', "platform_fee_bps"),
+        ('data_dir = "/d"\nplatform_fee_bps = 10001', "platform_fee_bps"),
         ('data_dir = "/d"\n[engine]\nkind = "magic"', "engine"),
         ('data_dir = "/d"\n[engine]\nspeed = 1', "engine.speed"),
         ('data_dir = "/d"\nmodels = []', "models"),
