@@ -66,6 +66,10 @@ class StorageError(Exception):
     """The data cannot be opened or written. Says what, why and how to fix it."""
 
 
+class Away(StorageError):
+    """The database cannot be reached just now; the books are as they were. Try again."""
+
+
 class Fenced(StorageError):
     """Another incarnation has taken over the ledger; this one must stop writing."""
 
