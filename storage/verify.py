@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 
 from market.accounting.audit import Audit, BatchContents, VerifyReport
 from market.accounting.checkpoints import checkpoint_of
-from market.accounting.state_rows import VerifiedRow
+from market.accounting.state_rows import DisputeRow, PayoutRow, VerifiedRow
 from storage.database import LEDGER_FILE, MIGRATIONS, Away, StorageError
 from storage.ledger_rows import Journal, LedgerRows
 from storage.sqlite_rows import SqliteRows
@@ -119,6 +119,7 @@ def _audit(rows: LedgerRows, problems: Iterable[str], *, full: bool) -> VerifyRe
             audit.stray(kind, stray)
     for hold in rows.holds():
         audit.hold(hold.terms, hold.crc, ended=hold.ended)
+    audit.payments(rows.state(PayoutRow), rows.state(DisputeRow))
     meta = rows.meta()
     if meta is None:
         audit.report.add("The ledger's head is missing.")

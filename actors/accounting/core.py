@@ -35,7 +35,7 @@ from market.messages import AccountantOp, AccountantReply, ResolveKey
 from market.payments.desk import Desk
 from market.payments.laws import broken_payment_laws
 from market.settings import PaymentSettings
-from storage.database import StorageError
+from storage.database import Away, StorageError
 from storage.opening import open_ledger, verify_ledger
 from storage.pepper import load_pepper
 
@@ -174,6 +174,8 @@ class AccountantCore:
     async def _audit_now(self) -> None:
         try:
             await self.audit()
+        except Away as error:  # a server that is away says nothing about the books
+            log.warning("the audit could not be made now and is tried again: %s", error)
         except Exception as error:  # noqa: BLE001  an audit that cannot be made proves nothing
             self._commits.fail(f"the audit could not be made: {type(error).__name__}: {error}")
 

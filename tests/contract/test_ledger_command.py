@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from coster.books import ledger
 from coster.databases import check_books, database_of, shown_books
+from coster.main import app
 from coster.paths import MarketPaths
 from storage.database import LEDGER_FILE
 from tests.support.ledger_bench import start
@@ -31,7 +31,7 @@ async def file(tmp_path: Path) -> Path:
 
 
 def verify(*words: str) -> Result:
-    return CliRunner().invoke(ledger, [*words])
+    return CliRunner().invoke(app, ["ledger", "verify", *words])
 
 
 def test_sound_books_are_said_so(file: Path) -> None:
