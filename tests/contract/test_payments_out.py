@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.payments import Payments
+from actors.payments.actor import Payments
 from market.accounting.chart import Code
 from market.accounting.state_rows import PayoutRow
 from market.errors import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.payments_setup import places_of
+from actors.payments.setup import places_of
 from market.catalogue import DEMO_MODEL
 from market.settings import MarketSettings, ModelSource
 from tests.http.asgi_client import Exchange

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.calls import ActorAway
-from actors.payments_client import PaymentsClient
-from actors.payments_setup import NoProcessor
+from actors.payments.client import PaymentsClient
+from actors.payments.setup import NoProcessor
 from market.accounting.chart import Code, Posting
 from market.accounting.rows import Snapshot
 from market.accounting.state_rows import (

@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any, Final
 
 from actors.calls import ActorCall, call_until
-from actors.payments_reconcile import reconcile
-from actors.payments_worker import Errands
+from actors.payments.reconcile import reconcile
+from actors.payments.worker import Errands
 from market.accounting.state_rows import DisputeRow, PayeeRow, TopUpRow
 from market.errors import MarketError
 from market.payments.processor import PaymentProcessor
@@ -208,7 +208,7 @@ class PaymentLoop:
         return told
 
     async def reconcile(self) -> dict[str, Any]:
-        """Compare the books with the processor's; see `actors.payments_reconcile`."""
+        """Compare the books with the processor's; see `actors.payments.reconcile`."""
         async with self._reconciling:
             self.last_reconcile = await reconcile(self._ask, self._processor, self._errands)
         return self.last_reconcile

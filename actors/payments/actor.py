@@ -17,8 +17,8 @@ from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 from actors.calls import ActorCall
-from actors.payments_loop import PaymentLoop, PaymentPlaces
-from actors.payments_setup import payments_off
+from actors.payments.loop import PaymentLoop, PaymentPlaces
+from actors.payments.setup import payments_off
 from market.accounting.state_rows import PayeeRow, PayoutRow, RefundRow, TopUpRow
 from market.errors import InvalidRequest, MarketError, Unavailable
 from market.payments.processor import PaymentProcessor, ProcessorError, ProcessorRefused
