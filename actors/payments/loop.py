@@ -35,7 +35,7 @@ SWEEP_FIRST_S: Final = 3 * 86_400
 """A first look for lost notices goes back as far as the processor would still repeat them."""
 RECONCILE_S: Final = 86_400.0
 STUMBLE_S: Final = 60.0
-"""An errand that failed for an unforeseen reason is left alone this long."""
+"""An errand that failed is left alone this long, unless its row says when."""
 RESTING_MAX: Final = 1_000
 
 
@@ -180,8 +180,7 @@ class PaymentLoop:
     def _stumbled(self, name: str, reason: str) -> None:
         self._counts["errands_failed"] += 1
         log.warning("payments: %s is tried again later: %s", name, reason)
-        later_s = self._now_s() + STUMBLE_S
-        self._not_before_s[name] = max(later_s, self._not_before_s.get(name, 0.0))
+        self._not_before_s[name] = self._now_s() + STUMBLE_S  # sooner than its period, too
 
     async def _sweep(self) -> None:
         """Find notices that never arrived."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from market.accounting.chart import Code
 from market.accounting.state_rows import DisputeRow, EventRow, RefundRow, TopUpRow
 from market.errors import Conflict, Forbidden, InvalidRequest, PaymentRequired
-from market.payments.processor import ProcessorEvent
+from market.payments.processor import ProcessorBusy, ProcessorEvent
 from tests.support.memory_processor import MemoryProcessor
 from tests.support.payments import ANN, Till
 from tests.support.till import memory_till, open_till, paid, shop
@@ -238,3 +238,36 @@ async def test_only_what_the_processor_signed_is_taken_in(tmp_path: Path) -> Non
             await till.payments.webhook(b'["evt_1", "x", "y", 1]', "signed")
 
         assert [row.id for row in await till.accountant._store.rows(EventRow)] == ["evt_1"]
+
+
+async def test_a_look_that_failed_is_repeated_within_a_minute(tmp_path: Path) -> None:
+    """The hourly search for lost notices does not wait an hour when the processor was away."""
+    async with open_till(tmp_path) as till:
+        row = await till.payments.topup(ANN, 2500, "k")
+        shop(till).pay(row.id)
+        listed, asked = shop(till).events_since, []
+
+        async def away(created_s: int) -> list[ProcessorEvent]:
+            asked.append(created_s)
+            raise ProcessorBusy("Away.", None, "unreachable", 1.0)
+
+        shop(till).events_since = away  # type: ignore[method-assign]
+        await till.payments._pass()
+        await till.payments.idle()
+        await till.payments._pass()
+        await till.payments.idle()
+        shop(till).events_since = listed  # type: ignore[method-assign]
+        till.now_s += 61
+        await till.payments._pass()
+        await till.payments.idle()
+
+        assert len(asked) == 1
+        assert await till.accountant._store.rows(EventRow)
+
+
+async def test_a_notice_with_an_impossible_date_is_kept(tmp_path: Path) -> None:
+    """It is signed, so it is taken in; no row can hold such a date, so it gets the last one."""
+    async with open_till(tmp_path) as till:
+        await till.hear(ProcessorEvent("evt_1", "invoice.paid", "in_1", 10**30))
+        (row,) = await till.accountant._store.rows(EventRow)
+        assert 0 < row.created_ns < 2**63
