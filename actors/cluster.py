@@ -30,7 +30,7 @@ from actors.engines.factory import make_engine
 from actors.nodes import NAMESPACE, macs_of_nodes, provider_name
 from actors.payments import Payments
 from actors.payments_setup import PaymentSecrets, ProcessorSetup, places_of
-from actors.process import begin_process, end_process, recorded_start
+from actors.process import begin_process, begun, end_process, recorded_start
 from actors.provider import Provider, ProviderConfig
 from actors.router import Router
 from market.errors import Internal, MarketError
@@ -102,7 +102,7 @@ class AccountantActor(Accountant):
         self._data_dir = settings.data_dir
         with recorded_start():
             super().__init__(accountant_settings(settings), on_fatal=end_process)
-            await self.start()
+            await begun(self.start)
 
     async def describe(self) -> dict[str, object]:
         return {**await super().describe(), "node": node_id()}

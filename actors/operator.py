@@ -17,8 +17,8 @@ from market.money import format_price
 from market.settings import PaymentSettings
 from market.types import AccountId, MachineId, ModelId
 
-PAYMENTS = "payments"
-"""The name of the actor that talks to the payment processor."""
+_PAYMENTS = "payments"
+"""What an error calls the actor that talks to the payment processor."""
 
 
 class MarketOperator:
@@ -106,10 +106,12 @@ class MarketOperator:
         return {"ok": not alerts, "alerts": [alert.as_json() for alert in alerts]}
 
     async def reconcile(self) -> dict[str, Any]:
-        return _object(await _asked(self._payments, PAYMENTS, "reconcile"))
+        answer: dict[str, Any] = await _asked(self._payments, _PAYMENTS, "reconcile")
+        return answer
 
     async def run_payouts(self) -> dict[str, Any]:
-        return _object(await _asked(self._payments, PAYMENTS, "run_weekly"))
+        answer: dict[str, Any] = await _asked(self._payments, _PAYMENTS, "run_weekly")
+        return answer
 
     async def forget_events(self, days: int) -> dict[str, Any]:
         return {"forgotten": await self._ask("forget_events", days), "days": days}
@@ -130,15 +132,6 @@ async def _asked(call: ActorCall, name: str, method: str, *args: object) -> Any:
             f"{name}_away",
             1.0,
         ) from error
-
-
-def _object(answer: Any) -> dict[str, Any]:
-    """What the payments actor said, as an object: rows by their names, a plain value as a count."""
-    if isinstance(answer, Mapping):
-        return dict(answer)
-    if isinstance(answer, list):
-        return {"payouts": [row._asdict() if hasattr(row, "_asdict") else row for row in answer]}
-    return {"payouts": answer}
 
 
 def _when(ns: int | None) -> str | None:

@@ -128,7 +128,7 @@ class Payments(PaymentLoop):
         if row is not None and row.state != "active":
             try:
                 row = await _soon(self._errands.payee(row.account)) or row
-            except Unavailable as error:
+            except MarketError as error:
                 log.info("a payee is shown as last known: %s", error)
         return row
 
@@ -195,7 +195,9 @@ class Payments(PaymentLoop):
         try:
             return await super().reconcile()
         except ProcessorError as error:
-            raise _for_callers(error) from error
+            raise Unavailable(
+                f"The books could not be compared: {error.message}", None, error.code, 60.0, True
+            ) from error
 
     # ── how it is ─────────────────────────────────────────────────────────────────────
 

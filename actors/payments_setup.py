@@ -117,7 +117,7 @@ def places_of(settings: MarketSettings) -> PaymentPlaces:
     """Where people are sent back to after a hosted page."""
     base = settings.payments.public_url.rstrip("/") or market_url(settings)
     return PaymentPlaces(
-        topup_done=f"{base}/console?topup=done",
-        topup_cancelled=f"{base}/console?topup=cancelled",
-        payouts=f"{base}/earn",
+        topup_done=f"{base}/paid",
+        topup_cancelled=f"{base}/paid/cancelled",
+        payouts=f"{base}/payouts/done",
     )

@@ -6,19 +6,22 @@ hold ids, counts and durations; never a prompt, a completion or a key.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from market.settings import MarketSettings
+from storage.database import Away
 
 LOG_BYTES_MAX = 10 * 2**20
 LOG_FILES_KEPT = 3
+AWAY_S = 2.0  # between two tries to open books whose database server is away
 
 
 class JsonLines(logging.Formatter):
@@ -50,6 +53,22 @@ def recorded_start() -> Iterator[None]:
     except Exception as error:
         logging.getLogger("coster").critical("could not start: %s", error)
         raise
+
+
+async def begun(start: Callable[[], Awaitable[None]]) -> None:
+    """Start, again and again while the server of the books is away; other errors rise.
+
+    Ray starts a process anew that has ended, but gives up an actor that could not begin.
+    """
+    while True:
+        try:
+            await start()
+        except Away as error:
+            log = logging.getLogger("coster")
+            log.error("%s Trying again in %.0f s.", error, AWAY_S)  # noqa: TRY400 - no frames
+            await asyncio.sleep(AWAY_S)
+        else:
+            return
 
 
 def end_process(reason: str) -> None:

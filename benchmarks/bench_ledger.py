@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.accountant import Accountant, AccountantSettings
+from actors.accountant_client import AccountantClient
 from actors.calls import ActorCall
-from actors.clients import AccountantClient
 from benchmarks.common import MODEL, coster
 from benchmarks.figures import Options, Report, percentile, ratio_of, read_options, spread_of
 from market.keys import key_hash
@@ -63,13 +63,19 @@ class Side:
     hashed_key: bytes
     requests: int = 0
 
-    async def round(self, seconds: float) -> dict[str, Any]:
-        """Pairs a second over `seconds`."""
+    async def round(
+        self, seconds: float, clients: int = GATEWAYS, lanes: int = LANES
+    ) -> dict[str, Any]:
+        """Pairs a second over `seconds`, with `lanes` requests of each client under way."""
         ends_s = time.perf_counter() + seconds
         spent_s: list[float] = []
         started_s = time.perf_counter()
         await asyncio.gather(
-            *(self._lane(client, ends_s, spent_s) for client in self.clients for _ in range(LANES))
+            *(
+                self._lane(client, ends_s, spent_s)
+                for client in self.clients[:clients]
+                for _ in range(lanes)
+            )
         )
         elapsed_s = time.perf_counter() - started_s
         return {
@@ -112,7 +118,7 @@ async def _measure(asked: Options, report: Report) -> dict[str, list[dict[str, A
         names = dict(zip(folders, ("the class", "the actor"), strict=True))
         for folder in folders:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        async with _in_process(folders[0]) as plain, _in_actor(folders[1]) as actor:
+        async with in_process(folders[0]) as plain, _in_actor(folders[1]) as actor:
             sides = {"class": plain, "actor": actor}
             for number in range(asked.rounds + 1):
                 for name in sorted(sides, reverse=number % 2 == 0):
@@ -144,8 +150,9 @@ async def _side(call: ActorCall, data: Path) -> Side:
 
 
 @asynccontextmanager
-async def _in_process(data: Path) -> AsyncIterator[Side]:
-    accountant = Accountant(AccountantSettings(data))
+async def in_process(data: Path, database: str = "") -> AsyncIterator[Side]:
+    """The accountant in this process, on either database."""
+    accountant = Accountant(AccountantSettings(data, database=database))
     await accountant.start()
 
     async def call(method: str, *args: object) -> Any:

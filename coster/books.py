@@ -29,9 +29,12 @@ def verify(
     database: Annotated[
         str | None, typer.Option("--database", help=f"sqlite:///FILE, or {HELP}")
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Replay everything, not only what is new.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Replay every transfer and compare; works while the market runs and after."""
+    """Replay the transfers since the last audit; works while the market runs and after."""
     from coster.market_http import paths_of
     from storage.database import StorageError
     from storage.opening import verify_ledger
@@ -39,7 +42,7 @@ def verify(
     with reported(as_json=json):
         paths = paths_of(data)
         try:
-            report = verify_ledger(paths.data, database_of(paths, database))
+            report = verify_ledger(paths.data, database_of(paths, database), full=full)
         except StorageError as error:
             raise NotFound(str(error), "data") from error
     if json:
@@ -68,6 +71,8 @@ def _print(report: VerifyReport) -> None:
             out.write(f"  {problem}\n")
     if unsaid:
         out.write(f"  … and {unsaid:,} more\n")
+    if report.since_batch:
+        out.write(f"  since batch {report.since_batch:,}; --full replays what came before it\n")
     if report.head_hash:
         out.write(f"  head {report.head_hash}\n")
 

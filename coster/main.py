@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from coster import books, consumer, databases, keys, market_state, node, paying, payouts
+from coster import (
+    books,
+    books_files,
+    books_report,
+    consumer,
+    databases,
+    keys,
+    market_state,
+    node,
+    operator,
+    paying,
+    payouts,
+)
 from coster.options import Data
 
 app = typer.Typer(
@@ -60,6 +72,9 @@ keys.add_to(app)
 paying.add_to(app)
 payouts.add_to(app)
 books.add_to(app)
+books_files.add_to(books.ledger)
+books_report.add_to(books.ledger)
+operator.add_to(app)
 node.add_to(app)
 
 

@@ -7,7 +7,7 @@ the key comes from `--key` or COSTER_API_KEY, else it is the demo consumer's.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,13 +59,21 @@ class Connection:
                     "`coster up`, or name it with --url."
                 ) from error
 
-    def request(self, method: str, path: str, body: object = None) -> Any:
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Any:
         """One call; raises the MarketError the server answered with."""
-        with self._client(TIMEOUT_S) as client:
+        with self._client(timeout_s) as client:
             response = (
-                client.request(method, path, json=body)
+                client.request(method, path, json=body, headers=headers)
                 if body is not None
-                else (client.request(method, path))
+                else client.request(method, path, headers=headers)
             )
         return read_answer(response)
 

@@ -33,6 +33,7 @@ SQLITE_VERSION: Final = sqlite3.sqlite_version
 LEDGER_FILE: Final = "ledger.sqlite3"
 LOCK_FILE: Final = "ledger.lock"
 BACKUP_FOLDER: Final = "backups"
+RESTORING_FILE: Final = "ledger.restoring"
 BUSY_TIMEOUT_MS: Final = 5_000
 LOCK_POLL_S: Final = 0.1
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -63,6 +64,10 @@ Result = TypeVar("Result")
 
 class StorageError(Exception):
     """The data cannot be opened or written. Says what, why and how to fix it."""
+
+
+class Away(StorageError):
+    """The database cannot be reached just now; the books are as they were. Try again."""
 
 
 class Fenced(StorageError):
@@ -159,6 +164,7 @@ def migrate(path: Path, now_ns: int, scripts: Path = MIGRATIONS) -> None:
     Raises StorageError when the file is no database of ours or was written by a newer
     version: guessing at an unknown schema could lose money.
     """
+    _refuse_half_restored(path.parent)
     existed = path.exists()
     engine = migration_engine(path)
     try:
@@ -193,6 +199,7 @@ def check(folder: Path) -> None:
     Silent when there is no ledger yet; else raises StorageError when the file is no
     database, its schema is damaged, or a newer version has written it.
     """
+    _refuse_half_restored(folder)
     path = folder / LEDGER_FILE
     try:
         exists = path.exists()
@@ -277,17 +284,24 @@ def unreadable(path: Path, error: Exception) -> StorageError:
 
 
 def _way_back(path: Path) -> str:
-    """What can truly be restored: we copy a ledger only before changing its schema."""
+    """What can truly be restored: the copies that lie beside the ledger."""
     folder = path.parent / BACKUP_FOLDER
-    copies = sorted(folder.glob("*.sqlite3"), key=lambda copy: copy.name)
+    copies = sorted(folder.glob("*.sqlite3"), key=lambda copy: copy.stat().st_mtime_ns)
     ours = (
-        f"restore your last backup (coster itself made one before each change of schema, the "
-        f"latest is {copies[-1]})"
+        f"restore your last backup with `coster ledger restore FILE` (the latest is {copies[-1]})"
         if copies
-        else "restore your last backup (coster has made none: it does so only before a change "
-        "of schema)"
+        else "restore your last backup with `coster ledger restore FILE` (coster has made none "
+        "here)"
     )
     return f"If it is damaged, {ours}, or choose another folder with --data."
+
+
+def _refuse_half_restored(folder: Path) -> None:
+    if (folder / RESTORING_FILE).exists():
+        raise StorageError(
+            f"A restore of the ledger in {folder} was interrupted. Do the same `coster ledger "
+            "restore` again: it finishes, and deletes nothing."
+        )
 
 
 def _backup(path: Path, label: str) -> None:

@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from storage.database import LOCK_POLL_S, StorageError
+from storage.database import LOCK_POLL_S, Away, StorageError
 
 SCHEME: Final = "postgresql+asyncpg"
 FORM: Final = f"{SCHEME}://USER:PASSWORD@HOST:PORT/DATABASE"
@@ -41,13 +41,22 @@ FAULTS: Final = (
 )
 """Whatever the driver raises when the database cannot do what it is asked."""
 
+_AWAY: Final = (
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # it is being shut down
+    OSError,
+)
+LOST: Final = "the connection was lost"
+
 _NEEDED: Final = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
 _SETTINGS: Final = (
     "SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[]) ORDER BY name"
 )
 _SERVER: Final = (
     "SELECT current_setting('server_version'), current_setting('server_encoding'), "
-    "pg_is_in_recovery()"
+    "pg_is_in_recovery(), has_database_privilege(current_database(), 'CREATE')"
 )
 _HOLDER: Final = """
 SELECT a.pid, a.application_name, coalesce(host(a.client_addr), 'the same machine')
@@ -77,7 +86,8 @@ class Address:
                 f"--database must look like {FORM}; this one begins with {url.drivername}:// and "
                 f"names {'a' if url.database else 'no'} database."
             )
-        where = f"{url.host or 'local'}:{url.port or 5432}/{url.database}"
+        host = url.host or url.query.get("host") or "localhost"  # a socket's folder is in the query
+        where = f"{host}:{url.port or url.query.get('port') or 5432}/{url.database}"
         plain = url.set(drivername="postgresql")
         return cls(plain.render_as_string(hide_password=False), f"postgresql://{where}")
 
@@ -129,7 +139,8 @@ def engine(address: Address, purpose: str, *, read_only: bool = False) -> AsyncE
 def refused(error: BaseException, address: Address, what: str) -> StorageError:
     """What the driver said as our error: `what` could not be done, why, and what to do."""
     why, fix = _explained(error)
-    return StorageError(f"The ledger {address.name} could not be {what}: {why}. {fix}".rstrip())
+    kind = Away if isinstance(error, _AWAY) or why == LOST else StorageError
+    return kind(f"The ledger {address.name} could not be {what}: {why}. {fix}".rstrip())
 
 
 def _explained(error: BaseException) -> tuple[str, str]:
@@ -148,20 +159,25 @@ def _explained(error: BaseException) -> tuple[str, str]:
                 "the server did not answer in time",
                 "Check its load and its disk, and the network to it.",
             )
-        case asyncpg.PostgresConnectionError() | asyncpg.ConnectionDoesNotExistError():
-            return "the connection was lost", "Check that the server runs, and the network to it."
+        case (
+            asyncpg.PostgresConnectionError()
+            | asyncpg.AdminShutdownError()
+            | asyncpg.CrashShutdownError()
+        ):
+            return LOST, "Check that the server runs, and the network to it."
         case asyncpg.PostgresError():
             # Its `detail` may quote a row; its message does not.
             return str(error.args[0]) if error.args else type(error).__name__, ""
         case asyncpg.DataError():
             return "a value does not fit its column", ""
         case asyncpg.InterfaceError() | asyncpg.InternalClientError():
-            return str(error.args[0]) if error.args else type(error).__name__, ""
+            said = str(error.args[0]) if error.args else type(error).__name__
+            return (LOST if "closed" in said else said), ""
         case OSError():
-            said = error.strerror if isinstance(error, socket.gaierror) else None
-            said = said or (os.strerror(error.errno) if error.errno else type(error).__name__)
+            number = os.strerror(error.errno) if error.errno else type(error).__name__
+            reason = error.strerror if isinstance(error, socket.gaierror) else number
             return (
-                f"nobody answers there ({said})",
+                f"nobody answers there ({reason})",
                 "Check the address, that the server runs, and the network to it.",
             )
     return type(error).__name__, ""
@@ -169,7 +185,7 @@ def _explained(error: BaseException) -> tuple[str, str]:
 
 async def server_of(connection: asyncpg.Connection) -> str:
     """Which server it is, for people."""
-    version, _, _ = await connection.fetchrow(_SERVER)
+    version, *_ = await connection.fetchrow(_SERVER)
     return f"PostgreSQL {version}"
 
 
@@ -181,12 +197,17 @@ async def unsafe_settings(connection: asyncpg.Connection) -> list[str]:
 
 async def check_server(connection: asyncpg.Connection, address: Address) -> None:
     """Raise StorageError unless this server keeps what it has acknowledged."""
-    _, encoding, standby = await connection.fetchrow(_SERVER)
+    _, encoding, standby, owner = await connection.fetchrow(_SERVER)
     if standby:
         raise StorageError(f"{address.name} is a standby; give the address of its primary.")
     if encoding != "UTF8":
         raise StorageError(
             f"{address.name} is encoded in {encoding}; make a database with --encoding=UTF8."
+        )
+    if not owner:
+        raise StorageError(
+            f"This user may not create anything in {address.name}; make it the database's owner: "
+            "ALTER DATABASE … OWNER TO …."
         )
     unsafe = await unsafe_settings(connection)
     if unsafe:

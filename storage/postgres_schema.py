@@ -84,8 +84,8 @@ def schema_problems(
     """What differs from the schema of this revision, in sentences that name it.
 
     What an operator has added beside ours is nobody's harm, but a trigger or a rule on a table
-    of ours may be. The reference is built by another session and rolled back, which needs the
-    right to create a schema: raises StorageError without it.
+    of ours may be. The reference is built by another session and rolled back, which takes
+    the database's owner: raises StorageError for anybody else, and on a standby.
     """
     version = loop.run(connection.fetchval("SELECT current_setting('server_version')"))
     key = (str(version), revision, scripts)

@@ -104,7 +104,7 @@ class PostgresLedgerStore:
             claim = await _claim(writer)
             server = await postgres.server_of(writer)
             readers = await asyncpg.create_pool(
-                min_size=1,
+                min_size=0,
                 max_size=READERS_MAX,
                 **postgres.arguments(address, "accountant, reading", read_only=True),
             )

@@ -13,8 +13,8 @@ from typing import Any, Final, get_args
 
 from market.accounting.audit import Audit, BatchContents, VerifyReport
 from market.accounting.checkpoints import checkpoint_of
-from market.accounting.state_rows import VerifiedRow
-from storage.database import LEDGER_FILE, MIGRATIONS, StorageError
+from market.accounting.state_rows import DisputeRow, PayoutRow, VerifiedRow
+from storage.database import LEDGER_FILE, MIGRATIONS, Away, StorageError
 from storage.ledger_rows import Journal, LedgerRows
 from storage.sqlite_rows import SqliteRows
 
@@ -52,7 +52,10 @@ def verify_file(path: Path, *, full: bool = True, scripts: Path = MIGRATIONS) ->
 
 
 def verify_rows(rows: LedgerRows, name: str, *, full: bool = True) -> VerifyReport:
-    """Audit a ledger that is open for reading; `name` is what its findings call it."""
+    """Audit a ledger that is open for reading; `name` is what its findings call it.
+
+    Raises Away when a database server goes away meanwhile: that says nothing about the books.
+    """
     problems: list[str] = []
     try:
         if rows.revision() is None:
@@ -60,6 +63,8 @@ def verify_rows(rows: LedgerRows, name: str, *, full: bool = True) -> VerifyRepo
         for finding in rows.findings(full=full):
             problems.append(finding)  # noqa: PERF402 - what was found before a fault is kept
         return _audit(rows, problems, full=full)
+    except Away:
+        raise
     except StorageError as error:
         return damaged([*problems, str(error)])
     except (ValueError, TypeError) as error:
@@ -114,6 +119,7 @@ def _audit(rows: LedgerRows, problems: Iterable[str], *, full: bool) -> VerifyRe
             audit.stray(kind, stray)
     for hold in rows.holds():
         audit.hold(hold.terms, hold.crc, ended=hold.ended)
+    audit.payments(rows.state(PayoutRow), rows.state(DisputeRow))
     meta = rows.meta()
     if meta is None:
         audit.report.add("The ledger's head is missing.")

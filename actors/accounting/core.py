@@ -35,7 +35,7 @@ from market.messages import AccountantOp, AccountantReply, ResolveKey
 from market.payments.desk import Desk
 from market.payments.laws import broken_payment_laws
 from market.settings import PaymentSettings
-from storage.database import StorageError
+from storage.database import Away, StorageError
 from storage.opening import open_ledger, verify_ledger
 from storage.pepper import load_pepper
 
@@ -174,6 +174,8 @@ class AccountantCore:
     async def _audit_now(self) -> None:
         try:
             await self.audit()
+        except Away as error:  # a server that is away says nothing about the books
+            log.warning("the audit could not be made now and is tried again: %s", error)
         except Exception as error:  # noqa: BLE001  an audit that cannot be made proves nothing
             self._commits.fail(f"the audit could not be made: {type(error).__name__}: {error}")
 
@@ -248,6 +250,10 @@ class AccountantCore:
 
     async def tidy_up(self) -> None:
         """Release the earnings that are due, and forget the answers that were kept for a day."""
+        problems = broken_payment_laws(self._desk)
+        if problems:
+            self._commits.fail("payments contradict the books: " + " ".join(problems))
+            return
         now_ns = self._now_ns()
         matured = self._books.ledger.mature(day_of(now_ns), now_ns)
         forgotten = self._books.answers.forget(now_ns, self._books.ledger.changes)

@@ -31,7 +31,8 @@ from market.accounting.chart import (
 )
 from market.accounting.checkpoints import Checkpoint
 from market.accounting.rows import HoldRow, RequestRow, TransferRow
-from market.accounting.settlements import settlement_problems
+from market.accounting.settlements import payment_problems, settlement_problems
+from market.accounting.state_rows import DisputeRow, PayoutRow
 from market.money import format_usd_exact
 
 PROBLEMS_MAX: Final = 100  # sentences kept; the count goes on
@@ -280,6 +281,14 @@ class Audit:
         legs = (row.promo_nano, row.cash_nano, row.earnings_nano)
         for code, amount in zip(SPENDING_ORDER, legs, strict=True):
             self._held[code, row.owner] += amount
+
+    def payments(self, payouts: Iterable[PayoutRow], disputes: Iterable[DisputeRow]) -> None:
+        """What is in transit is what open payouts say; what is owed, what open disputes say.
+
+        A payout that looks open again would be paid again, and these rows are not sealed.
+        """
+        for problem in payment_problems(self._accounts.values(), payouts, disputes):
+            self.report.add(problem)
 
     def head(self, number: int, digest: bytes) -> None:
         """Check that the chain ends where the ledger says it does."""

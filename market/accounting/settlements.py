@@ -1,4 +1,4 @@
-"""What a finished request must show: its cost follows from its tokens, its transfers from its cost.
+"""What rows and transfers must say alike: of requests, of payouts, of disputes.
 
 For the audit, which compares what was written with what the terms in the row demand.
 """
@@ -6,11 +6,13 @@ For the audit, which compares what was written with what the terms in the row de
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from market.accounting.chart import SPENDING_ORDER, Account, Code
 from market.accounting.pricing import BPS_MAX, cost_nano, split_fee
 from market.accounting.rows import RequestRow, TransferRow
+from market.accounting.state_rows import ENDED, DisputeRow, PayoutRow
+from market.money import NANO_PER_CENT
 
 _Flows = dict[tuple[Code, str], int]
 
@@ -76,3 +78,28 @@ def _demanded(row: RequestRow) -> tuple[_Flows, _Flows]:
     if row.fee_nano:
         paid[Code.PLATFORM_FEE, ""] = row.fee_nano
     return taken, paid
+
+
+def payment_problems(
+    accounts: Iterable[Account], payouts: Iterable[PayoutRow], disputes: Iterable[DisputeRow]
+) -> Iterator[str]:
+    """In transit is what open payouts add up to, owed what open disputes say, for everyone."""
+    noted: defaultdict[tuple[Code, str], int] = defaultdict(int)
+    for payout in payouts:
+        if payout.state not in ENDED[PayoutRow]:
+            noted[Code.PAYOUT_IN_TRANSIT, payout.owner] += payout.amount_cents * NANO_PER_CENT
+    for dispute in disputes:
+        if dispute.state not in ENDED[DisputeRow]:
+            noted[Code.CONSUMER_RECEIVABLE, dispute.owner] -= dispute.owed_nano
+    booked: defaultdict[tuple[Code, str], int] = defaultdict(int)
+    for account in accounts:
+        if account.code in (Code.PAYOUT_IN_TRANSIT, Code.CONSUMER_RECEIVABLE):
+            booked[account.code, account.owner] = account.posted_nano
+    for code, owner in sorted({*noted, *booked}):
+        stands, should = booked[code, owner], noted[code, owner]
+        if stands != should:
+            rows = "payouts" if code is Code.PAYOUT_IN_TRANSIT else "disputes"
+            yield (
+                f"The account {int(code)} {code.name.lower()} of {owner} is at {stands} nano-USD; "
+                f"the open {rows} add up to {should}."
+            )

@@ -24,10 +24,11 @@ from market.errors import Unavailable
 from market.messages import Admitted, Settled
 from storage.database import LEDGER_FILE, StorageError, migrate
 from storage.verify import verify, verify_file
+from tests.support.books import portrait
 from tests.support.fuzz import Life
 from tests.support.ledger_bench import Bench, start
 from tests.support.sqlite_lab import LabDisk, lab_connection, plain_connection, store_over
-from tests.support.twin import now, portrait
+from tests.support.twin import now
 
 pytestmark = pytest.mark.chaos
 

@@ -29,7 +29,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     if binaries() is None:
         reason = "PostgreSQL is not installed (Debian: postgresql-15)"
         pytest.fail(reason) if REQUIRED else pytest.skip(reason)
-    with running_postgres() as server, PrivateLoop() as loop:
+    with running_postgres(on_disk=False) as server, PrivateLoop() as loop:
         loop.run(server.prepare_role())
         loop.run(server.run(f"CREATE DATABASE {MIGRATED} OWNER coster"))
         migrate(Address.of(server.url(MIGRATED)), 0, tmp_path_factory.mktemp("backups"))

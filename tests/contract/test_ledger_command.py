@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -11,9 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from coster.books import ledger
+from coster.databases import check_books, database_of, shown_books
+from coster.main import app
+from coster.paths import MarketPaths
 from storage.database import LEDGER_FILE
 from tests.support.ledger_bench import start
+from tests.support.places import Place
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ async def file(tmp_path: Path) -> Path:
 
 
 def verify(*words: str) -> Result:
-    return CliRunner().invoke(ledger, [*words])
+    return CliRunner().invoke(app, ["ledger", "verify", *words])
 
 
 def test_sound_books_are_said_so(file: Path) -> None:
@@ -41,6 +45,35 @@ def test_sound_books_are_said_so(file: Path) -> None:
     assert outputs[0].output == outputs[1].output
     assert outputs[0].output.startswith("✓ the books balance to the nano: ")
     assert re.search(r"1 requests.*\n(.*\n)*  head [0-9a-f]{64}\n$", outputs[0].output)
+
+
+async def test_books_on_a_server_are_found_again_by_their_folder(
+    database: str, tmp_path: Path
+) -> None:
+    """`--database` names them; a folder that was opened with it remembers, and tells nobody."""
+    place = Place(tmp_path / "data", database)
+    bench = await place.start()
+    await bench.do(bench.admit("req_1"))
+    await bench.accountant.stop()
+    paths = MarketPaths(place.data)
+    check_books(paths, place.database)
+
+    named = await asyncio.to_thread(verify, "--database", place.database)
+    remembered = await asyncio.to_thread(verify, "--data", str(place.data))
+
+    assert (named.exit_code, named.output) == (0, remembered.output)
+    assert paths.secret_file("database").stat().st_mode & 0o777 == 0o600
+    assert database_of(paths, "sqlite:///other") == "sqlite:///other"
+    assert "@" not in shown_books(paths, place.database)
+
+
+def test_a_url_that_cannot_be_is_one_plain_sentence() -> None:
+    """It is named as such, and what it holds is not repeated."""
+    result = verify("--database", "mysql://ann:s3cret@host/books")
+
+    assert result.exit_code == 1
+    assert "must look like postgresql+asyncpg://" in result.output
+    assert "s3cret" not in result.output
 
 
 def test_a_file_that_is_no_database_is_one_plain_sentence(file: Path) -> None:

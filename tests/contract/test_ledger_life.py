@@ -12,9 +12,9 @@ from pathlib import Path
 from storage.database import LEDGER_FILE, migrate
 from storage.ledger_store import SqliteLedgerStore
 from storage.verify import verify
+from tests.support.books import portrait
 from tests.support.fuzz import Life
 from tests.support.sqlite_lab import plain_connection, store_over
-from tests.support.twin import portrait
 
 ACTS = 100_000 if os.environ.get("COSTER_LONG") == "1" else 1_200
 SEED = int(os.environ.get("COSTER_SEED", "4"))

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from market.types import RequestId
 from storage.database import LEDGER_FILE, open_writer
-from storage.reads import LedgerReads
+from storage.opening import open_reads
 from tests.support.ledger_bench import start
 
 
@@ -21,7 +21,7 @@ async def test_gateways_read_what_the_accountant_wrote(tmp_path: Path) -> None:
     bench = await start(data)
     await bench.do(*(bench.admit(f"req_{number}") for number in range(3)))
     await bench.do(bench.settle("req_0"), bench.settle("req_1"))
-    reads = LedgerReads(data)
+    reads = open_reads(data)
     try:
         for limit in (0, 1, 10):
             mine = await bench.accountant.usage(bench.consumer, limit)
@@ -38,7 +38,7 @@ async def test_the_read_side_cannot_write(tmp_path: Path) -> None:
     """Not by a slip either: SQLite itself refuses."""
     data = tmp_path / "data"
     bench = await start(data)
-    reads = LedgerReads(data)
+    reads = open_reads(data)
     try:
         async with reads._engine.connect() as connection:
             with pytest.raises(OperationalError, match="readonly"):

@@ -34,6 +34,7 @@ from market.messages import (
 )
 from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId, Usage
 from storage.memory import MemoryLedger, MemoryLedgerStore
+from tests.support.books import portrait
 from tests.support.ledger_model import DAY_NS, POTS, Model, ModelKey, Purchase, Wanted
 
 MODEL = ModelId("qwen3.5-27b-claude-opus-8bit")  # 100 and 780 nano-USD per token
@@ -382,25 +383,6 @@ class Twin:
             assert books.balance(owner) == Balance(*pots, held.get(owner, 0), late)
         assert (fee := books.ledger.find(Code.PLATFORM_FEE)) is None or fee.cpo == model.fees
         assert books.ledger.holds.keys() == model.open.keys()
-
-
-def portrait(books: Books) -> dict[str, object]:
-    """Everything in these books that decides the future, comparable with other books."""
-    ledger, customers = books.ledger, books.customers
-    return {
-        "accounts": sorted((a.number, a.code, a.owner, *a.counters()) for a in ledger.accounts()),
-        "holds": sorted((o.terms, o.checkpoint) for o in ledger.holds.values()),
-        "lots": sorted(ledger.lots.items()),
-        "owners": sorted(owner.row for owner in customers.all()),
-        "keys": sorted(
-            customers.key(owner.row.id, key_id).row
-            for owner in customers.all()
-            for key_id in owner.key_ids
-        ),
-        "prices": [tuple(row) for row in books.prices.history(MODEL)],
-        "machines": sorted(books.machines.items()),
-        "replays": sorted(books.answers._rows.values()),
-    }
 
 
 def _fits(made: Purchase, usage: Usage) -> bool:

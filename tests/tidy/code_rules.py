@@ -33,6 +33,7 @@ DOORWAYS: dict[str, tuple[str, ...]] = {
     "alembic": ("storage/*",),
     "sqlite3": ("storage/*",),
     "aiosqlite": ("storage/*",),
+    "asyncpg": ("storage/*",),
     "fastapi": ("serve_app/*",),
     "starlette": ("serve_app/*",),
     "typer": ("coster/*",),

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
+from tests.support.books import portrait
 from tests.support.fuzz import Life
 from tests.support.memory_audit import audited
-from tests.support.twin import portrait
 
 LONG = os.environ.get("COSTER_LONG") == "1"
 ACTS = 1_000_000 if LONG else 10_000

@@ -57,6 +57,7 @@ def test_a_market_toml_becomes_settings(tmp_path: Path) -> None:
         ('data_dir = "/d"\n[engine]\nspeed = 1', "engine.speed"),
         ('data_dir = "/d"\nmodels = []', "models"),
         ('data_dir = "/d"\nport = 70000', "port"),
+        ('data_dir = "/d"\ndatabase = "mysql://h/d"', "database"),
         ("data_dir = ", "config"),
     ],
 )

@@ -1,0 +1,169 @@
+"""`coster ledger report`, `alerts`, `reconcile`, `payouts`: how the business stands."""
+
+from __future__ import annotations
+
+import sys
+from datetime import date, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from coster.books_files import Database, storage_faults
+from coster.databases import database_of
+from coster.options import Data, Json, reported
+from coster.output import DEGRADED, ERROR, NotRunning, print_json, styled
+from market.money import NANO_PER_CENT, format_usd_exact
+
+PROCESSOR_S_MAX = 150.0
+"""Reconciling pages through every line of the payment processor."""
+UNMATCHED_SHOWN = 50
+_SUMS = tuple(
+    f"{name}_cents" for name in ("ledger", "in_flight", "suspense", "processor", "difference")
+)
+
+
+def add_to(ledger: typer.Typer) -> None:
+    """Register the commands."""
+    ledger.command()(report)
+    ledger.command()(alerts)
+    ledger.command()(reconcile)
+    ledger.command()(payouts)
+
+
+def report(data: Data = None, database: Database = None, json: Json = False) -> None:
+    """Revenue, costs, what is owned and owed; says where the settings lose money."""
+    from coster.market_http import operations, paths_of
+
+    with reported(as_json=json), storage_faults():
+        try:
+            page = operations(data).request("GET", "/admin/report")
+        except NotRunning:
+            paths = paths_of(data)
+            page = _of_disk(paths.data, database_of(paths, database))
+    if json:
+        print_json(page)
+    else:
+        _print_page(page)
+    if not page["balanced"]:
+        raise SystemExit(ERROR)
+
+
+def _of_disk(data: Any, database: str) -> dict[str, object]:
+    """The page of a market that does not run; its settings, and so its warnings, are unknown."""
+    from market.accounting.report import report_of
+    from storage.opening import open_rows
+
+    rows = open_rows(data, database)
+    try:
+        return report_of(rows.accounts()).as_json()
+    finally:
+        rows.close()
+
+
+def _print_page(page: dict[str, Any]) -> None:
+    out = sys.stdout
+    for title, key in (
+        ("Revenue", "revenue_nano_usd"),
+        ("Costs", "costs_nano_usd"),
+        ("Owned", "assets_nano_usd"),
+        ("Owed", "liabilities_nano_usd"),
+        ("Promo credit, goodwill included", "promo_nano_usd"),
+    ):
+        out.write(f"{styled(title, 'bold', out)}\n")
+        for name, nano in page[key].items():
+            out.write(_line(name.replace("_", " "), nano))
+    out.write(f"{styled('Own', 'bold', out)}\n")
+    out.write(_line("profit", page["profit_nano_usd"]))
+    out.write(_line("capital", page["capital_nano_usd"]))
+    if page["balanced"]:
+        out.write(f"{styled('✓', 'green', out)} what is owned is what is owed and own\n")
+    else:
+        off = format_usd_exact(int(page["difference_nano_usd"]))
+        out.write(
+            f"{styled('✗', 'red', out)} the books are off by {off}: coster ledger verify --full\n"
+        )
+    for warning in page["warnings"]:
+        out.write(f"{styled('!', 'yellow', out)} {warning}\n")
+
+
+def _line(name: str, nano: str) -> str:
+    return f"  {name:24} {format_usd_exact(int(nano)):>22}\n"
+
+
+def alerts(data: Data = None, json: Json = False) -> None:
+    """What to look at now: unexplained money, debts, suspicious shares of revenue."""
+    from coster.market_http import operations
+
+    with reported(as_json=json):
+        answer = operations(data).request("GET", "/admin/alerts")
+    if json:
+        print_json(answer)
+    else:
+        for alert in answer["alerts"]:
+            sys.stdout.write(f"{styled('!', 'yellow', sys.stdout)} {alert['message']}\n")
+        if answer["ok"]:
+            sys.stdout.write("Nothing to look at.\n")
+    if not answer["ok"]:
+        raise SystemExit(DEGRADED)
+
+
+def reconcile(data: Data = None, json: Json = False) -> None:
+    """Match the payment processor's lines with the ledger's transfers."""
+    from coster.market_http import operations
+
+    with reported(as_json=json):
+        answer = operations(data).request("POST", "/admin/reconcile", timeout_s=PROCESSOR_S_MAX)
+    if json:
+        print_json(answer)
+    else:
+        _print_match(answer)
+    if not answer.get("ok"):
+        raise SystemExit(DEGRADED)
+
+
+def _print_match(answer: dict[str, Any]) -> None:
+    out, unmatched = sys.stdout, answer.get("unmatched") or []
+    mark = styled("✓", "green", out) if answer.get("ok") else styled("✗", "red", out)
+    out.write(f"{mark} {answer.get('matched', 0)} lines matched, {len(unmatched)} not\n")
+    for name in _SUMS:
+        if name in answer:
+            shown = _cents(answer[name])
+            out.write(f"  {name.removesuffix('_cents').replace('_', ' '):18} {shown:>16}\n")
+    for line in unmatched[:UNMATCHED_SHOWN]:
+        out.write(f"  {_words(line)}\n")
+    if len(unmatched) > UNMATCHED_SHOWN:
+        out.write(f"  … and {len(unmatched) - UNMATCHED_SHOWN} more; --json shows all\n")
+
+
+def _cents(cents: int) -> str:
+    return format_usd_exact(int(cents) * NANO_PER_CENT)[:-7]
+
+
+def _words(line: object) -> str:
+    if isinstance(line, dict):
+        return "  ".join(f"{name} {value}" for name, value in line.items())
+    return str(line)
+
+
+def payouts(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Make the weekly payouts that are due now; each is made once, however often asked."""
+    from coster.market_http import operations
+
+    if not (yes or json) and not typer.confirm("Pay out everything that is due?", err=True):
+        raise SystemExit(ERROR)
+    with reported(as_json=json):
+        answer = operations(data).request("POST", "/admin/payouts/run", timeout_s=PROCESSOR_S_MAX)
+    if json:
+        print_json(answer)
+        return
+    week = date(1970, 1, 1) + timedelta(days=answer["monday"])
+    sys.stdout.write(
+        f"{answer['payouts']} payouts of {_cents(answer['amount_cents'])} in all are decided for "
+        f"the week of {week}.\n"
+    )
+    for reason, count in answer["passed"].items():
+        sys.stdout.write(f"  {count} passed over: {reason}\n")

@@ -1,0 +1,363 @@
+"""Copies that are proved, restores that lose nothing silently, and nothing half done."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import tarfile
+from pathlib import Path
+
+import pytest
+from alembic import command
+from typer.testing import CliRunner, Result
+
+from actors.accountant import Accountant, AccountantSettings
+from coster.main import app
+from coster.paths import MarketPaths
+from coster.runfile import MarketLock
+from market.accounting.rows import Changes
+from market.accounting.state_rows import EventRow
+from storage import database
+from storage import restore as restoring
+from storage.backup import backup, copies
+from storage.database import (
+    BACKUP_FOLDER,
+    LEDGER_FILE,
+    RESTORING_FILE,
+    StorageError,
+    alembic_config,
+    check,
+    migration_engine,
+)
+from storage.ledger_store import SqliteLedgerStore
+from storage.restore import restore
+from storage.retention import DAY_NS, old_copies, old_events
+from storage.sqlite_rows import SqliteRows
+from storage.statements import ENSURE_META
+from storage.verify import verify, verify_file
+from tests.contract.test_verify import spoil
+from tests.support.ledger_bench import start
+
+NOW_NS = 1_800_000_000_000_000_000
+
+
+async def trade(data: Path, *requests: str) -> None:
+    bench = await start(data, fee_bps=500)
+    for request in requests:
+        await bench.do(bench.admit(request))
+        await bench.do(bench.settle(request))
+    await bench.accountant.stop()
+
+
+@pytest.fixture
+async def data(tmp_path: Path) -> Path:
+    """A stopped market's ledger with two requests."""
+    await trade(tmp_path / "data", "req_1", "req_2")
+    return tmp_path / "data"
+
+
+def seen(data: Path) -> tuple[list[str], bytes]:
+    """The names in a data folder, and the ledger byte by byte."""
+    return sorted(path.name for path in data.iterdir()), (data / LEDGER_FILE).read_bytes()
+
+
+def run(data: Path, *words: str) -> Result:
+    return CliRunner().invoke(app, ["ledger", *words, "--data", str(data)])
+
+
+async def test_a_copy_is_made_while_the_market_trades(tmp_path: Path) -> None:
+    """It holds what was committed before it, is private, and the writer goes on."""
+    data = tmp_path / "data"
+    bench = await start(data)
+    await bench.do(bench.admit("req_1"))
+    await bench.do(bench.settle("req_1"))
+    made = backup(data, now_ns=NOW_NS)
+    await bench.do(bench.admit("req_2"))
+    await bench.do(bench.settle("req_2"))
+    await bench.accountant.stop()
+
+    assert made.path == data / BACKUP_FOLDER / "backup-20270115T080000Z.sqlite3"
+    assert made.path.stat().st_mode & 0o777 == 0o600
+    assert verify_file(made.path).counts["requests"] == made.report.counts["requests"] == 1
+    assert verify(data).counts["requests"] == 2
+    assert [path.name for path in made.path.parent.iterdir()] == [made.path.name]
+
+
+def test_an_unsound_copy_is_not_kept(data: Path) -> None:
+    """What is called a backup is one: nothing is left under any name."""
+    spoil(data, "UPDATE transfer SET ts_ns = ts_ns + 1 WHERE seq = 1")
+
+    with pytest.raises(StorageError, match=r"not sound, so it was not kept: The transfer 1"):
+        backup(data, now_ns=NOW_NS)
+    assert list((data / BACKUP_FOLDER).iterdir()) == []
+
+
+def test_nothing_is_overwritten(data: Path, tmp_path: Path) -> None:
+    """A name that is taken is refused, and its file stays."""
+    out = tmp_path / "mine"
+    out.write_text("precious")
+
+    with pytest.raises(StorageError, match="exists already"):
+        backup(data, now_ns=NOW_NS, out=out)
+    assert out.read_text() == "precious"
+
+
+def test_only_so_many_copies_stay(data: Path) -> None:
+    """The newest ones; copies of other makes are not counted and not touched."""
+    folder = data / BACKUP_FOLDER
+    folder.mkdir()
+    (folder / "ledger-0001-5.sqlite3").write_bytes(b"made before a migration")
+    for second in range(4):
+        made = backup(data, now_ns=NOW_NS + second * 10**9, keep=2)
+        os.utime(made.path, (second, second))
+
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "backup-20270115T080002Z.sqlite3",
+        "backup-20270115T080003Z.sqlite3",
+        "ledger-0001-5.sqlite3",
+    ]
+
+
+async def test_a_restore_says_what_is_lost_and_deletes_nothing(data: Path) -> None:
+    """Back at the copy's head; what came after lies aside, sound and whole."""
+    made = backup(data, now_ns=NOW_NS)
+    await trade(data, "req_3", "req_4")
+    before = verify(data)
+
+    done = await restore(data, made.path, now_ns=NOW_NS)
+
+    assert done.report.ok
+    assert done.report.head_hash == made.report.head_hash
+    assert done.lost[0].startswith(
+        f"{before.counts['batches'] - made.report.counts['batches']} batches after batch"
+    )
+    assert done.lost[1] == "2 requests that cost $0.000374 are undone."
+    assert done.aside is not None
+    assert verify_file(done.aside / LEDGER_FILE).head_hash == before.head_hash
+    await trade(data, "req_3")
+    assert verify(data).counts["requests"] == 3
+
+
+async def test_a_damaged_present_is_replaced_and_kept(data: Path) -> None:
+    """Nobody can say what was lost, so that is said; the damaged file is kept as it was."""
+    made = backup(data, now_ns=NOW_NS)
+    (data / LEDGER_FILE).write_bytes(b"this is not a database, " * 100)
+
+    done = await restore(data, made.path, now_ns=NOW_NS)
+
+    assert "is unknown" in done.lost[0]
+    assert done.aside is not None
+    assert (done.aside / LEDGER_FILE).read_bytes().startswith(b"this is not a database")
+    assert verify(data).ok
+
+
+async def test_another_market_s_backup_is_called_one(data: Path, tmp_path: Path) -> None:
+    """A copy whose last batch is unknown here has another history, and that is said."""
+    await trade(tmp_path / "other", "req_9")
+    made = backup(tmp_path / "other", now_ns=NOW_NS)
+
+    done = await restore(data, made.path, now_ns=NOW_NS)
+
+    assert "different histories" in done.lost[0]
+
+
+@pytest.mark.parametrize(
+    ("contents", "told"),
+    [
+        (b"", "it is empty"),
+        (b"this is no database " * 100, "file is not a database"),
+        (None, "There is no backup"),
+    ],
+)
+async def test_what_is_no_backup_changes_nothing(
+    data: Path, tmp_path: Path, contents: bytes | None, told: str
+) -> None:
+    """Refused before anything is moved."""
+    source = tmp_path / "source"
+    if contents is not None:
+        source.write_bytes(contents)
+    before = seen(data)
+
+    with pytest.raises(StorageError, match=told):
+        await restore(data, source, now_ns=NOW_NS)
+    assert seen(data) == before
+
+
+async def test_an_unsound_backup_changes_nothing(data: Path, tmp_path: Path) -> None:
+    """It is audited before the present is touched."""
+    made = backup(data, now_ns=NOW_NS, out=tmp_path / LEDGER_FILE)
+    spoil(tmp_path, "UPDATE transfer SET ts_ns = ts_ns + 1 WHERE seq = 1")
+    before = verify(data).head_hash
+
+    with pytest.raises(StorageError, match="is not sound and was not restored"):
+        await restore(data, made.path, now_ns=NOW_NS)
+    assert verify(data).head_hash == before
+
+
+async def test_a_running_market_is_not_pulled_away(data: Path) -> None:
+    """Whoever holds the books' lock, or runs `coster up`, has to stop first."""
+    made = backup(data, now_ns=NOW_NS)
+    bench = await start(data)
+    with pytest.raises(StorageError, match=f"in use by the process {os.getpid()}"):
+        await restore(data, made.path, now_ns=NOW_NS)
+    await bench.accountant.stop()
+    lock = MarketLock(MarketPaths(data))
+    assert lock.acquire()
+    result = run(data, "restore", str(made.path))
+    lock.release()
+
+    assert result.exit_code == 1
+    assert "coster down" in result.output
+
+
+async def test_a_restore_that_was_cut_short_is_not_opened(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No empty ledger appears where the books were; doing it again finishes it."""
+    made = backup(data, now_ns=NOW_NS)
+    before = verify(data).head_hash
+
+    def cut(*_: object) -> bool:
+        raise OSError(5, "Input/output error")
+
+    for step in ("_move_aside", "sync_folder"):
+        real = getattr(restoring, step)
+        calls = iter([real, cut] if step == "sync_folder" else [cut])
+        monkeypatch.setattr(restoring, step, lambda *a, calls=calls: next(calls)(*a))
+        with pytest.raises(StorageError, match="nothing was deleted"):
+            await restore(data, made.path, now_ns=NOW_NS)
+        monkeypatch.setattr(restoring, step, real)
+        assert (data / RESTORING_FILE).exists()
+        for opening in (lambda: check(data), lambda: database.migrate(data / LEDGER_FILE, 1)):
+            with pytest.raises(StorageError, match=r"A restore .* was interrupted"):
+                opening()
+
+    done = await restore(data, made.path, now_ns=NOW_NS + 10**9)
+    assert done.report.head_hash == before
+    check(data)
+
+
+async def test_secrets_travel_with_the_books(data: Path, tmp_path: Path) -> None:
+    """On a new machine the same API key works; without its secrets that is warned of."""
+    with_secrets = backup(data, now_ns=NOW_NS, secrets=True)
+    without = backup(data, now_ns=NOW_NS)
+    assert with_secrets.secrets == ("pepper",)
+    assert with_secrets.path.stat().st_mode & 0o777 == 0o600
+
+    bare, whole = tmp_path / "bare", tmp_path / "whole"
+    assert not (await restore(bare, without.path, now_ns=NOW_NS)).has_pepper
+    done = await restore(whole, with_secrets.path, now_ns=NOW_NS)
+
+    assert (done.has_pepper, done.secrets, done.lost, done.aside) == (True, ("pepper",), [], None)
+    pepper = whole / "secrets" / "pepper"
+    assert pepper.read_bytes() == (data / "secrets" / "pepper").read_bytes()
+    assert pepper.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", ["../evil", "secrets/../../evil", "/evil", "other"])
+async def test_a_tar_of_somebody_else_is_refused(data: Path, tmp_path: Path, name: str) -> None:
+    """Nothing is unpacked outside, and nothing unknown inside."""
+    source = tmp_path / "evil.tar"
+    with tarfile.open(source, "w") as tar:
+        tar.add(data / LEDGER_FILE, LEDGER_FILE)
+        info = tarfile.TarInfo(name)
+        tar.addfile(info)
+
+    with pytest.raises(StorageError, match="no backup of coster's"):
+        await restore(data, source, now_ns=NOW_NS)
+    assert not (tmp_path / "evil").exists()
+
+
+async def test_a_copy_of_an_older_schema_is_brought_forward(data: Path, tmp_path: Path) -> None:
+    """What was copied before a migration can be restored after it."""
+    old = tmp_path / "old.sqlite3"
+    engine = migration_engine(old)
+    with engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        connection.exec_driver_sql(ENSURE_META, (bytes(32),))
+    engine.dispose()
+
+    done = await restore(data, old, now_ns=NOW_NS)
+
+    assert done.report.ok
+    assert "different histories" not in " ".join(done.lost)
+    check(data)
+
+
+def test_the_commands_tell_people_and_scripts(data: Path) -> None:
+    """Paths, head and what is missing; the same facts with --json."""
+    told = run(data, "backup")
+    made = json.loads(run(data, "backup", "--with-secrets", "--json").output)
+    back = run(data, "restore", made["path"])
+    again = json.loads(run(data, "restore", made["path"], "--json").output)
+
+    assert told.exit_code == back.exit_code == 0
+    assert f"head {made['head_hash']}" in told.output
+    assert "no API key works without its pepper" in told.output
+    assert made["secrets"] == ["pepper"]
+    assert "Nothing was lost: the backup was up to date." in back.output
+    assert (again["ok"], again["head_hash"]) == (True, made["head_hash"])
+
+
+# ── retention ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+async def aged(data: Path) -> Path:
+    """Three copies of 100, 50 and 0 days, and four notices, two of them old and dealt with."""
+    for days in (100, 50, 0):
+        made = backup(data, now_ns=NOW_NS - days * DAY_NS)
+        os.utime(made.path, ns=(NOW_NS - days * DAY_NS,) * 2)
+    store = await SqliteLedgerStore.open(data, now_ns=1)
+    changes = Changes(last_ts_ns=(await store.load()).last_ts_ns)
+    notices = (("a", "done", 91), ("b", "failed", 95), ("c", "new", 99), ("d", "done", 1))
+    for name, state, days in notices:
+        at_ns = NOW_NS - days * DAY_NS
+        changes.put(EventRow(f"evt_{name}", "k", "s", state, 0, "", at_ns, at_ns))
+    await store.commit(changes)
+    await store.close()
+    return data
+
+
+def test_what_is_old_is_found_and_the_last_copy_never_is(aged: Path) -> None:
+    """By age alone, but for the newest copy, which is kept for ever."""
+    assert len(copies(aged)) == 3
+    assert len(old_copies(aged, 60, NOW_NS)) == 1
+    assert len(old_copies(aged, 1, NOW_NS + 1000 * DAY_NS)) == 2
+    rows = SqliteRows(aged / LEDGER_FILE)
+    assert old_events(rows, 90, NOW_NS) == 2
+    rows.close()
+
+
+def test_nothing_is_deleted_without_being_told_to(aged: Path) -> None:
+    """A dry run names the same files that --apply then deletes, and no other."""
+    before = sorted(path.name for path in copies(aged))
+    dry = json.loads(run(aged, "retention", "--backups-days", "1", "--json").output)
+    assert sorted(path.name for path in copies(aged)) == before
+
+    wet = json.loads(run(aged, "retention", "--backups-days", "1", "--apply", "--json").output)
+
+    assert dry["copies"] == wet["copies"]
+    assert [path.name for path in copies(aged)] == [
+        name for name in before if str(aged / BACKUP_FOLDER / name) not in wet["copies"]
+    ]
+    assert len(copies(aged)) >= 1
+    assert verify(aged).ok
+
+
+async def test_old_notices_are_forgotten_by_the_accountant(aged: Path) -> None:
+    """Dealt with and old enough; one that waits is never forgotten, nor the journal touched."""
+    from actors.accounting.core import Clock
+
+    accountant = Accountant(AccountantSettings(aged), clock=Clock(wall_ns=lambda: NOW_NS))
+    await accountant.start()
+    assert await accountant.forget_events(90) == 2
+    assert await accountant.forget_events(90) == 0
+    await accountant.stop()
+
+    connection = sqlite3.connect(aged / LEDGER_FILE)
+    left = [name for (name,) in connection.execute("SELECT id FROM stripe_event ORDER BY id")]
+    connection.close()
+    assert left == ["evt_c", "evt_d"]
+    assert verify(aged).ok
