@@ -88,9 +88,7 @@ class Accounts:
         """What open holds reserve of this owner's money."""
         promo, cash, earnings = self._purses.get(owner, _EMPTY_PURSE)
         return (
-            (promo.dp if promo else 0)
-            + (cash.dp if cash else 0)
-            + (earnings.dp if earnings else 0)
+            (promo.dp if promo else 0) + (cash.dp if cash else 0) + (earnings.dp if earnings else 0)
         )
 
     def post(
