@@ -11,7 +11,8 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from market.settings import OPERATOR_ACCOUNT, MacSettings
+from market.accounting.registry import unclaimed
+from market.settings import MacSettings
 from market.types import AccountId, Hardware, MachineId, ProviderId
 
 NAMESPACE = "coster"
@@ -71,7 +72,7 @@ def _mac(labels: Mapping[str, str], address: str) -> MacSettings | None:
         machine=machine,
         provider=provider_id_of(machine),
         name=machine,
-        owner=AccountId(labels.get(OWNER, OPERATOR_ACCOUNT)),
+        owner=AccountId(labels[OWNER]) if OWNER in labels else unclaimed(machine),
         hardware=hardware,
         labels=((MACHINE, machine),),
         bind_host=address,

@@ -95,6 +95,10 @@ class MarketOperator:
         )
         return {"machine": machine, "account": account, "moved_nano_usd": str(moved_nano)}
 
+    async def unlink_machine(self, machine: str, actor: str) -> dict[str, Any]:
+        account: AccountId = await self._ask("unlink_machine", MachineId(machine), actor)
+        return {"machine": machine, "account": account}
+
     # ── the books ─────────────────────────────────────────────────────────────────────
 
     async def report(self) -> dict[str, Any]:

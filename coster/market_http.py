@@ -7,6 +7,7 @@ the key comes from `--key` or COSTER_API_KEY, else it is the demo consumer's.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,12 +70,19 @@ class Connection:
         timeout_s: float = TIMEOUT_S,
     ) -> Any:
         """One call; raises the MarketError the server answered with."""
-        with self._client(timeout_s) as client:
-            response = (
-                client.request(method, path, json=body, headers=headers)
-                if body is not None
-                else client.request(method, path, headers=headers)
-            )
+        for last in (False, True):
+            try:
+                with self._client(timeout_s) as client:
+                    response = (
+                        client.request(method, path, json=body, headers=headers)
+                        if body is not None
+                        else client.request(method, path, headers=headers)
+                    )
+                break
+            except NotRunning:
+                # The answer was lost; only what is done once may be asked again.
+                if last or "Idempotency-Key" not in (headers or {}):
+                    raise
         return read_answer(response)
 
     def text(self, path: str) -> str:
@@ -133,6 +141,11 @@ def api(data: Path | None, url: str | None, key: str | None, secret: str) -> Con
     if not chosen:
         raise Unauthenticated("No API key: give --key, or set COSTER_API_KEY.", None, "no_key")
     return Connection(base.rstrip("/"), chosen)
+
+
+def once(key: str | None) -> dict[str, str]:
+    """The header under which a call that moves money is done once; made up when not given."""
+    return {"Idempotency-Key": key or f"coster-{secrets.token_hex(16)}"}
 
 
 def operations(data: Path | None) -> Connection:

@@ -253,5 +253,24 @@ def link(
         sys.stdout.write(f"{machine} earns for {account}; {moved} moved there.\n")
 
 
+@machines.command()
+def unlink(
+    machine: Annotated[str, typer.Argument(help="The machine's id, mac_…")],
+    by: By = "",
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Let a machine earn for nobody until it is linked again; what was earned stays."""
+    from coster.market_http import operations
+
+    with reported(as_json=json):
+        path = f"/admin/machines/{quote(machine, safe='')}/unlink"
+        answer = operations(data).request("POST", path, {"actor": _who(by)})
+    if json:
+        print_json(answer)
+    else:
+        sys.stdout.write(f"{machine} no longer earns for {answer['account']}.\n")
+
+
 def _usd(nano: str) -> str:
     return format_usd_exact(int(nano))

@@ -22,6 +22,13 @@ Data = Annotated[
 ]
 Url = Annotated[str | None, typer.Option("--url", help="The API's base, ending in /v1.")]
 Key = Annotated[str | None, typer.Option("--key", help="API key [default: COSTER_API_KEY].")]
+RetryKey = Annotated[
+    str | None,
+    typer.Option(
+        "--retry-key",
+        help="Repeat an earlier call under its Idempotency-Key [default: a new one].",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 _DURATION = re.compile(r"(\d{1,6})([smhd])", re.ASCII)

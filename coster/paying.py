@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from coster.options import Data, Json, Key, Url, cents_of, reported, usd
+from coster.options import Data, Json, Key, RetryKey, Url, cents_of, reported, usd
 from coster.output import print_json, styled
 
 POLL_S = 1.0
@@ -31,18 +31,19 @@ def topup(
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page when on a terminal.")
     ] = True,
+    retry_key: RetryKey = None,
     data: Data = None,
     url: Url = None,
     key: Key = None,
     json: Json = False,
 ) -> None:
     """Pay in by card; prints the page where it is paid."""
-    from coster.market_http import api
+    from coster.market_http import api, once
 
     with reported(as_json=json):
         connection = api(data, url, key, "demo_key")
         body = {"amount_cents": cents_of("AMOUNT", amount), "currency": "usd"}
-        made = connection.request("POST", "payments/topups", body)
+        made = connection.request("POST", "payments/topups", body, headers=once(retry_key))
         made = _until_payable(connection, made)
         if not json:
             _invite(made, browser=browser)

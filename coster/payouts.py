@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from coster.options import Data, Json, Key, Url, cents_of, reported, usd
+from coster.options import Data, Json, Key, RetryKey, Url, cents_of, reported, usd
 from coster.output import print_json, styled
 from market.errors import Conflict, InvalidRequest
 
@@ -66,13 +66,14 @@ def withdraw(
         str | None, typer.Argument(help="In dollars, such as 25 [default: all that can be].")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    retry_key: RetryKey = None,
     data: Data = None,
     url: Url = None,
     key: Key = None,
     json: Json = False,
 ) -> None:
     """Send earnings to your bank; shows the fee and asks before it does."""
-    from coster.market_http import api
+    from coster.market_http import api, once
 
     with reported(as_json=json):
         if json and not yes:
@@ -93,6 +94,7 @@ def withdraw(
                 "amount_cents": quote["amount_cents"],
                 "expected_fee_nano_usd": quote["fee_nano_usd"],
             },
+            headers=once(retry_key),
         )
     if json:
         print_json(made)

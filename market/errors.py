@@ -18,7 +18,7 @@ says what was wrong, where, and what to do; it never quotes a prompt or a key.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class MarketError(Exception):
@@ -26,7 +26,7 @@ class MarketError(Exception):
 
     `param` names the offending field. `code` is the machine-readable reason. `retry`
     says whether the same request may succeed later without being changed;
-    `retry_after_s` when.
+    `retry_after_s` when. `rate` is the caller's `market.messages.RateState` where it is known.
     """
 
     status: ClassVar[int] = 500
@@ -39,16 +39,22 @@ class MarketError(Exception):
         code: str | None = None,
         retry_after_s: float | None = None,
         retry: bool | None = None,
+        rate: object = None,
     ) -> None:
-        super().__init__(message, param, code, retry_after_s, retry)
+        super().__init__(message, param, code, retry_after_s, retry, rate)
         self.message = message
         self.param = param
         self.code = code
         self.retry_after_s = retry_after_s
         self.retry = retry
+        self.rate = rate
 
     def __str__(self) -> str:
         return self.message
+
+    def with_rate(self, rate: object) -> Self:
+        """The same error, telling the caller's limits too."""
+        return type(self)(self.message, self.param, self.code, self.retry_after_s, self.retry, rate)
 
 
 class InvalidRequest(MarketError):

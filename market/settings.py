@@ -25,7 +25,6 @@ CARD_CENTS_MIN = 50
 CENTS_MAX = 99_999_999
 """The largest sum the payment processor takes at once: $999,999.99."""
 
-OPERATOR_ACCOUNT = AccountId("acct_operator")
 DEMO_CONSUMER = AccountId("acct_demo_consumer")
 DEMO_PROVIDER = AccountId("acct_demo_provider")
 

@@ -17,6 +17,7 @@ from serve_app.admin_bodies import (
     LinkBody,
     PriceBody,
     RetentionBody,
+    UnlinkBody,
 )
 from serve_app.admin_ports import OperatorPort
 from serve_app.asgi import Bodies
@@ -25,7 +26,7 @@ from serve_app.rest import read_shape
 
 BODIES: Final[dict[str, type[BaseModel]]] = {
     shape.__name__: shape
-    for shape in (AccountChangeBody, GoodwillBody, LinkBody, PriceBody, RetentionBody)
+    for shape in (AccountChangeBody, GoodwillBody, LinkBody, PriceBody, RetentionBody, UnlinkBody)
 }
 IDEMPOTENCY_CHARS_MAX: Final = 255
 
@@ -89,6 +90,16 @@ def add_accounts(app: FastAPI, port: OperatorPort, bodies: Bodies) -> None:
         """Let a machine earn for this account; what it has earned before moves there too."""
         body = await read_shape(request, bodies, LinkBody)
         return json_answer(await port.link_machine(machine, body.account, body.actor))
+
+    @app.post(
+        "/admin/machines/{machine}/unlink",
+        tags=["machines"],
+        openapi_extra=json_body("UnlinkBody", required=False),
+    )
+    async def unlink(request: Request, machine: str) -> Response:
+        """Let a machine earn into its own unclaimed account again."""
+        body = await read_shape(request, bodies, UnlinkBody)
+        return json_answer(await port.unlink_machine(machine, body.actor))
 
 
 def add_prices(app: FastAPI, port: OperatorPort, bodies: Bodies) -> None:

@@ -61,6 +61,12 @@ class LinkBody(Shape):
     actor: str = Field(default="operator", min_length=1, max_length=REASON_CHARS_MAX)
 
 
+class UnlinkBody(Shape):
+    """Who ends the link."""
+
+    actor: str = Field(default="operator", min_length=1, max_length=REASON_CHARS_MAX)
+
+
 class VerifyBody(Shape):
     """`full` replays everything instead of what came after the last audit."""
 

@@ -8,8 +8,10 @@ from typing import Any
 import orjson
 
 from market.errors import Conflict, MarketError, PaymentRequired
+from market.messages import RateState
+from serve_app.rates import Headers as Headers  # noqa: PLC0414 - the room takes it from here
+from serve_app.rates import rate_headers
 
-Headers = list[tuple[bytes, bytes]]
 DEFAULT_RETRY_AFTER_S = 5.0
 
 
@@ -31,7 +33,8 @@ def error_body(error: MarketError) -> bytes:
 def error_headers(error: MarketError) -> Headers:
     """Retry-After and x-should-retry, which the SDKs obey before the status.
 
-    A 429 and a 503 always say when; a 402 and a 409 always say whether.
+    A 429 and a 503 always say when; a 402 and a 409 always say whether. Where the caller's
+    limits are known they are told too.
     """
     headers: Headers = []
     after_s = error.retry_after_s
@@ -44,6 +47,8 @@ def error_headers(error: MarketError) -> Headers:
         retry = False
     if retry is not None:
         headers.append((b"x-should-retry", b"true" if retry else b"false"))
+    if isinstance(error.rate, RateState):
+        headers += rate_headers(error.rate)
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return headers

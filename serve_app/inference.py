@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from market.errors import MarketError, Unavailable
 from market.keys import INFERENCE
-from market.messages import RateState
 from market.types import ProviderId, RequestId
 from serve_app import metric_names
 from serve_app.asgi import Bodies, ClientLeftError, Receive, Scope, Send, send_error
@@ -23,6 +21,7 @@ from serve_app.faults import describe_fault
 from serve_app.hold import ReplayedError
 from serve_app.parameters import Call, Kind, ignored_header
 from serve_app.prepare import Prepared, prepare
+from serve_app.rates import rate_headers
 from serve_app.recording import Recording
 from serve_app.replay import send_again
 from serve_app.replies import HeadersFor, Reply, StreamReply, WholeReply
@@ -269,30 +268,3 @@ def _headers(run: Run, call: Call, ids: Headers, provider: ProviderId | None) ->
     if call.ignored:
         headers.append((b"x-coster-ignored-params", ignored_header(call.ignored).encode()))
     return headers
-
-
-def rate_headers(rate: RateState) -> Headers:
-    """OpenAI's rate headers; an unlimited dimension has none."""
-    headers: Headers = []
-    rows = (
-        (b"requests", rate.limit_requests, rate.remaining_requests, rate.reset_requests_s),
-        (b"tokens", rate.limit_tokens, rate.remaining_tokens, rate.reset_tokens_s),
-    )
-    for unit, limit, remaining, reset_s in rows:
-        if limit is not None:
-            headers.append((b"x-ratelimit-limit-" + unit, b"%d" % limit))
-            headers.append((b"x-ratelimit-remaining-" + unit, b"%d" % max(0, remaining or 0)))
-            headers.append((b"x-ratelimit-reset-" + unit, duration(reset_s).encode()))
-    return headers
-
-
-def duration(seconds: float) -> str:
-    """A duration as OpenAI writes it: `12ms`, `1s`, `6m0s`, `2h0m5s`."""
-    if seconds < 1:
-        return f"{max(0, math.ceil(seconds * 1000))}ms"
-    whole = math.ceil(seconds)
-    minutes, rest_s = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes}m{rest_s}s"
-    return f"{minutes}m{rest_s}s" if minutes else f"{rest_s}s"

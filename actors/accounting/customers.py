@@ -1,4 +1,4 @@
-"""What the accountant does for customers: accounts, keys, limits, prices, linked machines.
+"""What the accountant does for customers: accounts, prices, linked machines.
 
 A call may carry its caller's idempotency key. Ids and secrets are then derived from it and
 the market's pepper, so that a repetition gives the same account or key and the same secret,
@@ -7,30 +7,23 @@ which nobody has kept. Acts of administration leave an operation row: who, what 
 
 from __future__ import annotations
 
-import hmac
 import json
-import secrets
-from collections.abc import Iterable
-from hashlib import sha256
 from typing import Final
 
-from actors.accounting.core import AccountantCore
+from actors.accounting.keys import KeyMethods
 from market import keys
-from market.accounting.caps import resets_at_s, windows_of
 from market.accounting.prices import Price
 from market.accounting.registry import unclaimed
 from market.accounting.rows import OperationRow
-from market.accounting.state_rows import KeyRow, OwnerRow, PriceRow, scopes_text
-from market.errors import Conflict, InvalidRequest
-from market.messages import KeyLimits, KeyRecord, KeySpend
-from market.types import AccountId, KeyId, MachineId, ModelId
+from market.accounting.state_rows import OwnerRow, PriceRow
+from market.errors import InvalidRequest
+from market.messages import KeyRecord
+from market.types import AccountId, MachineId, ModelId
 
-ROTATION_S_MAX: Final = 30 * 86_400.0
 REASON_CHARS_MAX: Final = 200
-ROTATED: Final = "rotated"  # in what a rotated key's secret is derived from: names may change
 
 
-class CustomerMethods(AccountantCore):
+class CustomerMethods(KeyMethods):
     """Accounts and keys. Each answer is durable when it is given."""
 
     # ── accounts ──────────────────────────────────────────────────────────────────────
@@ -119,18 +112,27 @@ class CustomerMethods(AccountantCore):
         self._books.link(machine, account, self._now_ns())
         await self._written()  # from here on nothing more is earned into its own account
         own_promo_nano = 0
-        if self._operations.before("claim", machine, (account,)) is None:
+        if self._operations.before("claim", f"{machine} {account}", ()) is None:
             own_promo_nano = await self._store.promo_paid(account, unclaimed(machine))
-        if self._operations.before("claim", machine, (account,)) is None:
+        if self._operations.before("claim", f"{machine} {account}", ()) is None:
             now_ns = self._now_ns()
             moved = self._books.claim(machine, account, own_promo_nano, now_ns)
             told = json.dumps({"moved_nano": str(moved), "actor": actor}, sort_keys=True)
-            done = self._operations.remember("claim", machine, (account,), told, now_ns)
+            done = self._operations.remember("claim", f"{machine} {account}", (), told, now_ns)
             self._books.ledger.changes.operations.append(done)
         else:
             moved = self._books.claim(machine, account, 0, self._now_ns())
         await self._written()
         return moved
+
+    async def unlink_machine(self, machine: MachineId, actor: str) -> AccountId:
+        """A machine earns into its own unclaimed account again; who it had been linked to."""
+        self._check_alive()
+        self._check_act(actor, "")
+        owner = self._books.unlink(machine)
+        self._note("unlink", machine, {"machine": machine, "account": owner}, actor, "unlinked")
+        await self._written()
+        return owner
 
     # ── prices ────────────────────────────────────────────────────────────────────────
 
@@ -154,176 +156,7 @@ class CustomerMethods(AccountantCore):
         await self._written()
         return row
 
-    # ── keys ──────────────────────────────────────────────────────────────────────────
-
-    async def create_key(
-        self,
-        account: AccountId,
-        name: str,
-        scopes: Iterable[str] = keys.INFERENCE_SCOPES,
-        expires_s: float | None = None,
-        limits: KeyLimits | None = None,
-        idempotency: str | None = None,
-    ) -> tuple[KeyRecord, str]:
-        """A new key and its secret, which is shown only once. `expires_s`: Unix time.
-
-        With an idempotency key a repetition gives the same key and secret.
-        """
-        self._check_alive()
-        limits = limits or KeyLimits()
-        contents = (account, name, scopes_text(frozenset(scopes)), limits_text(limits))
-        call = None if idempotency is None else f"{account}\x1f{idempotency}"
-        if call is not None and self._operations.before("create_key", call, contents):
-            return self._derived_key(account, name, call)
-        record, secret = self._new_key(
-            account, name, scopes, expires_s, limits=limits, idempotency=call
-        )
-        if call is not None:
-            done = self._operations.remember(
-                "create_key", call, contents, record.key_id, self._now_ns()
-            )
-            self._books.ledger.changes.operations.append(done)
-        await self._written()
-        return record, secret
-
-    async def rotate_key(
-        self, account: AccountId, key_id: KeyId, grace_s: float, idempotency: str | None = None
-    ) -> tuple[KeyRecord, str]:
-        """A new key with everything the old one may do; the old one lives on for `grace_s`.
-
-        With an idempotency key a repetition gives the same new key and secret.
-        """
-        self._check_alive()
-        old = self._books.customers.key(account, key_id).row
-        call = None if idempotency is None else f"rotate\x1f{account}\x1f{idempotency}"
-        contents = (account, key_id, grace_s)
-        if call is not None and self._operations.before("rotate_key", call, contents):
-            return self._derived_key(account, ROTATED, call)
-        if old.revoked_ns is not None:
-            raise Conflict("This key is revoked; create a new one.", "key_id", "revoked_api_key")
-        if not 0 <= grace_s <= ROTATION_S_MAX:
-            raise InvalidRequest(
-                f"grace_s must be from 0 to {ROTATION_S_MAX:.0f} seconds.", "grace_s"
-            )
-        now_ns = self._now_ns()
-        limits = self._books.customers.key(account, key_id).record.limits
-        secret = keys.new_secret(self._random(f"key {ROTATED}", account, call))
-        record = self._enter_key(
-            account, old.name, old.scopes.split(), None, secret, limits, key_id
-        )
-        if call is not None:
-            done = self._operations.remember("rotate_key", call, contents, record.key_id, now_ns)
-            self._books.ledger.changes.operations.append(done)
-        ends_ns = now_ns + int(grace_s * 1e9)
-        if old.expires_ns is None or old.expires_ns > ends_ns:
-            self._books.change_key(old._replace(expires_ns=ends_ns))
-        await self._written()
-        return record, secret
-
-    async def change_key(
-        self, account: AccountId, key_id: KeyId, name: str | None, limits: KeyLimits | None
-    ) -> KeyRecord:
-        """Rename a key or give it other caps and models; raises NotFound, InvalidRequest."""
-        self._check_alive()
-        row = self._books.customers.key(account, key_id).row
-        if name is not None:
-            row = row._replace(name=name)
-        if limits is not None:
-            row = _with_limits(row, limits)
-        record = self._books.change_key(row)
-        await self._written()
-        return record
-
-    async def ensure_key(
-        self, account: AccountId, name: str, scopes: Iterable[str], secret: str
-    ) -> KeyRecord:
-        """The key with this secret, entered on first call; for keys the operator keeps."""
-        self._check_alive()
-        known = self._books.customers.find_key(keys.key_hash(secret, self._pepper))
-        if known is not None:
-            if known.account != account:
-                raise Conflict("This key belongs to another account.", None, "key_taken")
-            return known
-        record = self._enter_key(account, name, scopes, None, secret, KeyLimits(), None)
-        await self._written()
-        return record
-
-    async def list_keys(self, account: AccountId) -> list[KeyRecord]:
-        """Every key of the account, oldest first, revoked ones included."""
-        self._check_alive()
-        return self._books.customers.keys_of(account)
-
-    async def key_spend(self, account: AccountId, key_id: KeyId) -> KeySpend:
-        """What a capped key has spent in its present windows; zeros for one without caps."""
-        self._check_alive()
-        meter = self._books.customers.key(account, key_id).meter
-        now = windows_of(self._now_ns())
-        meter.roll(now)
-        day_nano, week_nano, month_nano = meter.used
-        ends_s = [resets_at_s(window, now) for window in range(len(now))]
-        return KeySpend(day_nano, week_nano, month_nano, meter.reserved[0], *ends_s)
-
-    async def revoke_key(self, account: AccountId, key_id: KeyId) -> KeyRecord:
-        """End a key now. Again is no error; someone else's key is NotFound."""
-        self._check_alive()
-        record = self._books.revoke(account, key_id, self._now_ns())
-        await self._written()
-        return record
-
     # ── helpers ───────────────────────────────────────────────────────────────────────
-
-    def _random(self, kind: str, scope: str, idempotency: str | None) -> bytes:
-        """Random bytes; the same again for the same idempotency key, and only with the pepper."""
-        if idempotency is None:
-            return secrets.token_bytes(keys.RANDOM_BYTES)
-        text = "\x1f".join((kind, scope, idempotency))
-        return hmac.digest(self._pepper, text.encode("utf-8", "surrogatepass"), sha256)
-
-    def _derived_key(
-        self, account: AccountId, name: str, idempotency: str
-    ) -> tuple[KeyRecord, str]:
-        secret = keys.new_secret(self._random(f"key {name}", account, idempotency))
-        record = self._books.customers.find_key(keys.key_hash(secret, self._pepper))
-        assert record is not None
-        return record, secret
-
-    def _new_key(
-        self,
-        account: AccountId,
-        name: str,
-        scopes: Iterable[str],
-        expires_s: float | None,
-        *,
-        limits: KeyLimits | None = None,
-        idempotency: str | None = None,
-    ) -> tuple[KeyRecord, str]:
-        secret = keys.new_secret(self._random(f"key {name}", account, idempotency))
-        limits = limits or KeyLimits()
-        return self._enter_key(account, name, scopes, expires_s, secret, limits, None), secret
-
-    def _enter_key(
-        self,
-        account: AccountId,
-        name: str,
-        scopes: Iterable[str],
-        expires_s: float | None,
-        secret: str,
-        limits: KeyLimits,
-        replaces: KeyId | None,
-    ) -> KeyRecord:
-        row = KeyRow(
-            id=KeyId(keys.new_id("key", secrets.token_bytes(12))),
-            owner=account,
-            hash=keys.key_hash(secret, self._pepper),
-            name=name,
-            prefix=keys.shown_prefix(secret),
-            scopes=scopes_text(frozenset(scopes)),
-            created_ns=self._now_ns(),
-            expires_ns=None if expires_s is None else int(expires_s * 1e9),
-            revoked_ns=None,
-            replaces=replaces,
-        )
-        return self._books.add_key(_with_limits(row, limits))
 
     def _check_act(self, actor: str, reason: str) -> None:
         """Refuse an act whose note could not be written, before it has any effect."""
@@ -339,25 +172,6 @@ class CustomerMethods(AccountantCore):
         self._books.ledger.changes.operations.append(
             OperationRow(f"{kind}:{subject}:{now_ns}", "", told, now_ns)
         )
-
-
-def limits_text(limits: KeyLimits) -> tuple[object, ...]:
-    """A key's limits in an order of their own, to be compared."""
-    return (
-        scopes_text(limits.models),
-        limits.cap_day_nano,
-        limits.cap_week_nano,
-        limits.cap_month_nano,
-    )
-
-
-def _with_limits(row: KeyRow, limits: KeyLimits) -> KeyRow:
-    return row._replace(
-        models=scopes_text(limits.models),
-        cap_day_nano=limits.cap_day_nano,
-        cap_week_nano=limits.cap_week_nano,
-        cap_month_nano=limits.cap_month_nano,
-    )
 
 
 def _text(text: str) -> str:

@@ -50,7 +50,9 @@ class OperatorMethods(CustomerMethods):
         self._check_alive()
         _check_amount(amount_nano)
         self._check_act(actor, reason)
-        if amount_nano > GOODWILL_ALONE_NANO and second_approver in ("", actor):
+        second = " ".join(second_approver.split()).casefold()
+        alone = second in ("", " ".join(actor.split()).casefold())
+        if amount_nano > GOODWILL_ALONE_NANO and alone:
             raise Forbidden(
                 f"{format_usd(amount_nano)} is above {format_usd(GOODWILL_ALONE_NANO)}: a second "
                 "person must agree; name them in second_approver.",

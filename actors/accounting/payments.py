@@ -14,6 +14,7 @@ from market.accounting.answers import check_text
 from market.accounting.chart import Code
 from market.accounting.rows import OperationRow
 from market.accounting.state_rows import EventRow
+from market.errors import Conflict
 from market.money import NANO_PER_CENT
 from market.payments import matching
 from market.payments.answers import Trouble
@@ -55,10 +56,42 @@ class PaymentSums:
     since_s: int
 
 
+PROCESSORS: Final = {
+    "stripe": "Stripe",
+    "sandbox": "a sandbox of Stripe",
+    "test": "the test payments",
+}
+"""How the kinds of processor are called."""
+
+
 class PaymentMethods(PaymentsIn, PaymentsOut):
     """Events, the list of work, balance lines."""
 
     # ── the inbox ─────────────────────────────────────────────────────────────────────
+
+    async def bind_processor(self, kind: str) -> None:
+        """Note which processor these books have met; raises Conflict when it was another one.
+
+        Top-ups and payees live at their processor: another one would pay out money that it
+        has never received.
+        """
+        self._check_alive()
+        met = self._operations.before("processor", "bound", ())
+        if met is None:
+            self._books.ledger.changes.operations.append(
+                self._operations.remember("processor", "bound", (), kind, self._now_ns())
+            )
+            await self._written()
+        elif met != kind:
+            raise Conflict(
+                f"These books have met {PROCESSORS.get(met, met)} and not "
+                f"{PROCESSORS.get(kind, kind)}, so no payments run on them. Start the market with "
+                "what it had before, or open new books with --data.",
+                None,
+                "other_processor",
+                None,
+                False,
+            )
 
     async def record_events(self, events: Sequence[ProcessorEvent]) -> int:
         """Keep notices before they are answered; how many were new. Duplicates are fine."""

@@ -46,18 +46,17 @@ class Payments(PaymentLoop):
         wall_ns: Callable[[], int] = time.time_ns,
         kind: str = "stripe",
     ) -> None:
-        """`kind` says in `describe` which processor this is."""
-        super().__init__(accountant, processor, places, wall_ns=wall_ns)
-        self._kind = kind
+        super().__init__(accountant, processor, places, wall_ns=wall_ns, kind=kind)
 
     async def start(self) -> None:
         """Begin to see payments through, if there is anybody to see them through with."""
         if self._kind != "off":
             await super().start()
 
-    def _check_on(self) -> None:
+    async def _ready(self) -> None:
         if self._kind == "off":
             raise payments_off()
+        await super()._ready()
 
     # ── money in ──────────────────────────────────────────────────────────────────────
 
@@ -65,7 +64,7 @@ class Payments(PaymentLoop):
         self, account: AccountId, amount_cents: int, idempotency: str | None = None
     ) -> TopUpRow:
         """A payment page for this sum; again with the same key is the same, as it is by then."""
-        self._check_on()
+        await self._ready()
         row: TopUpRow = await self._ask("ask_topup", account, amount_cents, _key(idempotency))
         if row.state != "asked":
             return row
@@ -91,7 +90,7 @@ class Payments(PaymentLoop):
         idempotency: str | None = None,
     ) -> RefundRow:
         """Give unspent credit back to the payer; None is as much as can go back."""
-        self._check_on()
+        await self._ready()
         row: RefundRow = await self._ask(
             "decide_refund", account, topup_id, amount_cents, _key(idempotency)
         )
@@ -104,7 +103,7 @@ class Payments(PaymentLoop):
         self, account: AccountId, country: str, idempotency: str | None = None
     ) -> tuple[PayeeRow, str]:
         """The account's payee and a form, good for one visit within minutes."""
-        self._check_on()
+        await self._ready()
         if not (len(country) == 2 and country.isascii() and country.isalpha()):
             raise InvalidRequest("country must be two letters, such as US.", "country")
         country = country.upper()
@@ -152,7 +151,7 @@ class Payments(PaymentLoop):
         idempotency: str | None = None,
     ) -> PayoutRow:
         """Pay earnings out; 409 `fee_changed` when the fee is not the expected one."""
-        self._check_on()
+        await self._ready()
         await self.payee(account)
         row: PayoutRow = await self._ask(
             "decide_payout", account, amount_cents, expected_fee_nano, _key(idempotency)
@@ -174,7 +173,7 @@ class Payments(PaymentLoop):
 
     async def run_weekly(self) -> dict[str, Any]:
         """The week's payouts, if they have not been decided yet; what was decided."""
-        self._check_on()
+        await self._ready()
         return await super().run_weekly()
 
     # ── the processor's side ──────────────────────────────────────────────────────────
@@ -191,7 +190,7 @@ class Payments(PaymentLoop):
 
     async def reconcile(self) -> dict[str, Any]:
         """Compare the books with the processor's: `ok`, and what does not match."""
-        self._check_on()
+        await self._ready()
         try:
             return await super().reconcile()
         except ProcessorError as error:

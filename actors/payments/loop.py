@@ -58,7 +58,11 @@ class PaymentLoop:
         places: PaymentPlaces,
         *,
         wall_ns: Callable[[], int],
+        kind: str,
     ) -> None:
+        """`kind` names the processor; books that have met another one are left alone."""
+        self._kind = kind
+        self._bound = False
         self._accountant = accountant
         self._processor = processor
         self._places = places
@@ -106,11 +110,18 @@ class PaymentLoop:
             await asyncio.wait([waiting], timeout=PASS_S)
             waiting.cancel()
 
+    async def _ready(self) -> None:
+        """See to it that these books and this processor belong together; raises if not."""
+        if not self._bound:
+            await self._ask("bind_processor", self._kind)
+            self._bound = True
+
     async def _pass(self) -> None:
         try:
+            await self._ready()
             work: PaymentWork = await self._ask("payment_work")
         except MarketError as error:
-            log.warning("payments wait for the accountant: %s", error)
+            log.warning("payments wait: %s", error)
             return
         self.begin(work)
         if len(self._not_before_s) > RESTING_MAX:

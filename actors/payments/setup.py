@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
 STATE_FOLDER: Final = "stripe_test"
+KEYS_FILE: Final = "keys"
+LIVE_KEYS: Final = ("sk_live_", "rk_live_")
 WEBHOOK_PATH: Final = "/v1/payments/webhook"
 ANYWHERE: Final = ("", "0.0.0.0", "::")  # noqa: S104 - addresses to bind, not to call
 
@@ -61,9 +63,10 @@ class ProcessorSetup:
 
     @property
     def kind(self) -> str:
-        """stripe, test or off."""
+        """stripe, sandbox (Stripe, where no money moves), test or off."""
         if self._keys is not None:
-            return "stripe"
+            live = self._keys.api_key.startswith(LIVE_KEYS)
+            return "stripe" if live else "sandbox"
         return "test" if self._settings.stripe_port else "off"
 
     async def open(self) -> PaymentProcessor:
@@ -75,9 +78,7 @@ class ProcessorSetup:
         base = self._settings.payments.stripe_base or None
         keys = self._keys
         if keys is None:
-            keys = PaymentSecrets(
-                f"sk_test_{secrets.token_hex(16)}", f"whsec_{secrets.token_hex(16)}"
-            )
+            keys = _test_keys(Path(self._settings.data_dir) / STATE_FOLDER)
             base = await self._open_fake(keys)
         return StripeProcessor(StripeSettings(keys.api_key, keys.webhook_secret, base))
 
@@ -87,7 +88,6 @@ class ProcessorSetup:
         from actors.fake_stripe.world import FakeSettings
 
         folder = Path(self._settings.data_dir) / STATE_FOLDER
-        folder.mkdir(mode=0o700, exist_ok=True)
         fake = FakeStripe(
             FakeSettings(
                 keys.api_key,
@@ -105,6 +105,18 @@ class ProcessorSetup:
         fake, self._fake = self._fake, None
         if fake is not None:
             await fake.__aexit__(None, None, None)
+
+
+def _test_keys(folder: Path) -> PaymentSecrets:
+    """The keys of the test payments, made on first use: whoever plays Stripe needs them."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    file = folder / KEYS_FILE
+    if not file.exists():
+        made = f"sk_test_{secrets.token_hex(16)} whsec_{secrets.token_hex(16)}"
+        file.touch(mode=0o600)
+        file.write_text(made)
+    api_key, _, webhook_secret = file.read_text().partition(" ")
+    return PaymentSecrets(api_key.strip(), webhook_secret.strip())
 
 
 def market_url(settings: MarketSettings) -> str:

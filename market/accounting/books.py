@@ -29,7 +29,7 @@ from market.accounting.customers import Key, check_may_spend
 from market.accounting.holding import BookTerms, hold_terms
 from market.accounting.kept_answers import KeptAnswers
 from market.accounting.ledger import Ledger, OpenHold
-from market.accounting.registry import Registry, unclaimed
+from market.accounting.registry import Registry
 from market.accounting.rows import (
     Changes,
     CheckpointRow,
@@ -42,7 +42,7 @@ from market.accounting.state_rows import (
     OwnerRow,
     QuotaRow,
 )
-from market.errors import Conflict, NotFound
+from market.errors import Conflict, NotFound, PaymentRequired, RateLimited
 from market.messages import (
     AccountantOp,
     AccountantReply,
@@ -156,8 +156,12 @@ class Books(Registry):
             )
         owner = key.owner
         owner.meter.roll(admission.day_of(now_ns))
-        tat_ns = admission.next_arrival_ns(owner.meter, owner.tier, tick_ns)
-        terms = hold_terms(op, key, self.terms, self.prices.now(card), self.ledger, now_ns)
+        try:
+            tat_ns = admission.next_arrival_ns(owner.meter, owner.tier, tick_ns)
+            terms = hold_terms(op, key, self.terms, self.prices.now(card), self.ledger, now_ns)
+        except (RateLimited, PaymentRequired) as refusal:
+            rate = admission.rate_state(owner.meter, owner.tier, now_ns=now_ns, tick_ns=tick_ns)
+            raise refusal.with_rate(rate) from None
         opened = self.ledger.hold(terms, lease_ends_tick_ns=tick_ns + self.terms.lease_ttl_ns)
         owner.meter.tat_ns = tat_ns
         owner.meter.reserve(opened.reserved_tokens)
@@ -250,7 +254,8 @@ class Books(Registry):
             key.meter.roll(windows_of(self.last_ts_ns))
             key.meter.reserved = [0, 0, 0]
             for opened in self.ledger.holds.values():
-                if opened.terms.key_id == row.id:
+                holder = self.customers.key_of_hold(opened.terms.key_id)
+                if holder is not None and holder.meter is key.meter:
                     key.meter.reserve(opened.held_nano, windows_of(opened.terms.created_ns))
         return record
 
@@ -329,11 +334,8 @@ class Books(Registry):
     # ── who earns ─────────────────────────────────────────────────────────────────────
 
     def _earner(self, payee: AccountId, machine: MachineId | None) -> AccountId:
-        """Who a machine earns for: the account it is linked to, if its own was named."""
-        owner = None if machine is None else self.machines.get(machine)
-        if machine is None or owner is None or payee != unclaimed(machine):
-            return payee
-        return owner
+        """Who a machine earns for: the account it is linked to, whatever its label says."""
+        return payee if machine is None else self.machines.get(machine, payee)
 
     def _open_payee(self, payee: AccountId, now_ns: int) -> None:
         """A Mac may serve before its owner's account was opened: it earns into one of that id.

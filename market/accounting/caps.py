@@ -94,17 +94,21 @@ class KeyMeter:
         ]
         return max(0, min(rooms)) if rooms else None
 
+    def recall(self, row: KeySpendRow) -> None:
+        """What was stored for one of the keys that share this meter: the latest counts."""
+        numbers, used = (
+            Windows(row.day, row.week, row.month),
+            (row.day_nano, row.week_nano, row.month_nano),
+        )
+        self.roll(numbers)
+        for at, number in enumerate(numbers):
+            if number == self.numbers[at]:
+                self.used[at] = max(self.used[at], used[at])
+
     def row(self, row: KeyRow) -> KeySpendRow:
         """As it is stored: settled sums only, open holds are counted again at start."""
         (day, week, month), (d, w, m) = self.numbers, self.used
         return KeySpendRow(row.id, day, d, week, w, month, m, row.created_ns)
-
-
-def meter_of(row: KeySpendRow) -> KeyMeter:
-    """The meter that was stored."""
-    return KeyMeter(
-        Windows(row.day, row.week, row.month), (row.day_nano, row.week_nano, row.month_nano)
-    )
 
 
 def refuse_cap(key: KeyRow, meter: KeyMeter, *, need_nano: int, affordable: int) -> PaymentRequired:

@@ -11,7 +11,7 @@ from typing import Final
 
 from market import keys
 from market.accounting.admission import TIERS, Meter, Tier
-from market.accounting.caps import KeyMeter, caps_of, meter_of
+from market.accounting.caps import KeyMeter, caps_of
 from market.accounting.rows import Snapshot
 from market.accounting.state_rows import KeyRow, KeySpendRow, OwnerRow, QuotaRow
 from market.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
@@ -45,6 +45,11 @@ class Key:
         self.meter = KeyMeter()
         self.became(row)
 
+    def lives(self, now_ns: int) -> bool:
+        """Neither revoked nor expired."""
+        ended = self.expires_ns is not None and now_ns >= self.expires_ns
+        return self.row.revoked_ns is None and not ended
+
     def became(self, row: KeyRow) -> None:
         """The row has changed."""
         self.row = row
@@ -69,7 +74,7 @@ class Customers:
         for quota in snapshot.rows(QuotaRow):
             self._owners[quota.owner].meter = Meter(quota.day, quota.used_tokens)
         for spend in snapshot.rows(KeySpendRow):
-            self._keys[spend.key_id].meter = meter_of(spend)
+            self._keys[spend.key_id].meter.recall(spend)
 
     def __contains__(self, owner_id: AccountId) -> bool:
         return owner_id in self._owners
@@ -155,6 +160,12 @@ class Customers:
             raise NotFound(f"There is no key {key_id[:40]!r}.", "key_id", "key_not_found")
         return key
 
+    def heirs(self, key_id: KeyId, now_ns: int) -> list[Key]:
+        """The keys that may still speak and that this one was rotated into."""
+        return [
+            key for key in self._keys.values() if key.row.replaces == key_id and key.lives(now_ns)
+        ]
+
     def key_of_hold(self, key_id: KeyId) -> Key | None:
         """The key that opened a hold."""
         return self._keys.get(key_id)
@@ -185,6 +196,9 @@ class Customers:
     def _know_key(self, row: KeyRow) -> Key:
         owner = self.get(row.owner)
         key = Key(row, owner)
+        if row.replaces in self._keys:
+            # A rotated key is the same key to its caps: they share one count.
+            key.meter = self._keys[row.replaces].meter
         self._keys[row.id] = key
         self._by_hash[row.hash] = key
         owner.key_ids.append(row.id)

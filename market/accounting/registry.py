@@ -12,7 +12,7 @@ from market.accounting.ledger import Ledger
 from market.accounting.prices import Price, Prices
 from market.accounting.rows import Snapshot
 from market.accounting.state_rows import KeyRow, MachineRow, OwnerRow, PriceRow
-from market.errors import Conflict
+from market.errors import Conflict, NotFound
 from market.messages import Balance, KeyRecord
 from market.types import AccountId, KeyId, MachineId
 
@@ -46,7 +46,8 @@ class Registry:
         linked = self.machines.get(machine)
         if linked not in (None, owner):
             raise Conflict(
-                f"The machine {machine[:80]} is linked to another account; unlink it there first.",
+                f"The machine {machine[:80]} is linked to another account. An operator can unlink "
+                "it with `coster machines unlink`.",
                 "machine",
                 "machine_linked",
                 None,
@@ -55,6 +56,19 @@ class Registry:
         if linked is None:
             self.machines[machine] = owner
             self.ledger.changes.put(MachineRow(machine, owner, now_ns))
+
+    def unlink(self, machine: MachineId) -> AccountId:
+        """From now on a machine earns for nobody's account but its own; who it was linked to.
+
+        Raises NotFound when it is not linked.
+        """
+        owner = self.machines.pop(machine, None)
+        if owner is None:
+            raise NotFound(
+                f"The machine {machine[:80]} is not linked.", "machine", "machine_not_linked"
+            )
+        self.ledger.changes.drop(MachineRow(machine, owner, 0))
+        return owner
 
     def claim(self, machine: MachineId, owner: AccountId, own_promo_nano: int, now_ns: int) -> int:
         """Give an account what its linked machine had earned before; in nano-USD.

@@ -47,7 +47,10 @@ def weekly_id(monday: int, owner: AccountId) -> str:
 
 
 def quote(desk: Desk, owner: AccountId, amount_cents: int | None) -> WithdrawalQuote:
-    """What a withdrawal would bring; `amount_cents` of None is everything there is."""
+    """What a withdrawal would bring; `amount_cents` of None is everything there is.
+
+    Raises PaymentRequired or InvalidRequest for a sum that could not be withdrawn.
+    """
     desk.owner(owner)
     terms = desk.terms
     withdrawable_nano = desk.available_nano(Code.PROVIDER_EARNINGS, owner)
@@ -55,7 +58,7 @@ def quote(desk: Desk, owner: AccountId, amount_cents: int | None) -> WithdrawalQ
         withdrawable_nano // NANO_PER_CENT if amount_cents is None else check_cents(amount_cents)
     )
     fee = min(amount, fee_cents(amount, terms)) if amount else 0
-    return WithdrawalQuote(
+    quoted = WithdrawalQuote(
         amount_cents=amount,
         fee_nano=fee * NANO_PER_CENT,
         receives_cents=amount - fee,
@@ -64,6 +67,9 @@ def quote(desk: Desk, owner: AccountId, amount_cents: int | None) -> WithdrawalQ
         minimum_cents=terms.withdraw_min_cents,
         arrives=ARRIVES,
     )
+    if amount_cents is not None:
+        _check_amount(quoted, terms.withdraw_min_cents, all_of_it=False)
+    return quoted
 
 
 def decide(

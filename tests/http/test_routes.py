@@ -15,9 +15,9 @@ import pytest
 from market.catalogue import CARDS
 from market.types import KeyId
 from serve_app.app import create_app
-from serve_app.inference import duration
 from serve_app.limits import Limits
 from serve_app.ports import DRAINING
+from serve_app.rates import duration
 from serve_app.request_ids import new_request_id
 from tests.http.asgi_client import Exchange, ask, chat
 from tests.http.memory_accountant import ADA

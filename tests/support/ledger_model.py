@@ -206,9 +206,7 @@ class Model:
 
     def earner(self, payee: str, machine: str | None) -> str:
         """Who is paid when a machine names this payee."""
-        if machine and payee == f"unclaimed_{machine}" and machine in self.linked:
-            return self.linked[machine]
-        return payee
+        return self.linked.get(machine, payee) if machine else payee
 
     def finish(
         self, made: Purchase, usage: Usage, payee: str | None, status: str, now_ns: int

@@ -22,7 +22,7 @@ from market.accounting.state_rows import (
     RefundRow,
     TopUpRow,
 )
-from market.errors import InvalidRequest, Unavailable
+from market.errors import InvalidRequest, MarketError, Unavailable
 from market.payments import payouts
 from market.payments.answers import RETRY_LAST_NS, SETTLE_NS, Trouble, look_again_ns, retry_ns
 from market.payments.desk import Desk
@@ -55,6 +55,12 @@ def test_a_quote_adds_up(amount_cents: int, fixed: int, bps: int, earned_nano: i
     desk = _desk(PaymentSettings(payout_fee_cents=fixed, payout_fee_bps=bps))
     _credit(desk, Code.PROVIDER_EARNINGS, earned_nano)
     for asked in (None, min(amount_cents, 99_999_999)):
+        if asked is not None and not desk.terms.withdraw_min_cents <= asked <= earned_nano // CENT:
+            with pytest.raises(MarketError):
+                payouts.quote(desk, ANN, asked)
+            continue
+        if asked is not None and fee_cents(asked, desk.terms) >= asked:
+            continue  # nothing would be left of it: refused too
         quoted = payouts.quote(desk, ANN, asked)
         assert quoted.fee_nano + quoted.receives_cents * CENT == quoted.amount_cents * CENT
         assert 0 <= quoted.fee_nano <= quoted.amount_cents * CENT
