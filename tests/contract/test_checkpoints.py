@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from coster.databases import check_books
+from coster.paths import MarketPaths
 from market.accounting.audit import VerifyReport
 from market.accounting.chain import batch_hash, crc_of, sealed_text
 from market.accounting.checkpoints import Checkpoint, checkpoint_of, checkpoint_row
 from market.accounting.state_rows import VerifiedRow
+from market.errors import InvalidRequest
 from storage.database import LEDGER_FILE, StorageError
 from storage.statements import JOURNALS
 from storage.verify import verify
@@ -250,3 +253,15 @@ async def test_audits_come_with_commits_and_with_time(data: Path, opened: Open) 
     assert auditor.due(commits + 1)
     assert not auditor.due(commits)
     await bench.accountant.stop()
+
+
+def test_a_market_is_not_started_over_books_that_do_not_add_up(data: Path) -> None:
+    """Said at once, with the row and the way back, and not after everything was started."""
+    check_books(MarketPaths(data), "")
+    check_books(MarketPaths(data.parent / "nothing yet"), "")
+    spoil(data, AFTER)
+
+    with pytest.raises(
+        InvalidRequest, match=r"\(req_6, leg 0\) was changed.*coster ledger restore"
+    ):
+        check_books(MarketPaths(data), "")
