@@ -15,6 +15,8 @@ from market.settings import PaymentSettings
 from market.types import MachineId, RequestId
 from storage.opening import verify_ledger
 
+METRICS_S_MAX = 2.0
+"""A scrape does not wait longer for payments, whose calls may wait for the processor."""
 HEALTHY = ("ready", "running", "draining", "drained")
 
 
@@ -61,16 +63,21 @@ class MarketAdmin(MarketOperator):
         }
 
     async def metrics(self) -> Mapping[str, float]:
-        """The accountant's and the router's figures; the router adds the gateways' up."""
-        routing, books = await asyncio.gather(
-            _or_none(self._router("metrics")), _or_none(self._accountant("metrics"))
+        """The actors' own figures; the router adds the gateways' up."""
+        routing, books, paying = await asyncio.gather(
+            _or_none(self._router("metrics")),
+            _or_none(self._accountant("metrics")),
+            _or_none(self._payments("metrics"), METRICS_S_MAX),
         )
         if routing is None and books is None:
             raise Unavailable(
                 "Neither the router nor the accountant answers.", None, "restarting", 1.0
             )
-        up = {"coster_accountant_up": float(books is not None)}
-        return {**up, **(routing or {}), **(books or {})}
+        up = {
+            "coster_accountant_up": float(books is not None),
+            "coster_payments_up": float(paying is not None),
+        }
+        return {**up, **(routing or {}), **(books or {}), **(paying or {})}
 
     async def explain(self, request_id: RequestId) -> dict[str, Any] | None:
         answer: dict[str, Any] | None = await self._router("explain", request_id)
@@ -105,8 +112,9 @@ def _gateway(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": "gateway", "name": entry.get("gateway"), "state": state, **entry}
 
 
-async def _or_none(answer: Awaitable[Any]) -> Any:
+async def _or_none(answer: Awaitable[Any], within_s: float | None = None) -> Any:
     try:
-        return await answer
-    except ActorAway:
+        async with asyncio.timeout(within_s):
+            return await answer
+    except (ActorAway, TimeoutError):
         return None

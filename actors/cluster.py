@@ -28,8 +28,8 @@ from actors.accounting.setup import accountant_settings
 from actors.calls import ActorAway
 from actors.engines.factory import make_engine
 from actors.nodes import NAMESPACE, macs_of_nodes, provider_name
-from actors.payments import Payments
-from actors.payments_setup import PaymentSecrets, ProcessorSetup, places_of
+from actors.payments.actor import Payments
+from actors.payments.setup import PaymentSecrets, ProcessorSetup, places_of
 from actors.process import begin_process, begun, end_process, recorded_start
 from actors.provider import Provider, ProviderConfig
 from actors.router import Router

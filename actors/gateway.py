@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from actors.accountant_client import AccountantClient
 from actors.calls import ActorAway, ActorCall
 from actors.clients import ProviderLinks, RouterClient
-from actors.payments_client import PaymentsClient
+from actors.payments.client import PaymentsClient
 from actors.ray_env import front_token
 from actors.transport.framed import FramedLink
 from actors.transport.ray_stream import StreamLink

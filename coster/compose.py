@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from actors.payments_setup import PaymentSecrets
+from actors.payments.setup import PaymentSecrets
 from coster.databases import database_of
 from coster.paths import MarketPaths
 from coster.ports import MarketPorts

@@ -51,7 +51,7 @@ def earnings(
     out.write("Earnings:\n")
     out.write(f"  Balance:       {usd(answer['balance_nano_usd'])}\n")
     if int(answer["maturing_nano_usd"]):
-        out.write(f"    of it held:  {usd(answer['maturing_nano_usd'])}\n")
+        out.write(f"    maturing:    {usd(answer['maturing_nano_usd'])}\n")
     out.write(f"  Total earned:  {usd(answer['total_earned_nano_usd'])}\n")
     out.write(f"  Jobs served:   {answer['jobs_served']}\n\n")
     out.write("Recent payouts:\n")
@@ -118,8 +118,8 @@ def _show_quote(quote: dict[str, Any]) -> None:
         f"Withdraw       ${quote['amount_cents'] / 100:.2f}\n"
         f"Fee            {usd(quote['fee_nano_usd'])}\n"
         f"You receive    ${quote['receives_cents'] / 100:.2f}\n"
-        f"Withdrawable   {usd(quote['withdrawable_nano_usd'])}, of which the rest stays\n"
-        f"Maturing       {usd(quote['maturing_nano_usd'])}\n"
+        f"Withdrawable   {usd(quote['withdrawable_nano_usd'])} before it\n"
+        f"Maturing       {usd(quote['maturing_nano_usd'])} besides\n"
         f"{quote['arrives']}\n"
     )
 

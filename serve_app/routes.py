@@ -18,6 +18,7 @@ from market.keys import BILLING_READ
 from market.types import RequestId
 from serve_app.asgi import Bodies
 from serve_app.desk import Desk
+from serve_app.landings import add_landings
 from serve_app.openapi import describe, operation
 from serve_app.ports import DRAINING
 from serve_app.rest import answer, caller, new_app
@@ -74,6 +75,7 @@ def build_routes(desk: Desk, bodies: Bodies) -> FastAPI:
     add_accounts(app, desk, bodies)
     add_keys(app, desk, bodies)
     _add_health(app, desk)
+    add_landings(app)
     describe(app)
     return app
 

@@ -114,8 +114,8 @@ class PriceList(Shape):
 class PastPrice(Rates):
     """Rates from a moment on, until those of the next entry."""
 
-    since: str | None = Field(description="null: the price the model was listed with")
-    reason: str
+    since: str
+    reason: str = Field(description="why it was set; `listed` is the catalogue's own price")
 
 
 class PriceHistory(Shape):

@@ -88,9 +88,8 @@ def price_entry(card: ModelCard, price: Price) -> PriceEntry:
 
 
 def price_history(card: ModelCard, rows: Sequence[PriceRow]) -> PriceHistory:
-    """The price a model was listed with, and every one that was set since."""
-    listed = {"since": None, "reason": "listed", **_rates(list_price(card))}
-    changed = [
+    """Every price a model has had; the first is the catalogue's."""
+    data = [
         {
             "since": stamp_ns(row.created_ns),
             "reason": row.reason,
@@ -98,7 +97,7 @@ def price_history(card: ModelCard, rows: Sequence[PriceRow]) -> PriceHistory:
         }
         for row in rows
     ]
-    return PriceHistory.model_validate({"model": card.id, "data": [listed, *changed]})
+    return PriceHistory.model_validate({"model": card.id, "data": data})
 
 
 def balance_answer(balance: BalanceView) -> BalanceAnswer:

@@ -179,12 +179,12 @@ def migrate(path: Path, now_ns: int, scripts: Path = MIGRATIONS) -> None:
         with engine.begin() as connection:
             command.upgrade(alembic_config(connection, scripts), "head")
     except SQLITE_FAULTS as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except Exception as error:
         # SQLAlchemy wraps the driver's error; anything else is a defect of a migration.
         cause = getattr(error, "orig", None)
         if isinstance(cause, SQLITE_FAULTS):
-            raise _unreadable(path, cause) from error
+            raise unreadable(path, cause) from error
         raise
     finally:
         engine.dispose()
@@ -204,7 +204,7 @@ def check(folder: Path) -> None:
     try:
         exists = path.exists()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if exists:
         connection = connect_read_only(path)
         try:
@@ -225,7 +225,7 @@ def revision_of(
         has_version = connection.execute(_HAS_VERSION).fetchone() is not None
         row = connection.execute(_VERSION).fetchone() if has_version else None
     except SQLITE_FAULTS as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     current = None if row is None else str(row[0])
     _refuse_unknown(path, current, tables, scripts)
     return current
@@ -273,7 +273,8 @@ def known_head(
     return head
 
 
-def _unreadable(path: Path, error: Exception) -> StorageError:
+def unreadable(path: Path, error: Exception) -> StorageError:
+    """What to say of a ledger that SQLite cannot read, with the way back."""
     # The message about a damaged schema may quote the damage.
     why = "its schema is damaged" if isinstance(error, UnicodeDecodeError) else str(error)
     return StorageError(
@@ -360,7 +361,7 @@ async def _opened(connection: LedgerConnection, path: Path) -> LedgerConnection:
     try:
         await connection
     except SQLITE_FAULTS as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return connection
 
 
@@ -382,7 +383,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     except SQLITE_FAULTS as error:
         if connection is not None:
             connection.close()
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return connection
 
 

@@ -29,6 +29,7 @@ from market.types import AccountId, RequestId
 from storage import statements as sql
 from storage.database import (
     LEDGER_FILE,
+    SQLITE_FAULTS,
     SQLITE_VERSION,
     Fenced,
     FolderLock,
@@ -38,6 +39,7 @@ from storage.database import (
     open_reader,
     open_writer,
     prepare_folder,
+    unreadable,
 )
 from storage.reads import (
     LOAD,
@@ -118,7 +120,10 @@ class SqliteLedgerStore:
         return self._claim.head
 
     async def load(self) -> Snapshot:
-        return await self._writer.run(_load)
+        try:
+            return await self._writer.run(_load)
+        except SQLITE_FAULTS as error:
+            raise unreadable(self.path, error) from error
 
     async def commit(self, changes: Changes) -> None:
         claim = self._claim

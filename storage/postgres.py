@@ -86,7 +86,8 @@ class Address:
                 f"--database must look like {FORM}; this one begins with {url.drivername}:// and "
                 f"names {'a' if url.database else 'no'} database."
             )
-        where = f"{url.host or 'local'}:{url.port or 5432}/{url.database}"
+        host = url.host or url.query.get("host") or "localhost"  # a socket's folder is in the query
+        where = f"{host}:{url.port or url.query.get('port') or 5432}/{url.database}"
         plain = url.set(drivername="postgresql")
         return cls(plain.render_as_string(hide_password=False), f"postgresql://{where}")
 

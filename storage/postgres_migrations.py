@@ -14,7 +14,7 @@ from typing import Final
 
 import asyncpg  # type: ignore[import-untyped]
 from alembic import command
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -151,9 +151,7 @@ def dump(address: Address, target: Path) -> None:
             "PostgreSQL's client programs of the server's version (Debian: postgresql-client; "
             "macOS: libpq) and do it again."
         )
-    url = make_url(address.dsn)
-    plain = url.set(password=None).render_as_string(hide_password=False)
-    secret = {} if url.password is None else {"PGPASSWORD": str(url.password)}
+    plain, secret = _without_password(address)
     draft = target.with_name(f"{target.name}.part")
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
     try:
@@ -179,6 +177,16 @@ def dump(address: Address, target: Path) -> None:
         ) from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _without_password(address: Address) -> tuple[str, dict[str, str]]:
+    """The address as others may see it, and the environment that completes it."""
+    url = make_url(address.dsn)
+    query = dict(url.query)
+    in_query = query.pop("password", None)
+    word = url.password or in_query
+    plain = URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query)
+    return plain.render_as_string(), {} if word is None else {"PGPASSWORD": str(word)}
 
 
 def _pg_dump() -> Path | None:

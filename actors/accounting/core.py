@@ -27,7 +27,7 @@ from market.accounting.holding import BookTerms
 from market.accounting.laws import broken_laws
 from market.accounting.operations import Operations
 from market.accounting.promos import PromoRules, Promos
-from market.accounting.rows import LedgerStore, RequestRow
+from market.accounting.rows import LedgerStore, RequestRow, Snapshot
 from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
 from market.errors import MarketError, Unavailable
@@ -114,20 +114,12 @@ class AccountantCore:
             now_ns=clock.wall_ns(),
             lock_wait_s=settings.lock_wait_s,
         )
-        snapshot = await self._store.load()
-        terms = BookTerms(
-            catalogue=settings.catalogue,
-            fee_bps=settings.fee_bps,
-            lease_ttl_ns=int(settings.lease_ttl_s * 1e9),
-            promo_maturity_days=settings.promo_maturity_days,
-        )
-        self._books = Books(terms, snapshot, now_ns=clock.wall_ns(), tick_ns=clock.tick_ns())
-        self._operations = Operations(snapshot.operations)
-        self._promos = Promos(settings.promo, snapshot.rows(OwnerRow))
-        self._desk = Desk(self._books, snapshot, settings.payments)
-        self._auditor = Auditor(self._on_disk, clock.tick_ns)
         try:
-            report = await self._before_opening()
+            self._read(await self._store.load())
+            self._auditor = Auditor(self._on_disk, clock.tick_ns)
+            report = await self._auditor.run(0)
+            if not report.ok:
+                raise StorageError(verdict(report))
         except BaseException:
             await self._store.close()
             raise
@@ -138,24 +130,34 @@ class AccountantCore:
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="accountant-sweep")
         log.info("accountant started: %s", self._store.kept_in)
 
-    def _on_disk(self, full: bool) -> VerifyReport:
-        if self._given_store is not None:
-            return VerifyReport()  # a store without a disk has nothing that could rot
-        return verify_ledger(self._settings.data, self._settings.database, full=full)
-
-    async def _before_opening(self) -> VerifyReport:
-        """Look at memory, then at everything on disk since the last audit; StorageError."""
-        problems = [*broken_laws(self._books.ledger), *broken_payment_laws(self._desk)]
+    def _read(self, snapshot: Snapshot) -> None:
+        """The books as the disk has them; raises StorageError when they cannot be true."""
+        settings, clock = self._settings, self._clock
+        terms = BookTerms(
+            catalogue=settings.catalogue,
+            fee_bps=settings.fee_bps,
+            lease_ttl_ns=int(settings.lease_ttl_s * 1e9),
+            promo_maturity_days=settings.promo_maturity_days,
+        )
+        try:
+            self._books = Books(terms, snapshot, now_ns=clock.wall_ns(), tick_ns=clock.tick_ns())
+            self._operations = Operations(snapshot.operations)
+            self._promos = Promos(settings.promo, snapshot.rows(OwnerRow))
+            self._desk = Desk(self._books, snapshot, settings.payments)
+            problems = [*broken_laws(self._books.ledger), *broken_payment_laws(self._desk)]
+        except (LookupError, ValueError, TypeError, OverflowError, MarketError) as error:
+            problems = [f"its rows do not fit together ({type(error).__name__}: {error})."]
         if problems:
             raise StorageError(
                 "The ledger contradicts itself: "
                 + " ".join(problems)
                 + " Run `coster ledger verify` and restore a backup."
             )
-        report = await self._auditor.run(0)
-        if not report.ok:
-            raise StorageError(verdict(report))
-        return report
+
+    def _on_disk(self, full: bool) -> VerifyReport:
+        if self._given_store is not None:
+            return VerifyReport()  # a store without a disk has nothing that could rot
+        return verify_ledger(self._settings.data, self._settings.database, full=full)
 
     async def audit(self, *, full: bool = False) -> VerifyReport:
         """Check the ledger on disk while work goes on, and remember how far it is right.
@@ -248,6 +250,10 @@ class AccountantCore:
 
     async def tidy_up(self) -> None:
         """Release the earnings that are due, and forget the answers that were kept for a day."""
+        problems = broken_payment_laws(self._desk)
+        if problems:
+            self._commits.fail("payments contradict the books: " + " ".join(problems))
+            return
         now_ns = self._now_ns()
         matured = self._books.ledger.mature(day_of(now_ns), now_ns)
         forgotten = self._books.answers.forget(now_ns, self._books.ledger.changes)

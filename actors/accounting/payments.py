@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 REFUSED_TRIES_MAX: Final = 3
 """A notice about something that the processor does not know is given up after so many."""
+EVENT_S_MAX: Final = 2**33 - 1
+"""No notice is dated after the year 2242: a row's times are 64 bits of nanoseconds."""
 RECONCILED: Final = "reconcile:"
 
 
@@ -65,6 +67,7 @@ class PaymentMethods(PaymentsIn, PaymentsOut):
         for event in events:
             for text in (event.event, event.kind, event.subject):
                 check_text("event", text)
+            created_s = min(max(0, event.created_s), EVENT_S_MAX)
             if await self._fetch(self._desk.events, event.event) is None:
                 now_ns = self._now_ns()
                 self._desk.put(
@@ -75,7 +78,7 @@ class PaymentMethods(PaymentsIn, PaymentsOut):
                         state="new",
                         tries=0,
                         reason="",
-                        created_ns=event.created_s * 1_000_000_000,
+                        created_ns=created_s * 1_000_000_000,
                         changed_ns=now_ns,
                     )
                 )

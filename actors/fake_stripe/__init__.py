@@ -1,6 +1,6 @@
 """A payment processor that moves no money: Stripe's HTTP on loopback, for trying and testing.
 
-`coster up` runs it when no Stripe key is given; the doorway `actors.payments_gateway` talks
+`coster up` runs it when no Stripe key is given; the doorway `actors.stripe.processor` talks
 to it exactly as to Stripe. Read in this order:
 
 - `app`: one request's way, from bytes to a durable answer

@@ -24,7 +24,7 @@ from actors.fake_stripe.knobs import Fault, Knobs, read_knobs
 from actors.fake_stripe.state_file import encode_state, load_state, write_state
 from actors.fake_stripe.webhooks import Postman
 from actors.fake_stripe.world import FakeSettings, World
-from actors.payments_reading import API_VERSION
+from actors.stripe.reading import API_VERSION
 
 log = logging.getLogger("coster.fake_stripe")
 

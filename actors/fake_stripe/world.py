@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from actors.fake_stripe.faults import Json, Refusal, no_such
-from actors.payments_reading import API_VERSION
+from actors.stripe.reading import API_VERSION
 
 DAY_S = 86_400
 SETTLE_S = 2 * DAY_S

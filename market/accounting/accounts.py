@@ -84,13 +84,12 @@ class Accounts:
         """The accounts an owner spends from, in SPENDING_ORDER; None where nothing was booked."""
         return self._purses.get(owner, _EMPTY_PURSE)
 
-    def touch(self, account: Account) -> None:
-        """Note that an account's counters have to be written."""
-        self._touched.add(account)
-
     def held(self, owner: AccountId) -> int:
         """What open holds reserve of this owner's money."""
-        return sum(account.dp for account in self._purses.get(owner, _EMPTY_PURSE) if account)
+        promo, cash, earnings = self._purses.get(owner, _EMPTY_PURSE)
+        return (
+            (promo.dp if promo else 0) + (cash.dp if cash else 0) + (earnings.dp if earnings else 0)
+        )
 
     def post(
         self,
@@ -106,7 +105,8 @@ class Accounts:
         """Move money. The debit side must cover it when it may not go below zero."""
         assert amount_nano > 0
         assert (debit.code, credit.code) in SHAPES[posting]
-        assert debit.code not in NO_NEGATIVE or debit.available_nano >= amount_nano
+        covered = debit.cpo - debit.dpo - debit.dp >= amount_nano
+        assert covered or debit.code not in NO_NEGATIVE
         debit.dpo += amount_nano
         credit.cpo += amount_nano
         self._touched.add(debit)

@@ -122,7 +122,7 @@ def running(opened: OpenHold) -> RequestRow:
     )
 
 
-def progress_of(op: Settle | Checkpoint) -> CheckpointRow:
+def progress_of(op: Settle | Checkpoint, payee: AccountId | None) -> CheckpointRow:
     """What has been delivered and by whom, as the ledger keeps it."""
     usage = op.usage
     return CheckpointRow(
@@ -130,7 +130,7 @@ def progress_of(op: Settle | Checkpoint) -> CheckpointRow:
         usage.completion_tokens,
         usage.cached_tokens,
         usage.reasoning_tokens,
-        op.payee,
+        payee,
         op.machine,
         op.provider,
     )

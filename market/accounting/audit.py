@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -86,6 +87,20 @@ class VerifyReport:
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append(problem)
 
+    def add_missing(self, numbers: range, found: AbstractSet[object], sentence: str) -> None:
+        """One finding for each of the numbers that is not among `found`.
+
+        A damaged number can make the range astronomically long: only as many of it are
+        looked at as can be named, the others are counted.
+        """
+        named = numbers[: PROBLEMS_MAX + len(found)]
+        for number in named:
+            if number not in found:
+                self.add(sentence.format(number))
+        known = sum(isinstance(number, int) and number in numbers for number in found)
+        known -= sum(number in found for number in named)
+        self.problem_count += len(numbers) - len(named) - known
+
 
 @dataclass(slots=True)
 class BatchContents:
@@ -140,8 +155,7 @@ class Audit:
         """Check one batch: its place, its rows, its hash, and what its transfers mean."""
         report = self.report
         self._counts["batches"] += 1
-        for missing in range(self._number + 1, batch.number):
-            report.add(f"Batch {missing} is missing.")
+        report.add_missing(range(self._number + 1, batch.number), set(), "Batch {} is missing.")
         self._number = batch.number
         texts: list[bytes] = []
         damaged = False
@@ -175,9 +189,7 @@ class Audit:
         self._counts[f"{kind}s"] += len(rows)
         before = self.report.problem_count
         found = {row[0] for row in rows}
-        for missing in expected:
-            if missing not in found:
-                self.report.add(f"The {kind} {missing} of batch {number} is missing.")
+        self.report.add_missing(expected, found, f"The {kind} {{}} of batch {number} is missing.")
         for row in rows:
             text = sealed_text(kind, row[:-2], row[-2])
             texts.append(text)

@@ -191,7 +191,7 @@ class Books(Registry):
         self._open_payee(payee, now_ns)
         row = self.ledger.settle(
             opened,
-            progress_of(op)._replace(payee=payee),
+            progress_of(op, payee),
             status="settled",
             finish_reason=op.finish_reason,
             attempts=op.attempts,
@@ -225,7 +225,7 @@ class Books(Registry):
             check_text("payee", op.payee)
         check_text("machine", op.machine or "")
         check_text("provider", op.provider or "")
-        progress = progress_of(op)
+        progress = progress_of(op, op.payee)
         # A failed-over request starts again at zero on another Mac; a payee, once known,
         # is only replaced by another payee.
         if op.payee is None:
@@ -330,9 +330,10 @@ class Books(Registry):
 
     def _earner(self, payee: AccountId, machine: MachineId | None) -> AccountId:
         """Who a machine earns for: the account it is linked to, if its own was named."""
-        if machine is not None and payee == unclaimed(machine):
-            return self.machines.get(machine, payee)
-        return payee
+        owner = None if machine is None else self.machines.get(machine)
+        if machine is None or owner is None or payee != unclaimed(machine):
+            return payee
+        return owner
 
     def _open_payee(self, payee: AccountId, now_ns: int) -> None:
         """A Mac may serve before its owner's account was opened: it earns into one of that id.

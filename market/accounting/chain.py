@@ -76,6 +76,8 @@ def sealed_text(kind: str, fields: Sequence[Cell], *after: Cell) -> bytes:
 
     A younger column that is None was not there when the row was sealed, and is left out.
     """
+    if fields[-1] is not None:
+        return row_text(kind, (*fields, *after))
     keep, least = len(fields), len(fields) - OPTIONAL.get(kind, 0)
     while keep > least and fields[keep - 1] is None:
         keep -= 1

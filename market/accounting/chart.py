@@ -13,6 +13,8 @@ from enum import IntEnum
 class Code(IntEnum):
     """What an account is for. Liabilities grow with credits, assets and costs with debits."""
 
+    __hash__ = int.__hash__  # an enum's own is a call in Python, several times per posting
+
     STRIPE_CLEARING = 1000  # asset: money at the payment processor
     CONSUMER_RECEIVABLE = 1300  # asset: what a consumer owes after a dispute
     CONSUMER_CASH = 2100  # paid-in credit
@@ -45,6 +47,8 @@ SPENDING_ORDER = (Code.CONSUMER_PROMO, Code.CONSUMER_CASH, Code.PROVIDER_EARNING
 
 class Posting(IntEnum):
     """Why a transfer happened. SHAPES says between which accounts it may."""
+
+    __hash__ = int.__hash__  # as of Code
 
     PROMO_GRANT = 1
     SETTLE_PROVIDER = 2

@@ -80,7 +80,7 @@ class Ledger(Earnings):
                 assert account is not None
                 assert account.cpo - account.dpo - account.dp >= leg_nano
                 account.dp += leg_nano
-                self.touch(account)
+                self._touched.add(account)
         opened = OpenHold(terms, NO_CHECKPOINT, lease_ends_tick_ns)
         self.holds[terms.request_id] = opened
         self.changes.opened[terms.request_id] = terms
@@ -188,7 +188,7 @@ class Ledger(Earnings):
             assert account is not None
             account.dp -= held_nano
             assert account.dp >= 0
-            self.touch(account)
+            self._touched.add(account)
             promo = source == 0
             to_provider = 0 if own and promo else min(held_nano, provider_nano)
             to_fee = min(held_nano - to_provider, fee_nano)

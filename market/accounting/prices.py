@@ -26,16 +26,22 @@ class Prices:
 
     def __init__(self, rows: Iterable[PriceRow]) -> None:
         self._history: dict[ModelId, list[PriceRow]] = {}
+        self._present: dict[ModelId, Price] = {}
         for row in sorted(rows, key=lambda row: row.created_ns):
-            self._history.setdefault(row.model, []).append(row)
+            self._add(row)
+
+    def _add(self, row: PriceRow) -> None:
+        self._history.setdefault(row.model, []).append(row)
+        self._present[row.model] = Price(
+            row.price_in_nano, row.price_cached_nano, row.price_out_nano
+        )
 
     def now(self, card: ModelCard) -> Price:
         """What the model costs now; a model without a price of its own costs what its card says."""
-        history = self._history.get(card.id)
-        if not history:
+        present = self._present.get(card.id)
+        if present is None:
             return Price(card.price_in_nano, card.price_in_nano, card.price_out_nano)
-        last = history[-1]
-        return Price(last.price_in_nano, last.price_cached_nano, last.price_out_nano)
+        return present
 
     def history(self, model: ModelId) -> list[PriceRow]:
         """Every price of a model, oldest first."""
@@ -55,5 +61,5 @@ class Prices:
         if price.cached_nano > price.in_nano:
             raise InvalidRequest("Cached input cannot cost more than input.", "cached_nano")
         row = PriceRow(card.id, now_ns, *price, actor, reason)
-        self._history.setdefault(card.id, []).append(row)
+        self._add(row)
         return row

@@ -1,6 +1,6 @@
 """The payment processor as the market sees it: a port, its records, its three kinds of failure.
 
-`actors.payments_gateway` implements it over Stripe; the fake Stripe in `actors.fake_stripe`
+`actors.stripe.processor` implements it over Stripe; the fake Stripe in `actors.fake_stripe`
 answers the same HTTP. Sums are whole cents of USD. Every call that moves money carries an id
 of ours, which is its idempotency key and is stored with the object at the processor, so that
 after any interruption the object can be found again.

@@ -24,16 +24,18 @@ from market.errors import Unavailable
 from market.messages import Admitted, Settled
 from storage.database import LEDGER_FILE, StorageError, migrate
 from storage.verify import verify, verify_file
+from tests.support.books import portrait
 from tests.support.fuzz import Life
 from tests.support.ledger_bench import Bench, start
 from tests.support.sqlite_lab import LabDisk, lab_connection, plain_connection, store_over
-from tests.support.twin import now, portrait
+from tests.support.twin import now
 
 pytestmark = pytest.mark.chaos
 
 LONG = os.environ.get("COSTER_LONG") == "1"
 COMMITS = 12 if LONG else 2
 ACTS = 12
+AUDIT_EVERY = 5
 CHECKPOINT_PAGES = 40  # so that checkpoints are among the writes
 
 
@@ -103,7 +105,8 @@ def test_wherever_the_disk_refuses_nothing_answered_is_lost(
         if not run.disk_refused:
             break
         there = found(path)
-        assert verify_file(path).problems == []
+        if LONG or at % AUDIT_EVERY == 0:
+            assert verify_file(path).problems == []
         if run.refused is None:  # only a checkpoint was refused: the commits stand
             assert there == run.answered
         else:

@@ -171,11 +171,14 @@ def test_a_made_key_works_until_it_is_revoked(market: LiveMarket) -> None:
 
 
 def test_status_names_every_process(market: LiveMarket) -> None:
-    """Two providers, two gateways, the router and the accountant, each with pid and node."""
+    """Two providers, two gateways, router, accountant and payments, each with pid and node."""
+    market.until(lambda: market.status()["ok"])  # payments come up while the market serves
     answer = market.status()
 
     roles = sorted(actor["role"] for actor in answer["actors"])
-    assert roles == ["accountant", "gateway", "gateway", "provider", "provider", "router"]
+    assert roles == [
+        *("accountant", "gateway", "gateway", "payments", "provider", "provider", "router"),
+    ]
     assert all(actor["pid"] and actor["node"] for actor in answer["actors"])
     assert answer["ok"] is True
 

@@ -20,7 +20,7 @@ from storage import postgres_migrations
 from storage.database import BACKUP_FOLDER, MIGRATIONS, StorageError, alembic_config
 from storage.opening import check_ledger
 from storage.postgres import Address
-from storage.postgres_migrations import migrate
+from storage.postgres_migrations import dump, migrate
 from storage.postgres_schema import OBJECTS
 from storage.postgres_store import PostgresLedgerStore
 from storage.tables import metadata
@@ -143,6 +143,27 @@ async def test_without_a_copy_nothing_is_changed(
     assert not await within(address, has_novelty)
     assert list(backups.iterdir()) == []
     assert place.verify().problems == []
+
+
+async def test_a_password_is_on_nobodys_command_line(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program that copies gets it in its environment, wherever in the URL it was."""
+    said, program = tmp_path / "said", tmp_path / "pg_dump"
+    program.write_text(f'#!/bin/sh\necho "$@" > {said}\necho "$PGPASSWORD" >> {said}\n')
+    program.chmod(0o700)
+    monkeypatch.setattr(postgres_migrations, "_pg_dump", lambda: program)
+    plain, query = (
+        postgres.url("x"),
+        "postgresql+asyncpg://coster@h/x?password=w0rd&sslmode=require",
+    )
+
+    for url, word in ((plain, postgres.password), (query, "w0rd")):
+        await asyncio.to_thread(dump, Address.of(url), tmp_path / "copy")
+        words, environment = said.read_text().splitlines()
+        assert word not in words
+        assert environment == word
+    assert "sslmode=require" in words
 
 
 async def test_a_failing_migration_changes_nothing(older: tuple[Place, Path]) -> None:

@@ -8,18 +8,25 @@ from pathlib import Path
 
 import pytest
 
+from actors.payments.actor import Payments
 from market.accounting.chart import Code
 from market.accounting.state_rows import PayoutRow
-from market.errors import Conflict, InvalidRequest, MarketError, NotFound, PaymentRequired
+from market.errors import (
+    Conflict,
+    InvalidRequest,
+    MarketError,
+    NotFound,
+    PaymentRequired,
+    Unavailable,
+)
 from market.payments.processor import ProcessorUnknown, Transfer
 from market.payments.quotes import fee_cents
 from market.settings import PaymentSettings
 from market.types import AccountId
-from tests.support.payments import ANN, BOB, DAY_S, MONDAY_S, Till
-from tests.support.till import hear_all, open_till, paid, shop
+from tests.support.payments import ANN, BOB, DAY_S, PLACES, Till
+from tests.support.till import hear_all, open_till, shop
 
 FEES = PaymentSettings(payout_fee_cents=25, payout_fee_bps=100)
-WEEK_S = 7 * DAY_S
 
 
 @pytest.fixture
@@ -247,76 +254,6 @@ async def test_a_call_that_was_lost_is_made_again_under_its_own_name(till: Till,
     assert f"payout:{row.id}:0" in processor.kept
 
 
-# ── the weekly run ────────────────────────────────────────────────────────────────────
-
-
-async def test_a_week_is_paid_once(till: Till) -> None:
-    """Whatever the clock does, and however often the market starts: one payout a week."""
-    await rich(till)
-    paid_weeks = []
-    for jump_s in (0, 3600, -DAY_S, WEEK_S, -WEEK_S, 60, 3 * WEEK_S, 1):
-        till.now_s += jump_s
-        await till.earn(BOB, 2000)
-        await till.close()
-        await till.open()
-        await till.work()
-        told = await till.payments.run_weekly()
-        paid_weeks.append(told["monday"])
-        await till.work()
-
-    rows = await till.accountant._store.rows(PayoutRow)
-    assert len(set(paid_weeks)) == 3
-    assert len(rows) == len({row.week for row in rows}) == len(shop(till).transfers) == 2
-    assert sum(row.amount_cents + row.fee_nano // 10**7 for row in rows) == 7 * 2000
-
-
-async def test_a_week_begins_on_monday_at_midnight(till: Till) -> None:
-    """A second before, nothing is due; then everybody who earned the minimum is paid."""
-    await rich(till)
-    await till.earn(BOB, 1000)
-    till.now_s = MONDAY_S + WEEK_S - 1
-    await till.work()
-    assert shop(till).transfers == {}
-    till.now_s += 1
-    await till.work()
-
-    assert [t.amount_cents for t in shop(till).transfers.values()] == [1000 - 25 - 10]
-    row = (await till.payments.payouts(BOB))[0]
-    assert row.id == f"po_{(MONDAY_S + WEEK_S) // DAY_S}_{BOB}"
-
-
-async def test_only_who_is_due_is_paid_weekly(till: Till) -> None:
-    """Below the minimum, frozen, on demand only: passed over and counted, nobody stops the run."""
-    cat = AccountId("acct_cat")
-    await till.accountant.ensure_account(cat, "Cat", "free", 0)
-    for account in (ANN, cat):
-        await till.payee(account, shop(till).activate)
-    await till.payments.set_weekly(cat, False)
-    await till.accountant.change_account(ANN, {"frozen": "abuse"}, "op", "seen")
-    for account, cents in ((ANN, 5000), (BOB, 999), (cat, 5000)):
-        await till.earn(account, cents)
-    till.now_s += WEEK_S
-
-    told = await till.payments.run_weekly()
-    again = await till.payments.run_weekly()
-
-    assert told == again
-    assert told["payouts"] == 0
-    assert told["passed"] == {"frozen": 1, "below_minimum": 1, "on_demand_only": 1}
-
-
-async def test_a_market_that_was_down_for_weeks_pays_once(till: Till) -> None:
-    """The latest Monday only: what was earned is paid together."""
-    await rich(till)
-    await till.earn(BOB, 5000)
-    await till.close()
-    till.now_s += 5 * WEEK_S
-    await till.open()
-    await till.work()
-
-    assert len(shop(till).transfers) == 1
-
-
 # ── the others ────────────────────────────────────────────────────────────────────────
 
 
@@ -334,44 +271,39 @@ async def test_a_payee_is_opened_once(till: Till) -> None:
     assert BOB not in row.account  # our ids are private
 
 
-async def test_reconciliation_finds_a_stray_line(till: Till) -> None:
-    """Everything else matches; the stranger goes to suspense once and stays reported."""
-    topup_id = await paid(till)
-    await till.payments.refund(ANN, topup_id, 500, "r")
-    await till.work()
-    assert (await till.payments.reconcile())["ok"]
-    line = shop(till).stray(-777)
-
-    first = await till.payments.reconcile()
-    second = await till.payments.reconcile()
-
-    for told in (first, second):
-        assert not told["ok"]
-        assert [entry["line"] for entry in told["unmatched"]] == [line]
-        assert told["difference_cents"] == 0
-    assert till.cents(Code.SUSPENSE) == -777
-    assert till.cents(Code.STRIPE_CLEARING) == -shop(till).balance_cents
+async def test_payments_that_contradict_the_books_stop_the_market(tmp_path: Path) -> None:
+    """What is in transit must be what open payouts say; if not, nothing is written any more."""
+    async with open_till(tmp_path, FEES) as till:
+        await till.payee(BOB, shop(till).activate)
+        await till.earn(BOB, 5000)
+        row = await till.payments.withdraw(BOB, 1000, None, "w")
+        table = till.accountant._desk.payouts
+        table.put(row._replace(amount_cents=1))
+        await till.accountant.tidy_up()
+        assert "contradict" in (till.accountant.failed or "")
+        with pytest.raises(MarketError):
+            await till.payments.withdraw(BOB, 1000, None, "x")
+        table.put(row)
 
 
-async def test_reconciliation_books_what_no_notice_told(till: Till) -> None:
-    """All kinds of movements, not one webhook: afterwards books and balance agree."""
-    topup_id = (await till.payments.topup(ANN, 5000, "k")).id
-    shop(till).pay(topup_id)
-    assert (await till.payments.reconcile())["ok"]
-    await till.payments.refund(ANN, topup_id, 1000, "r")
-    told = await till.payments.reconcile()
-    assert (told["ok"], told["in_flight_cents"], told["difference_cents"]) == (True, 1000, 0)
-    await till.work()
-    shop(till).fail_refund("re_0")
-    await till.earn(BOB, 2000)
-    shop(till).stray(2000, "charge")
-    await till.payments.withdraw(BOB, 2000, None, "w")
-    await till.work()
-    shop(till).reverse("tr_0", 300)
-    shop(till).open_dispute(f"pi_{topup_id}", 2000)
+async def test_a_market_without_a_processor_moves_no_money(tmp_path: Path) -> None:
+    """It says so at once, decides nothing and pays nobody; what there was can still be read."""
+    async with open_till(tmp_path, FEES) as till:
+        await till.payee(BOB, shop(till).activate)
+        await till.earn(BOB, 5000)
+        off = Payments(till.call, till.processor, PLACES, wall_ns=till.wall_ns, kind="off")
+        await off.start()
+        for call in (
+            off.topup(BOB, 2500),
+            off.withdraw(BOB),
+            off.run_weekly(),
+            off.reconcile(),
+            off.onboard(BOB, "US"),
+            off.refund(BOB, "top_1"),
+        ):
+            with pytest.raises(Unavailable) as refused:
+                await call
+            assert refused.value.code == "payments_off"
 
-    told = await till.payments.reconcile()
-
-    assert told["difference_cents"] == -2000  # Bob's consumers had paid before there was a till
-    assert [entry["net_cents"] for entry in told["unmatched"]] == [2000]
-    assert till.cents(Code.CONSUMER_CASH, ANN) == 3000
+        assert await off.payouts(BOB) == await off.topups(BOB) == []
+        assert till.cents(Code.PROVIDER_EARNINGS, BOB) == 5000

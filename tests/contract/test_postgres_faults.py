@@ -13,7 +13,7 @@ import pytest
 from actors import process
 from actors.accountant import Accountant, AccountantSettings
 from actors.process import begun
-from market.accounting.rows import Changes
+from market.accounting.rows import AccountRow, Changes
 from market.accounting.state_rows import QuotaRow
 from market.errors import MarketError, Unavailable
 from market.messages import Admitted, Settled
@@ -315,14 +315,29 @@ async def test_a_failed_write_quotes_no_row(place: Place) -> None:
     """A constraint is named; what the row holds is not: it may be a key's hash or an answer."""
     store = await open_ledger(place.data, place.database, now_ns=1)
     changes = Changes(last_ts_ns=1)
-    for _ in range(2):
-        changes.accounts.append((1, 2100, "acct_s3cret"))  # type: ignore[arg-type]
+    for number in (1, 2):
+        changes.accounts.append(AccountRow(number, 2100, "acct_s3cret"))
 
-    with pytest.raises(StorageError, match="pk_account") as told:
+    with pytest.raises(StorageError, match="uq_account_code_owner") as told:
         await store.commit(changes)
     assert "s3cret" not in str(told.value)
+    await store.close()
+
+
+async def test_a_store_that_failed_writes_no_more_and_lets_go(place: Place) -> None:
+    """Its memory may be ahead of the database: the next one may have the lock at once."""
+    store = await open_ledger(place.data, place.database, now_ns=1)
+    changes = some_changes()
+    changes.counters[9] = (-1, 0, 0, 0)
+    changes.accounts.append(AccountRow(9, 2100, "acct_ann"))
+    with pytest.raises(StorageError, match="ck_account_counters"):
+        await store.commit(changes)
     with pytest.raises(StorageError):
         await store.commit(some_changes())
+
+    following = await open_ledger(place.data, place.database, now_ns=1, lock_wait_s=1)
+    assert (await following.load()).state == ()
+    await following.close()
     await store.close()
 
 

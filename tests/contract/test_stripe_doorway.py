@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from actors.payments_calls import Patience
-from actors.payments_gateway import StripeProcessor
+from actors.stripe.calls import Patience
+from actors.stripe.processor import StripeProcessor
 from market.payments.processor import (
     Dispute,
     PaymentProcessor,

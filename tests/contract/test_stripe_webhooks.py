@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import stripe
 
-from actors.payments_gateway import StripeProcessor, StripeSettings
+from actors.stripe.processor import StripeProcessor, StripeSettings
 from market.errors import MarketError
 
 SECRET = "whsec_contract"
@@ -55,7 +55,7 @@ NOW_S = 1_800_000_000
 @pytest.fixture
 def at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The doorway's clock stands still."""
-    monkeypatch.setattr("actors.payments_gateway.time.time", lambda: float(NOW_S))
+    monkeypatch.setattr("actors.stripe.processor.time.time", lambda: float(NOW_S))
 
 
 @pytest.mark.usefixtures("at_noon")

@@ -104,11 +104,11 @@ async def test_a_gateway_and_an_accountant_later_the_answer_is_still_there(tmp_p
 
 async def test_another_body_under_the_same_key_is_refused(market: LedgerMarket) -> None:
     """409, and no retry can help; the route is part of what must be the same."""
-    await own(market).go(market.app)
+    both = chat(prompt="abc")  # each route ignores the other's field
+    await own(market, both).go(market.app)
 
-    other = await own(market, chat(max_tokens=3)).go(market.app)
-    legacy = {"model": "coster/demo", "prompt": "abc"}
-    route = await own(market, legacy, path="/v1/completions").go(market.app)
+    other = await own(market, chat(prompt="abc", max_tokens=3)).go(market.app)
+    route = await own(market, both, path="/v1/completions").go(market.app)
 
     for exchange in (other, route):
         assert (exchange.status, exchange.error["code"]) == (409, "idempotency_key_reused")
@@ -154,6 +154,9 @@ async def test_a_client_that_leaves_finds_the_whole_answer_later(
         if not leave_after:
             gone.left.set()
         await gone.go(market.app)
+        if body is STREAM or not leave_after:
+            assert market.app.running == 1, "the call waits for what nobody reads"
+            assert market.app.counters()[metric_names.CLIENTS_LEFT] == 1
         while market.app.running:
             await asyncio.sleep(0.005)
 

@@ -248,7 +248,8 @@ async def test_prices_are_the_accountants_with_their_history(market: LedgerMarke
     shown = next(model for model in models if model["id"] == "coster/demo")["pricing"]
     assert (shown["prompt_nano_usd"], shown["cached_prompt_nano_usd"]) == ("30", "7")
     old, new = (await validated(market, history, "PriceHistory"))["data"]
-    assert (old["since"], old["input_nano_usd_per_token"]) == (None, "15")
+    assert (old["reason"], old["input_nano_usd_per_token"]) == ("listed", "15")
+    assert old["since"] <= new["since"]
     assert (new["reason"], new["cached_input_nano_usd_per_token"]) == ("dearer", "7")
     answer = await ask(key=market.inference).go(market.app)
     assert int(answer.json["usage"]["cost_nano_usd"]) == 22 * 30 + 24 * 90

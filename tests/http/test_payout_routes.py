@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from market.payments.processor import ProcessorUnknown
 from market.types import AccountId
 from tests.http.asgi_client import ask, chat
 from tests.http.ledger_market import LedgerMarket, call, open_market, validated
@@ -160,3 +161,18 @@ async def test_a_wrong_payout_body_names_its_field(
 
     assert (exchange.status, exchange.error["param"]) == (400, param)
     assert not market.payments.calls
+
+
+async def test_a_processor_that_is_away_is_503_with_a_time(
+    market: LedgerMarket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its errors are the market's own kind, and every 503 says when to come again."""
+
+    async def away(*_: object) -> None:
+        raise ProcessorUnknown("The payment processor does not answer.", None, "processor_away")
+
+    monkeypatch.setattr(market.payments, "onboard", away)
+    exchange = await call(market, "POST", "/v1/payouts/onboarding", {"country": "US"})
+
+    assert (exchange.status, exchange.error["type"]) == (503, "service_unavailable")
+    assert int(exchange.answer_headers["retry-after"]) >= 1

@@ -67,3 +67,22 @@ def do(books: Books, op: object, *, at_s: float = 0) -> object:
 
 def sweep(books: Books, at_s: float) -> list[RequestRow]:
     return books.expire(wall_ns=NOW, tick_ns=int(at_s * S))
+
+
+def portrait(books: Books) -> dict[str, object]:
+    """Everything in these books that decides the future, comparable with other books."""
+    ledger, customers = books.ledger, books.customers
+    return {
+        "accounts": sorted((a.number, a.code, a.owner, *a.counters()) for a in ledger.accounts()),
+        "holds": sorted((o.terms, o.checkpoint) for o in ledger.holds.values()),
+        "lots": sorted(ledger.lots.items()),
+        "owners": sorted(owner.row for owner in customers.all()),
+        "keys": sorted(
+            customers.key(owner.row.id, key_id).row
+            for owner in customers.all()
+            for key_id in owner.key_ids
+        ),
+        "prices": [tuple(row) for row in books.prices.history(MODEL)],
+        "machines": sorted(books.machines.items()),
+        "replays": sorted(books.answers._rows.values()),
+    }

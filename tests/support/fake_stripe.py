@@ -15,8 +15,8 @@ from aiohttp import web
 from actors.fake_stripe.app import FakeStripe
 from actors.fake_stripe.server import serve_fake
 from actors.fake_stripe.world import FakeSettings
-from actors.payments_calls import Patience
-from actors.payments_gateway import StripeProcessor, StripeSettings
+from actors.stripe.calls import Patience
+from actors.stripe.processor import StripeProcessor, StripeSettings
 
 API_KEY = "sk_test_contract"
 SECRET = "whsec_contract"

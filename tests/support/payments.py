@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from actors.accountant import Accountant, AccountantSettings, Clock
-from actors.payments import Payments
-from actors.payments_loop import PaymentPlaces
+from actors.payments.actor import Payments
+from actors.payments.loop import PaymentPlaces
 from market.accounting.chart import Code, Posting
 from market.accounting.laws import broken_laws
 from market.accounting.promos import PromoRules
-from market.accounting.rows import LedgerStore
+from market.accounting.rows import CheckpointRow, HoldRow, LedgerStore
 from market.money import NANO_PER_CENT
 from market.payments.laws import broken_payment_laws
 from market.payments.processor import PaymentProcessor
 from market.settings import PaymentSettings
-from market.types import AccountId
+from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId
 from storage.memory import MemoryLedger, MemoryLedgerStore
 
 S = 1_000_000_000
@@ -30,6 +30,7 @@ DAY_S = 86_400
 MONDAY_S = 1_800_230_400  # 2027-01-18 00:00 UTC
 NOON_S = MONDAY_S + 2 * DAY_S + DAY_S // 2  # that week's Wednesday
 ANN, BOB = AccountId("acct_ann"), AccountId("acct_bob")
+SOMEBODY = AccountId("acct_somebody")
 PLACES = PaymentPlaces("https://market/done", "https://market/cancelled", "https://market/payouts")
 
 
@@ -105,33 +106,49 @@ class Till:
             f"seed:{now_ns}",
             0,
             debit=ledger.account(Code.STRIPE_CLEARING),
-            credit=ledger.account(Code.CONSUMER_CASH, "acct_somebody"),
+            credit=ledger.account(Code.CONSUMER_CASH, SOMEBODY),
             amount_nano=cents * NANO_PER_CENT,
             posting=Posting.TOP_UP,
             ts_ns=now_ns,
         )
-        ledger.post(
-            f"seed:{now_ns}",
-            1,
-            debit=ledger.account(Code.CONSUMER_CASH, "acct_somebody"),
-            credit=ledger.account(Code.PROVIDER_EARNINGS, account),
-            amount_nano=cents * NANO_PER_CENT,
-            posting=Posting.SETTLE_PROVIDER,
-            ts_ns=now_ns,
-        )
+        self._serve(SOMEBODY, account, cents * NANO_PER_CENT, now_ns)
         await self.accountant._written()
 
-    def spend(self, account: AccountId, nano: int) -> None:
+    def spend(self, account: AccountId, nano: int, payee: AccountId = SOMEBODY) -> None:
         """A consumer's credit goes to somebody's Mac."""
-        ledger, now_ns = self.accountant._books.ledger, self.accountant._now_ns()
-        ledger.post(
-            f"spent:{now_ns}",
-            0,
-            debit=ledger.account(Code.CONSUMER_CASH, account),
-            credit=ledger.account(Code.PROVIDER_EARNINGS, "acct_somebody"),
-            amount_nano=nano,
-            posting=Posting.SETTLE_PROVIDER,
-            ts_ns=now_ns,
+        self._serve(account, payee, nano, self.accountant._now_ns())
+
+    def _serve(self, owner: AccountId, payee: AccountId, nano: int, now_ns: int) -> None:
+        """One request of one token at this price, held and settled from cash."""
+        ledger = self.accountant._books.ledger
+        terms = HoldRow(
+            request_id=RequestId(f"req_{now_ns}"),
+            owner=owner,
+            key_id=KeyId("key_seed"),
+            model=ModelId("coster/demo"),
+            prompt_tokens=1,
+            asked_max_tokens=1,
+            max_tokens_cap=1,
+            n=1,
+            max_tokens=1,
+            promo_nano=0,
+            cash_nano=nano,
+            earnings_nano=0,
+            price_in_nano=nano,
+            price_out_nano=0,
+            fee_bps=0,
+            created_ns=now_ns,
+            price_cached_nano=nano,
+        )
+        ledger.settle(
+            ledger.hold(terms, lease_ends_tick_ns=0),
+            CheckpointRow(1, 0, 0, 0, payee, MachineId("mac_1"), ProviderId("prv_1")),
+            status="settled",
+            finish_reason="stop",
+            attempts=1,
+            ttft_ms=0.0,
+            total_ms=0.0,
+            now_ns=now_ns,
         )
 
     def nano(self, code: Code, owner: str = "") -> int:

@@ -32,6 +32,9 @@ class Rows:
     def fetchone(self) -> Any:
         return self._cursor.fetchone()
 
+    def fetchall(self) -> list[Any]:
+        return self._cursor.fetchall()
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self._cursor)
 

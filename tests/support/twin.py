@@ -34,6 +34,7 @@ from market.messages import (
 )
 from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId, Usage
 from storage.memory import MemoryLedger, MemoryLedgerStore
+from tests.support.books import portrait
 from tests.support.ledger_model import DAY_NS, POTS, Model, ModelKey, Purchase, Wanted
 
 MODEL = ModelId("qwen3.5-27b-claude-opus-8bit")  # 100 and 780 nano-USD per token
@@ -41,13 +42,18 @@ START_NS = 1_800_000_000 * 10**9
 TTL_NS = 60 * 10**9
 Result = TypeVar("Result")
 
-MOVES: dict[str, tuple[Posting, Code, Code, int]] = {
-    "top_up": (Posting.TOP_UP, Code.STRIPE_CLEARING, Code.CONSUMER_CASH, +1),
-    "refund": (Posting.REFUND, Code.CONSUMER_CASH, Code.STRIPE_CLEARING, -1),
-    "goodwill": (Posting.GOODWILL, Code.GOODWILL, Code.CONSUMER_PROMO, +1),
-    "payout": (Posting.PAYOUT, Code.PROVIDER_EARNINGS, Code.PAYOUT_IN_TRANSIT, 0),
-    "payout_back": (Posting.PAYOUT_RETURNED, Code.PAYOUT_IN_TRANSIT, Code.PROVIDER_EARNINGS, 0),
-    "payout_sent": (Posting.PAYOUT_SENT, Code.PAYOUT_IN_TRANSIT, Code.STRIPE_CLEARING, -1),
+MOVES: dict[str, list[tuple[Posting, Code, Code]]] = {
+    "top_up": [(Posting.TOP_UP, Code.STRIPE_CLEARING, Code.CONSUMER_CASH)],
+    "refund": [(Posting.REFUND, Code.CONSUMER_CASH, Code.STRIPE_CLEARING)],
+    "goodwill": [(Posting.GOODWILL, Code.GOODWILL, Code.CONSUMER_PROMO)],
+    "payout": [
+        (Posting.PAYOUT, Code.PROVIDER_EARNINGS, Code.PAYOUT_IN_TRANSIT),
+        (Posting.PAYOUT_SENT, Code.PAYOUT_IN_TRANSIT, Code.STRIPE_CLEARING),
+    ],
+    "payout_back": [
+        (Posting.PAYOUT, Code.PROVIDER_EARNINGS, Code.PAYOUT_IN_TRANSIT),
+        (Posting.PAYOUT_RETURNED, Code.PAYOUT_IN_TRANSIT, Code.PROVIDER_EARNINGS),
+    ],
 }
 _POT_OF = {
     Code.CONSUMER_PROMO: "promo",
@@ -310,26 +316,29 @@ class Twin:
 
     def move(self, what: str, owner: str, sum_nano: int) -> None:
         """Money at the market's border, as far as the pot that it comes from goes."""
-        posting, debit, credit, came = MOVES[what]
-        giver, taker = _POT_OF.get(debit), _POT_OF.get(credit)
-        if giver:
-            sum_nano = min(sum_nano, self.model.pots[giver, owner])
+        first = _POT_OF.get(MOVES[what][0][1])
+        if first:
+            sum_nano = min(sum_nano, self.model.pots[first, owner])
         if sum_nano < 1:
             return
-        at_ns = self.books.stamp(self.wall_ns)
-        ledger = self.books.ledger
-        ledger.post(
-            f"{what}:{at_ns}", 0,
-            debit=ledger.account(debit, owner if giver else ""),
-            credit=ledger.account(credit, owner if taker else ""),
-            amount_nano=sum_nano, posting=posting, ts_ns=at_ns,
-        )  # fmt: skip
-        if giver:
-            self.model.pots[giver, owner] -= sum_nano
-        if taker:
-            self.model.pots[taker, owner] += sum_nano
-        self.model.came_in += sum_nano * (came > 0)
-        self.model.went_out += sum_nano * (came < 0)
+        ledger, pots = self.books.ledger, self.model.pots
+        for posting, debit, credit in MOVES[what]:
+            giver, taker = _POT_OF.get(debit), _POT_OF.get(credit)
+            at_ns = self.books.stamp(self.wall_ns)
+            ledger.post(
+                f"{what}:{at_ns}", 0,
+                debit=ledger.account(debit, owner if giver else ""),
+                credit=ledger.account(credit, owner if taker else ""),
+                amount_nano=sum_nano, posting=posting, ts_ns=at_ns,
+            )  # fmt: skip
+            if giver:
+                pots[giver, owner] -= sum_nano
+            else:
+                self.model.came_in += sum_nano
+            if taker:
+                pots[taker, owner] += sum_nano
+            else:
+                self.model.went_out += sum_nano
 
     def tidy_up(self) -> None:
         """What the accountant does once a minute."""
@@ -382,25 +391,6 @@ class Twin:
             assert books.balance(owner) == Balance(*pots, held.get(owner, 0), late)
         assert (fee := books.ledger.find(Code.PLATFORM_FEE)) is None or fee.cpo == model.fees
         assert books.ledger.holds.keys() == model.open.keys()
-
-
-def portrait(books: Books) -> dict[str, object]:
-    """Everything in these books that decides the future, comparable with other books."""
-    ledger, customers = books.ledger, books.customers
-    return {
-        "accounts": sorted((a.number, a.code, a.owner, *a.counters()) for a in ledger.accounts()),
-        "holds": sorted((o.terms, o.checkpoint) for o in ledger.holds.values()),
-        "lots": sorted(ledger.lots.items()),
-        "owners": sorted(owner.row for owner in customers.all()),
-        "keys": sorted(
-            customers.key(owner.row.id, key_id).row
-            for owner in customers.all()
-            for key_id in owner.key_ids
-        ),
-        "prices": [tuple(row) for row in books.prices.history(MODEL)],
-        "machines": sorted(books.machines.items()),
-        "replays": sorted(books.answers._rows.values()),
-    }
 
 
 def _fits(made: Purchase, usage: Usage) -> bool:

@@ -27,7 +27,7 @@ DOORWAYS: dict[str, tuple[str, ...]] = {
     "ray": ("actors/cluster.py", "serve_app/deployment.py"),
     "mlx": ("actors/engines/mlx*", "actors/demo/*"),
     "mlx_lm": ("actors/engines/mlx*", "actors/demo/*"),
-    "stripe": ("actors/payments_gateway.py", "actors/fake_stripe/validation.py"),
+    "stripe": ("actors/stripe/processor.py", "actors/fake_stripe/validation.py"),
     "sqlalchemy": ("storage/*",),
     "sqlmodel": ("storage/*",),
     "alembic": ("storage/*",),

@@ -1,15 +1,15 @@
 """One long random life of a market: no law breaks, and living it again gives the same chain.
 
-By default 10,000 acts, twice; COSTER_LONG=1 lives 1,000,000, and once more on SQLite.
+By default 10,000 acts, twice; COSTER_LONG=1 lives 1,000,000 twice.
 """
 
 from __future__ import annotations
 
 import os
 
+from tests.support.books import portrait
 from tests.support.fuzz import Life
 from tests.support.memory_audit import audited
-from tests.support.twin import portrait
 
 LONG = os.environ.get("COSTER_LONG") == "1"
 ACTS = 1_000_000 if LONG else 10_000

@@ -1,4 +1,4 @@
-"""A manual trial of the doorway against a Stripe sandbox: `python -m actors.stripe_smoke`.
+"""A manual trial of the doorway against a Stripe sandbox: `python -m actors.stripe.smoke`.
 
 Only a person can pay the page it opens, so no suite runs it; docs/stripe.md tells when to.
 """
@@ -13,7 +13,7 @@ import secrets
 import sys
 import time
 
-from actors.payments_gateway import StripeProcessor, StripeSettings
+from actors.stripe.processor import StripeProcessor, StripeSettings
 from market.errors import MarketError
 
 log = logging.getLogger("coster.stripe_smoke")
@@ -85,7 +85,7 @@ async def _books(processor: StripeProcessor) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("python -m actors.stripe_smoke", description=__doc__)
+    parser = argparse.ArgumentParser("python -m actors.stripe.smoke", description=__doc__)
     parser.add_argument("--api-base", help="something that stands in for Stripe")
     parser.add_argument("--wait-s", type=float, default=300.0, help="for you to pay")
     parser.add_argument("--live-i-mean-it", action="store_true", help="allow a live key")

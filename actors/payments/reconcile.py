@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from actors.payments_worker import Ask, Errands
+from actors.payments.worker import Ask, Errands
 from market.accounting.state_rows import PayoutRow
 from market.payments import matching
 from market.payments.processor import BalanceLine, PaymentProcessor, ProcessorRefused

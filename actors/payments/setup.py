@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, cast
 
-from actors.payments_loop import PaymentPlaces
+from actors.payments.loop import PaymentPlaces
 from market.errors import Unavailable
 from market.payments.processor import PaymentProcessor
 from market.settings import MarketSettings
@@ -70,7 +70,7 @@ class ProcessorSetup:
         """The processor. Raises OSError when the test payments' port is taken."""
         if self.kind == "off":
             return cast("PaymentProcessor", NoProcessor())
-        from actors.payments_gateway import StripeProcessor, StripeSettings
+        from actors.stripe.processor import StripeProcessor, StripeSettings
 
         base = self._settings.payments.stripe_base or None
         keys = self._keys
@@ -117,7 +117,7 @@ def places_of(settings: MarketSettings) -> PaymentPlaces:
     """Where people are sent back to after a hosted page."""
     base = settings.payments.public_url.rstrip("/") or market_url(settings)
     return PaymentPlaces(
-        topup_done=f"{base}/console?topup=done",
-        topup_cancelled=f"{base}/console?topup=cancelled",
-        payouts=f"{base}/earn",
+        topup_done=f"{base}/paid",
+        topup_cancelled=f"{base}/paid/cancelled",
+        payouts=f"{base}/payouts/done",
     )

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
-from actors.payments_reading import MALFORMED, event_of
+from actors.stripe.reading import MALFORMED, event_of
 from market.errors import InvalidRequest
 from market.payments.processor import ProcessorEvent
 

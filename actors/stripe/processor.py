@@ -1,6 +1,6 @@
 """The doorway to Stripe: the market's payment processor over stripe-python's async client.
 
-Retries are ours (see `actors.payments_calls`): the package's own never repeat a 429 and
+Retries are ours (see `actors.stripe.calls`): the package's own never repeat a 429 and
 would hide which attempt was unsettled. Idempotency keys are ours too, made of our ids; Stripe
 forgets them after 24 hours, so a caller that is told "unknown" looks with `find_…` first.
 """
@@ -17,9 +17,9 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 import stripe
 
-from actors import payments_reading as reading
-from actors.payments_calls import Doubt, Effect, Failure, Patience, judge_answer, persist
-from actors.payments_webhook import read_webhook
+from actors.stripe import reading
+from actors.stripe.calls import Doubt, Effect, Failure, Patience, judge_answer, persist
+from actors.stripe.webhook import read_webhook
 from market.payments.processor import (
     BalanceLine,
     Checkout,

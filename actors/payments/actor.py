@@ -17,8 +17,8 @@ from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 from actors.calls import ActorCall
-from actors.payments_loop import PaymentLoop, PaymentPlaces
-from actors.payments_setup import payments_off
+from actors.payments.loop import PaymentLoop, PaymentPlaces
+from actors.payments.setup import payments_off
 from market.accounting.state_rows import PayeeRow, PayoutRow, RefundRow, TopUpRow
 from market.errors import InvalidRequest, MarketError, Unavailable
 from market.payments.processor import PaymentProcessor, ProcessorError, ProcessorRefused
@@ -128,7 +128,7 @@ class Payments(PaymentLoop):
         if row is not None and row.state != "active":
             try:
                 row = await _soon(self._errands.payee(row.account)) or row
-            except Unavailable as error:
+            except MarketError as error:
                 log.info("a payee is shown as last known: %s", error)
         return row
 
@@ -195,7 +195,9 @@ class Payments(PaymentLoop):
         try:
             return await super().reconcile()
         except ProcessorError as error:
-            raise _for_callers(error) from error
+            raise Unavailable(
+                f"The books could not be compared: {error.message}", None, error.code, 60.0, True
+            ) from error
 
     # ── how it is ─────────────────────────────────────────────────────────────────────
 

@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any, Final
 
 from actors.calls import ActorCall, call_until
-from actors.payments_reconcile import reconcile
-from actors.payments_worker import Errands
+from actors.payments.reconcile import reconcile
+from actors.payments.worker import Errands
 from market.accounting.state_rows import DisputeRow, PayeeRow, TopUpRow
 from market.errors import MarketError
 from market.payments.processor import PaymentProcessor
@@ -35,7 +35,7 @@ SWEEP_FIRST_S: Final = 3 * 86_400
 """A first look for lost notices goes back as far as the processor would still repeat them."""
 RECONCILE_S: Final = 86_400.0
 STUMBLE_S: Final = 60.0
-"""An errand that failed for an unforeseen reason is left alone this long."""
+"""An errand that failed is left alone this long, unless its row says when."""
 RESTING_MAX: Final = 1_000
 
 
@@ -180,8 +180,7 @@ class PaymentLoop:
     def _stumbled(self, name: str, reason: str) -> None:
         self._counts["errands_failed"] += 1
         log.warning("payments: %s is tried again later: %s", name, reason)
-        later_s = self._now_s() + STUMBLE_S
-        self._not_before_s[name] = max(later_s, self._not_before_s.get(name, 0.0))
+        self._not_before_s[name] = self._now_s() + STUMBLE_S  # sooner than its period, too
 
     async def _sweep(self) -> None:
         """Find notices that never arrived."""
@@ -208,7 +207,7 @@ class PaymentLoop:
         return told
 
     async def reconcile(self) -> dict[str, Any]:
-        """Compare the books with the processor's; see `actors.payments_reconcile`."""
+        """Compare the books with the processor's; see `actors.payments.reconcile`."""
         async with self._reconciling:
             self.last_reconcile = await reconcile(self._ask, self._processor, self._errands)
         return self.last_reconcile
