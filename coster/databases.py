@@ -19,12 +19,19 @@ def database_of(paths: MarketPaths, given: str | None) -> str:
 
 
 def check_books(paths: MarketPaths, database: str) -> None:
-    """Refuse books that cannot be opened before anything starts; remember where they are."""
+    """Refuse books that cannot be opened or do not add up before anything starts.
+
+    Remembers where they are.
+    """
+    from actors.accounting.auditing import verdict
     from storage.database import StorageError
-    from storage.opening import check_ledger
+    from storage.opening import audit_before_start, check_ledger
 
     try:
         check_ledger(paths.data, database)
+        report = audit_before_start(paths.data, database)
+        if report is not None and not report.ok:
+            raise StorageError(verdict(report))
     except StorageError as error:
         raise InvalidRequest(
             str(error), "database" if database else "data", "data_unusable"

@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from alembic.script import ScriptDirectory
+
 from market.accounting.audit import VerifyReport
 from market.accounting.rows import LedgerStore
 from storage import database as sqlite
@@ -91,6 +93,24 @@ def verify_ledger(data: Path, database: str = "", *, full: bool = True) -> Verif
     rows = open_rows(data, database)
     try:
         return verify_rows(rows, name_of(data, database), full=full)
+    finally:
+        rows.close()
+
+
+def audit_before_start(data: Path, database: str = "") -> VerifyReport | None:
+    """What the accountant will find when it opens these books; None when it makes them first.
+
+    Books of an older schema are brought forward before they can be audited, so they are left
+    to it too. Reads only what is new since the last audit.
+    """
+    if not (is_postgres(database) or (data / LEDGER_FILE).exists()):
+        return None
+    rows = open_rows(data, database)
+    try:
+        newest = ScriptDirectory.from_config(sqlite.alembic_config()).get_current_head()
+        if rows.revision() != newest or rows.meta() is None:
+            return None
+        return verify_rows(rows, name_of(data, database), full=False)
     finally:
         rows.close()
 

@@ -147,9 +147,9 @@ def dump(address: Address, target: Path) -> None:
     program = _pg_dump()
     if program is None:
         raise StorageError(
-            f"The ledger {address.name} must be copied before its schema is changed, and pg_dump "
-            "is not installed here. Install PostgreSQL's client programs of the server's version "
-            "(Debian: postgresql-client; macOS: libpq) and start again."
+            f"The ledger {address.name} cannot be copied: pg_dump is not installed here. Install "
+            "PostgreSQL's client programs of the server's version (Debian: postgresql-client; "
+            "macOS: libpq) and do it again."
         )
     plain, secret = _without_password(address)
     draft = target.with_name(f"{target.name}.part")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from coster.databases import check_books
+from coster.paths import MarketPaths
 from market.accounting.audit import VerifyReport
 from market.accounting.chain import batch_hash, crc_of, sealed_text
 from market.accounting.checkpoints import Checkpoint, checkpoint_of, checkpoint_row
 from market.accounting.state_rows import VerifiedRow
+from market.errors import InvalidRequest
 from storage.database import LEDGER_FILE, StorageError
 from storage.statements import JOURNALS
 from storage.verify import verify
 from tests.contract.test_verify import spoil
-from tests.support.ledger_bench import start
+from tests.support.ledger_bench import Bench, start
 
 
 @pytest.fixture
@@ -182,27 +186,44 @@ def test_a_checkpoint_is_read_back_as_it_was_written() -> None:
     assert row.counters.startswith('{"counts":{"batches":7},"following":{"account":3')
 
 
-async def test_the_accountant_audits_before_it_opens(data: Path) -> None:
+Open = Callable[[], Awaitable[Bench]]
+
+
+@pytest.fixture
+async def opened(data: Path) -> AsyncIterator[Open]:
+    """Opens the books again and again; whatever is open at the end is stopped."""
+    benches: list[Bench] = []
+
+    async def open_books() -> Bench:
+        benches.append(await start(data))
+        return benches[-1]
+
+    yield open_books
+    for bench in benches:
+        await bench.accountant.stop()
+
+
+async def test_the_accountant_audits_before_it_opens(data: Path, opened: Open) -> None:
     """It moves the checkpoint to the head; a broken ledger stays closed, with the way back."""
     before = kept(data)
-    bench = await start(data)
+    bench = await opened()
     await bench.accountant.stop()
     (after,) = kept(data)
     assert after[0] > before[0][0]
 
-    bench = await start(data)
+    bench = await opened()
     await bench.do(bench.admit("req_new"), bench.settle("req_new"))
     await bench.accountant.stop()
     spoil(data, "UPDATE transfer SET ts_ns = ts_ns + 1 WHERE id = 'req_new' AND leg = 0")
     with pytest.raises(
         StorageError, match=r"\(req_new, leg 0\) was changed.*coster ledger restore"
     ):
-        await start(data)
+        await opened()
 
 
-async def test_a_finding_while_it_runs_ends_the_accountant(data: Path) -> None:
+async def test_a_finding_while_it_runs_ends_the_accountant(data: Path, opened: Open) -> None:
     """It answers nothing more, says why, counts it, and leaves the checkpoint where it was."""
-    bench = await start(data)
+    bench = await opened()
     await bench.do(bench.admit("req_new"), bench.settle("req_new"))
     before = kept(data)
     spoil(data, "UPDATE transfer SET ts_ns = ts_ns + 1 WHERE id = 'req_new' AND leg = 0")
@@ -219,9 +240,9 @@ async def test_a_finding_while_it_runs_ends_the_accountant(data: Path) -> None:
     await bench.accountant.stop()
 
 
-async def test_audits_come_with_commits_and_with_time(data: Path) -> None:
+async def test_audits_come_with_commits_and_with_time(data: Path, opened: Open) -> None:
     """Enough commits, or some and five minutes; a market at rest is left alone."""
-    bench = await start(data)
+    bench = await opened()
     auditor = bench.accountant._auditor
     commits = bench.accountant._commits.commits
     await bench.accountant.audit()
@@ -232,3 +253,15 @@ async def test_audits_come_with_commits_and_with_time(data: Path) -> None:
     assert auditor.due(commits + 1)
     assert not auditor.due(commits)
     await bench.accountant.stop()
+
+
+def test_a_market_is_not_started_over_books_that_do_not_add_up(data: Path) -> None:
+    """Said at once, with the row and the way back, and not after everything was started."""
+    check_books(MarketPaths(data), "")
+    check_books(MarketPaths(data.parent / "nothing yet"), "")
+    spoil(data, AFTER)
+
+    with pytest.raises(
+        InvalidRequest, match=r"\(req_6, leg 0\) was changed.*coster ledger restore"
+    ):
+        check_books(MarketPaths(data), "")
