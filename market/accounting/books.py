@@ -109,8 +109,9 @@ class Books(Registry):
 
     def stamp(self, wall_ns: int) -> int:
         """Ledger time: the wall clock, but strictly growing whatever the clock does."""
-        self.last_ts_ns = max(self.last_ts_ns + 1, wall_ns)
-        return self.last_ts_ns
+        next_ns = self.last_ts_ns + 1
+        self.last_ts_ns = now_ns = wall_ns if wall_ns > next_ns else next_ns
+        return now_ns
 
     def unknown(self, ops: Sequence[AccountantOp]) -> list[RequestId]:
         """The requests these operations name that are not in memory: look for them on disk."""
@@ -140,9 +141,10 @@ class Books(Registry):
         key = self.customers.live_key(op.key_hash, now_ns)
         card = self.terms.catalogue.get(op.model)
         check_may_spend(key, op.model)
-        replay = self.answers.before(op, key.owner.row.id)
-        if replay is not None:
-            return replay
+        if op.idempotency is not None:
+            replay = self.answers.before(op, key.owner.row.id)
+            if replay is not None:
+                return replay
         opened = self.ledger.holds.get(op.request_id)
         if opened is not None:
             return self._admitted_before(op, opened, key, now_ns, tick_ns)
@@ -167,7 +169,8 @@ class Books(Registry):
         owner.meter.reserve(opened.reserved_tokens)
         if key.caps is not None:
             key.meter.reserve(opened.held_nano, windows_of(now_ns))
-        self.answers.begin(op, owner.row.id, now_ns, self.ledger.changes)
+        if op.idempotency is not None:
+            self.answers.begin(op, owner.row.id, now_ns, self.ledger.changes)
         return admitted(terms, owner, now_ns, tick_ns)
 
     def _admitted_before(
@@ -310,7 +313,8 @@ class Books(Registry):
         return admission.day_of(now_ns) + days if days else None
 
     def _end(self, opened: OpenHold, row: RequestRow, outcome: bytes | None = None) -> None:
-        self.answers.end(opened.terms, row, outcome, self.ledger.changes)
+        if opened.terms.idempotency is not None:
+            self.answers.end(opened.terms, row, outcome, self.ledger.changes)
         owner = self.customers.get(row.owner)
         limited = owner.tier.tokens_per_day is not None
         # Only what is also written counts: a restart must not change what is left.

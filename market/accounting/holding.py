@@ -11,7 +11,7 @@ from typing import Final
 
 from market.accounting import admission
 from market.accounting.answers import check_sizes
-from market.accounting.caps import refuse_cap, windows_of
+from market.accounting.caps import Caps, refuse_cap, windows_of
 from market.accounting.customers import Key
 from market.accounting.ledger import Ledger, funding_of
 from market.accounting.prices import Price
@@ -47,11 +47,14 @@ def hold_terms(
     """
     check_sizes(op)
     owner = key.owner
+    cap = _cap_of_the_day(op, key, now_ns)
+    if key.caps is not None:
+        cap = _cap_of_the_key(op, key, key.caps, price, cap, now_ns)
     available = ledger.available(owner.row.id)
     available_nano = sum(available)
     max_tokens = admission.resolve_max_tokens(
         asked=op.max_tokens,
-        cap=_cap_of_the_key(op, key, price, _cap_of_the_day(op, key, now_ns), now_ns),
+        cap=cap,
         n=op.n,
         prompt_tokens=op.prompt_tokens,
         price_in_nano=price.in_nano,
@@ -104,13 +107,11 @@ def _cap_of_the_day(op: Admit, key: Key, now_ns: int) -> int:
     return min(op.max_tokens_cap, (left - op.prompt_tokens) // op.n)
 
 
-def _cap_of_the_key(op: Admit, key: Key, price: Price, cap: int, now_ns: int) -> int:
+def _cap_of_the_key(op: Admit, key: Key, caps: Caps, price: Price, cap: int, now_ns: int) -> int:
     """The longest answer per choice that the key's spending caps allow, within `cap`."""
-    if key.caps is None:
-        return cap
     meter = key.meter
     meter.roll(windows_of(now_ns))
-    room_nano = meter.room_nano(key.caps)
+    room_nano = meter.room_nano(caps)
     assert room_nano is not None
     per_token_nano = price.out_nano * op.n
     left_nano = room_nano - op.prompt_tokens * price.in_nano

@@ -124,7 +124,8 @@ class Ledger(Earnings):
                 price_cached_nano=terms.cached_price_nano,
                 price_out_nano=terms.price_out_nano,
             )
-        assert cost <= opened.held_nano
+        held_nano = opened.held_nano
+        assert cost <= held_nano
         own = delivered.payee == terms.owner
         split = split_fee(cost, terms.fee_bps, min(cost, terms.promo_nano) if own else 0)
         spent = self._pay(opened, delivered.payee, *split, own=own, due_day=due_day, now_ns=now_ns)
@@ -142,7 +143,7 @@ class Ledger(Earnings):
             split.provider_nano,
             split.fee_nano,
             *spent,
-            opened.held_nano,
+            held_nano,
             terms.price_in_nano,
             terms.price_out_nano,
             terms.fee_bps,

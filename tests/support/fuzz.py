@@ -16,6 +16,7 @@ from tests.support.twin import MOVES, Twin
 OWNERS = [f"acct_{number}" for number in range(12)]
 MACHINES = [f"mac_{number}" for number in range(6)]
 OPEN_MAX = 60
+KEYS_MAX = 60
 
 
 class Life:
@@ -136,10 +137,13 @@ class Life:
             self.keys.remove(key)
 
     def new_key(self) -> None:
+        if len(self.keys) >= KEYS_MAX:
+            return self.limit()
         self.opened_keys += 1
         key = f"key_{self.opened_keys}"
         self.twin.key(key, OWNERS[self.opened_keys % len(OWNERS)], self.caps(), None)
         self.keys.append(key)
+        return None
 
     def change_owner(self) -> None:
         rng = self.rng
