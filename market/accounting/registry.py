@@ -12,7 +12,7 @@ from market.accounting.ledger import Ledger
 from market.accounting.prices import Price, Prices
 from market.accounting.rows import Snapshot
 from market.accounting.state_rows import KeyRow, MachineRow, OwnerRow, PriceRow
-from market.errors import Conflict, NotFound
+from market.errors import Conflict, InvalidRequest, NotFound
 from market.messages import Balance, KeyRecord
 from market.types import AccountId, KeyId, MachineId
 
@@ -39,10 +39,17 @@ class Registry:
     def link(self, machine: MachineId, owner: AccountId, now_ns: int) -> None:
         """From now on a machine earns for this account; again is no error.
 
-        Raises Conflict when it is linked to another account, NotFound for an unknown account.
+        Raises Conflict when it is linked to another account, NotFound for an unknown account,
+        InvalidRequest for one that itself only stands for an unlinked machine.
         """
         check_text("machine", machine)
         self.customers.get(owner)
+        if owner.startswith(UNCLAIMED):
+            raise InvalidRequest(
+                f"{owner[:80]} is no customer: it keeps what an unlinked machine earns. "
+                "Name the account of the machine's owner.",
+                "account",
+            )
         linked = self.machines.get(machine)
         if linked not in (None, owner):
             raise Conflict(

@@ -162,4 +162,6 @@ class Life:
         self.twin.price((price_in, self.rng.randrange(price_in + 1), self.rng.randrange(1_000)))
 
     def claim(self) -> None:
-        self.twin.claim(self.rng.choice(MACHINES), self.rng.choice(OWNERS))
+        machine = self.rng.choice(MACHINES)
+        owner = self.payee(machine) if self.rng.random() < 0.2 else self.rng.choice(OWNERS)
+        self.twin.claim(machine, owner)

@@ -298,7 +298,7 @@ class Twin:
     def claim(self, machine: str, owner: str) -> None:
         """Link a machine; a machine of somebody else stays theirs."""
         at_ns = self.books.stamp(self.wall_ns)
-        if self.model.linked.get(machine, owner) != owner:
+        if self.model.linked.get(machine, owner) != owner or owner.startswith("unclaimed_"):
             self._refused(lambda: self.books.link(MachineId(machine), AccountId(owner), at_ns))
         else:
             self.books.link(MachineId(machine), AccountId(owner), at_ns)

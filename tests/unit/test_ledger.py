@@ -11,6 +11,7 @@ from market.accounting.books import SWEEP_GAP_NS
 from market.accounting.chart import Code
 from market.accounting.holding import BookTerms
 from market.accounting.laws import broken_laws
+from market.accounting.registry import unclaimed
 from market.accounting.state_rows import OwnerRow
 from market.errors import (
     Conflict,
@@ -22,7 +23,7 @@ from market.errors import (
     Unauthenticated,
 )
 from market.messages import Admit, Admitted, Checkpoint, ResolveKey, Settled, Void, Voided
-from market.types import AccountId, RequestId, Usage
+from market.types import AccountId, MachineId, RequestId, Usage
 from tests.support.books import MODEL, NOW, OWNERS, S, add_key, admit, do, make_books, settle, sweep
 
 
@@ -291,3 +292,19 @@ def test_ledger_time_only_grows() -> None:
     stamps = [books.stamp(wall) for wall in (NOW, NOW - 3600 * S, NOW, NOW + 1, NOW - 1)]
 
     assert stamps == sorted(set(stamps))
+
+
+def test_a_machine_is_not_linked_to_what_stands_for_a_machine() -> None:
+    """An account that keeps an unlinked machine's earnings is no owner, least of all its own."""
+    books = make_books()
+    machine = MachineId("mac_1")
+    do(books, admit())
+    do(books, settle(payee=unclaimed(machine)))
+    before = books.balance(unclaimed(machine))
+
+    with pytest.raises(InvalidRequest, match="no customer"):
+        books.link(machine, unclaimed(machine), NOW)
+
+    assert books.balance(unclaimed(machine)) == before
+    assert machine not in books.machines
+    assert broken_laws(books.ledger) == []
