@@ -116,7 +116,7 @@ class CustomerMethods(AccountantCore):
         """
         self._check_alive()
         self._check_act(actor, "")
-        self._books.link(machine, account, self._now_ns())
+        self._books.link(machine, account, self._now_ns(), actor)
         await self._written()  # from here on nothing more is earned into its own account
         own_promo_nano = 0
         if self._operations.before("claim", machine, (account,)) is None:
@@ -150,7 +150,6 @@ class CustomerMethods(AccountantCore):
         self._check_alive()
         self._check_act(actor, reason)
         row = self._books.set_price(model, price, actor=actor, reason=reason, now_ns=self._now_ns())
-        self._note("price", model, {"model": model, **price._asdict()}, actor, reason)
         await self._written()
         return row
 

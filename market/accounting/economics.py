@@ -50,7 +50,7 @@ def _top_ups(fee_bps: int, payments: PaymentSettings) -> Iterator[str]:
         yield (
             f"At a fee of {_percent(fee_bps)} every top-up by card loses money: the card costs "
             f"2.9 % and $0.30, which is {_usd(cost_cents)} of the smallest ({_usd(minimum_cents)})."
-            " Raise fee_bps above 290, or carry the loss knowingly."
+            " Raise platform_fee_bps above 290, or carry the loss knowingly."
         )
     elif minimum_cents < least_cents:
         yield (
