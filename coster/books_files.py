@@ -172,7 +172,7 @@ def _print_backup(made: Backup) -> None:
     )
     if made.secrets:
         out.write(f"  with {len(made.secrets)} secrets: whoever has this file has the market\n")
-    elif made.replayed:
+    else:
         out.write("  without secrets/: no API key works without its pepper, so copy that too\n")
     for path in made.removed:
         out.write(f"  removed {path.name}\n")
@@ -211,6 +211,7 @@ def restore(
                 "counts": done.report.counts,
                 "aside": None if done.aside is None else str(done.aside),
                 "lost": done.lost,
+                "note": done.note,
                 "secrets": list(done.secrets),
                 "has_pepper": done.has_pepper,
             }
@@ -244,7 +245,7 @@ def _print_restored(done: Restored) -> None:
     out = sys.stdout
     mark = styled("✓", "green", out) if done.report.ok else styled("✗", "red", out)
     out.write(f"{mark} restored and audited: head {done.report.head_hash}\n")
-    for sentence in done.lost or ["Nothing was lost: the backup was up to date."]:
+    for sentence in done.lost or [done.note]:
         out.write(f"  {sentence}\n")
     if done.lost:
         out.write("  `coster ledger reconcile` finds what the payment processor knows of it.\n")

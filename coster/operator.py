@@ -26,6 +26,8 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the journal.
 AccountId = Annotated[str, typer.Argument(help="The account's id, acct_…")]
 UNSET = "-"
 """What gives back the market's or the tier's own value."""
+COLUMNS = ("input", "cached", "output")
+"""A price's parts, in the order they are shown."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -221,11 +223,12 @@ def set_price(
     if json:
         print_json(answer)
     else:
-        sys.stdout.write(f"{model} costs from now on: {' '.join(_prices(answer).split())}\n")
+        each = ", ".join(f"{name} {answer[f'{name}_usd_per_1m']}" for name in COLUMNS)
+        sys.stdout.write(f"{model} costs from now on, in USD per million tokens: {each}\n")
 
 
 def _prices(entry: dict[str, Any]) -> str:
-    return " ".join(f"{entry[f'{name}_usd_per_1m']:>10}" for name in ("input", "cached", "output"))
+    return " ".join(f"{entry[f'{name}_usd_per_1m']:>10}" for name in COLUMNS)
 
 
 # ── machines ──────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,6 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 
 from market.errors import InvalidRequest
-from market.money import price_nano
 from serve_app.admin_bodies import (
     AccountChangeBody,
     GoodwillBody,
@@ -18,6 +17,7 @@ from serve_app.admin_bodies import (
     PriceBody,
     RetentionBody,
     UnlinkBody,
+    nano_of,
 )
 from serve_app.admin_ports import OperatorPort
 from serve_app.asgi import Bodies
@@ -123,8 +123,9 @@ def add_prices(app: FastAPI, port: OperatorPort, bodies: Bodies) -> None:
     async def set_price(request: Request, model: str) -> Response:
         """A new price from now on; running requests pay what was frozen in their holds."""
         body = await read_shape(request, bodies, PriceBody)
-        given = (body.input, body.input if body.cached is None else body.cached, body.output)
-        nano = (price_nano(given[0]), price_nano(given[1]), price_nano(given[2]))
+        in_nano, out_nano = nano_of("input", body.input), nano_of("output", body.output)
+        cached_nano = in_nano if body.cached is None else nano_of("cached", body.cached)
+        nano = (in_nano, cached_nano, out_nano)
         return json_answer(await port.set_price(model, nano, body.actor, body.reason))
 
 

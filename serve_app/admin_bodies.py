@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from pydantic import Field
 
+from market.errors import InvalidRequest
+from market.money import price_nano
 from serve_app.schemas import Shape
 
 REASON_CHARS_MAX = 200
 _NANO = r"^[0-9]{1,16}$"
+_PRICE_CHARS_MAX = 40
 _PRICE = r"^[0-9]{1,7}(\.[0-9]{1,3})?$"
 
 
@@ -46,12 +52,29 @@ class GoodwillBody(ActBody):
     second_approver: str = Field(default="", max_length=REASON_CHARS_MAX)
 
 
+def _price(**more: Any) -> Any:
+    """Only described by its pattern: the refusal of a price is a sentence, see `nano_of`."""
+    described: dict[str, Any] = {"pattern": _PRICE}
+    return Field(max_length=_PRICE_CHARS_MAX, json_schema_extra=described, **more)
+
+
+def nano_of(field: str, text: str) -> int:
+    """Nano-USD per token of a price in USD per million tokens; raises InvalidRequest."""
+    if re.fullmatch(_PRICE, text) is None:
+        raise InvalidRequest(
+            f"{field} must be USD per million tokens, from 0 up, like 0.1 or 0.015, with at most "
+            "three decimals: a price is whole nano-USD per token.",
+            field,
+        )
+    return price_nano(text)
+
+
 class PriceBody(ActBody):
     """USD per million tokens, with at most three decimals. `cached` defaults to `input`."""
 
-    input: str = Field(pattern=_PRICE)
-    output: str = Field(pattern=_PRICE)
-    cached: str | None = Field(default=None, pattern=_PRICE)
+    input: str = _price()
+    output: str = _price()
+    cached: str | None = _price(default=None)
 
 
 class LinkBody(Shape):

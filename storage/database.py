@@ -238,7 +238,7 @@ def _refuse_unknown(path: Path, current: str | None, tables: int, scripts: Path)
         tables,
         scripts,
         elsewhere="choose another folder with --data",
-        way_back=f"it is damaged. {_way_back(path)}",
+        way_back=f"it is damaged. {way_back(path)}",
     )
 
 
@@ -279,11 +279,11 @@ def unreadable(path: Path, error: Exception) -> StorageError:
     why = "its schema is damaged" if isinstance(error, UnicodeDecodeError) else str(error)
     return StorageError(
         f"The ledger {path} cannot be opened: {why}. Check that your user may read and write "
-        f"it. {_way_back(path)}"
+        f"it. {way_back(path)}"
     )
 
 
-def _way_back(path: Path) -> str:
+def way_back(path: Path) -> str:
     """What can truly be restored: the copies that lie beside the ledger."""
     folder = path.parent / BACKUP_FOLDER
     copies = sorted(folder.glob("*.sqlite3"), key=lambda copy: copy.stat().st_mtime_ns)

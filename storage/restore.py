@@ -28,6 +28,7 @@ from storage.database import (
     StorageError,
     migrate,
     prepare_folder,
+    way_back,
 )
 from storage.ledger_rows import LedgerRows, Meta
 from storage.pepper import PEPPER_FILE, SECRETS_FOLDER
@@ -46,11 +47,15 @@ _MOVED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was done. `lost` are sentences on what the present had beyond the backup."""
+    """What was done. `lost` are sentences on what the present had beyond the backup.
+
+    When nothing was lost, `note` says how the present stood to the backup.
+    """
 
     report: VerifyReport
     aside: Path | None
     lost: list[str] = field(default_factory=list)
+    note: str = ""
     secrets: tuple[str, ...] = ()
     has_pepper: bool = True
 
@@ -86,13 +91,14 @@ def _restore(data: Path, source: Path, stage: Path, now_ns: int) -> Restored:
     report = verify_file(ledger, full=True)
     if not report.ok:
         raise StorageError(
-            f"The backup {source} is not sound and was not restored: {report.problems[0]} The "
-            "present ledger is as it was."
+            f"The backup {source} is not sound and was not restored: "
+            f"{_of_source(report.problems[0], ledger, source)} The present "
+            "ledger is as it was."
         )
-    lost = _lost(data / LEDGER_FILE, ledger)
+    lost, note = _lost(data / LEDGER_FILE, ledger)
     aside = data / f"replaced-{stamp_of(now_ns)}"
-    note = data / RESTORING_FILE
-    note.write_text(f"{source}\n")
+    unfinished = data / RESTORING_FILE
+    unfinished.write_text(f"{source}\n")
     sync_folder(data)
     moved = _move_aside(data, aside, secrets)
     for name in secrets:
@@ -100,12 +106,13 @@ def _restore(data: Path, source: Path, stage: Path, now_ns: int) -> Restored:
         (stage / SECRETS_FOLDER / name).rename(data / SECRETS_FOLDER / name)
     ledger.rename(data / LEDGER_FILE)
     sync_folder(data)
-    note.unlink()
+    unfinished.unlink()
     sync_folder(data)
     return Restored(
         verify_file(data / LEDGER_FILE, full=True),
         aside if moved else None,
         lost,
+        note,
         secrets,
         (data / SECRETS_FOLDER / PEPPER_FILE).exists(),
     )
@@ -121,7 +128,15 @@ def _modernise(ledger: Path, source: Path, now_ns: int) -> None:
             raise StorageError("it is empty: all its tables are missing.")
         migrate(ledger, now_ns)
     except StorageError as error:
-        raise StorageError(f"The backup {source} cannot be restored: {error}") from error
+        raise StorageError(
+            f"The backup {source} cannot be restored: {_of_source(str(error), ledger, source)}"
+        ) from error
+
+
+def _of_source(text: str, ledger: Path, source: Path) -> str:
+    """What was said of the staged copy, said of the backup: the copy is gone by then."""
+    text = text.replace(way_back(ledger), "").replace(f"The ledger {ledger}", "it")
+    return text.replace(str(ledger), str(source)).strip()
 
 
 def _unpack(source: Path, stage: Path) -> tuple[str, ...]:
@@ -176,35 +191,52 @@ def _move_aside(data: Path, aside: Path, secrets: tuple[str, ...]) -> bool:
 # ── what is lost ──────────────────────────────────────────────────────────────────────
 
 
-def _lost(present: Path, backup: Path) -> list[str]:
-    """What the present ledger holds beyond the backup, as far as it can still be read."""
+def _lost(present: Path, backup: Path) -> tuple[list[str], str]:
+    """What the present ledger holds beyond the backup, as far as it can still be read.
+
+    And, when that is nothing, a sentence on how it stands to the backup.
+    """
     if not present.exists():
-        return []
+        return [], "Nothing was lost: there were no books here before."
     try:
         then, now = SqliteRows(backup), SqliteRows(present)
     except StorageError:
-        return ["The present ledger cannot be read, so what it held beyond the backup is unknown."]
+        return _unknown("cannot be read")
     try:
         return _beyond(then, now)
     except StorageError:
-        return ["The present ledger is damaged, so what it held beyond the backup is unknown."]
+        return _unknown("is damaged")
     finally:
         then.close()
         now.close()
 
 
-def _beyond(then: LedgerRows, now: LedgerRows) -> list[str]:
+def _unknown(why: str) -> tuple[list[str], str]:
+    return [f"The present ledger {why}, so what it held beyond the backup is unknown."], ""
+
+
+def _beyond(then: LedgerRows, now: LedgerRows) -> tuple[list[str], str]:
     old, new = then.meta(), now.meta()
     if old is None or new is None:
-        return ["The present ledger has no head, so what it held beyond the backup is unknown."]
-    if not _continues(now, old):
-        different = (
-            f"The present ledger (batch {new.head_number}) is not a later state of the backup "
-            f"(batch {old.head_number}): they have different histories."
+        return _unknown("has no head")
+    if (new.head_number, new.head_hash) == (old.head_number, old.head_hash):
+        return [], "Nothing was lost: the backup was up to date."
+    if _continues(now, old):
+        return _undone(then, now, old, new), ""
+    if _continues(then, new):
+        note = (
+            f"Nothing was lost: the present ledger (batch {new.head_number}) was an earlier state "
+            f"of the backup (batch {old.head_number})."
         )
-        return [different]
-    if new.head_number == old.head_number:
-        return []
+        return [], note
+    different = (
+        f"The present ledger (batch {new.head_number}) is not a later state of the backup "
+        f"(batch {old.head_number}): they have different histories."
+    )
+    return [different], ""
+
+
+def _undone(then: LedgerRows, now: LedgerRows, old: Meta, new: Meta) -> list[str]:
     batches = new.head_number - old.head_number
     told = [f"{batches} batches after batch {old.head_number} are no longer in the ledger."]
     after = sum(1 for _ in then.journal("request"))

@@ -11,9 +11,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from market.accounting.acts import Acts
 from market.accounting.audit import Audit, BatchContents, VerifyReport
 from market.accounting.checkpoints import checkpoint_of
-from market.accounting.state_rows import DisputeRow, PayoutRow, VerifiedRow
+from market.accounting.rows import OperationRow
+from market.accounting.state_rows import (
+    DisputeRow,
+    LotRow,
+    MachineRow,
+    PayoutRow,
+    PriceRow,
+    VerifiedRow,
+)
 from storage.database import LEDGER_FILE, MIGRATIONS, Away, StorageError
 from storage.ledger_rows import Journal, LedgerRows
 from storage.sqlite_rows import SqliteRows
@@ -120,6 +129,10 @@ def _audit(rows: LedgerRows, problems: Iterable[str], *, full: bool) -> VerifyRe
     for hold in rows.holds():
         audit.hold(hold.terms, hold.crc, ended=hold.ended)
     audit.payments(rows.state(PayoutRow), rows.state(DisputeRow))
+    audit.lots(rows.state(LotRow))
+    acts = Acts(OperationRow(*row[1:-2]) for row in rows.journal("operation"))
+    for problem in acts.problems(rows.state(PriceRow), rows.state(MachineRow)):
+        audit.report.add(problem)
     meta = rows.meta()
     if meta is None:
         audit.report.add("The ledger's head is missing.")

@@ -109,7 +109,7 @@ class CustomerMethods(KeyMethods):
         """
         self._check_alive()
         self._check_act(actor, "")
-        self._books.link(machine, account, self._now_ns())
+        self._books.link(machine, account, self._now_ns(), actor)
         await self._written()  # from here on nothing more is earned into its own account
         own_promo_nano = 0
         if self._operations.before("claim", f"{machine} {account}", ()) is None:
@@ -152,7 +152,6 @@ class CustomerMethods(KeyMethods):
         self._check_alive()
         self._check_act(actor, reason)
         row = self._books.set_price(model, price, actor=actor, reason=reason, now_ns=self._now_ns())
-        self._note("price", model, {"model": model, **price._asdict()}, actor, reason)
         await self._written()
         return row
 

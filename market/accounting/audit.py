@@ -31,8 +31,8 @@ from market.accounting.chart import (
 )
 from market.accounting.checkpoints import Checkpoint
 from market.accounting.rows import HoldRow, RequestRow, TransferRow
-from market.accounting.settlements import payment_problems, settlement_problems
-from market.accounting.state_rows import DisputeRow, PayoutRow
+from market.accounting.settlements import lot_problems, payment_problems, settlement_problems
+from market.accounting.state_rows import DisputeRow, LotRow, PayoutRow
 from market.money import format_usd_exact
 
 PROBLEMS_MAX: Final = 100  # sentences kept; the count goes on
@@ -288,6 +288,11 @@ class Audit:
         A payout that looks open again would be paid again, and these rows are not sealed.
         """
         for problem in payment_problems(self._accounts.values(), payouts, disputes):
+            self.report.add(problem)
+
+    def lots(self, lots: Iterable[LotRow]) -> None:
+        """What a provider may not withdraw yet is what its lots add up to."""
+        for problem in lot_problems(self._accounts.values(), lots):
             self.report.add(problem)
 
     def head(self, number: int, digest: bytes) -> None:

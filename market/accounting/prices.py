@@ -21,6 +21,10 @@ class Price(NamedTuple):
     out_nano: int
 
 
+SHOWN: Final = ("input", "cached", "output")
+"""What an operator calls the parts of a price, in the order of its fields."""
+
+
 class Prices:
     """The price of every model now, and every price it has had."""
 
@@ -51,7 +55,7 @@ class Prices:
         self, card: ModelCard, price: Price, *, actor: str, reason: str, now_ns: int
     ) -> PriceRow:
         """A new price from now on; the caller writes the row. Raises InvalidRequest."""
-        for name, nano in zip(price._fields, price, strict=True):
+        for name, nano in zip(SHOWN, price, strict=True):
             if not 0 <= nano <= PRICE_NANO_MAX:
                 raise InvalidRequest(
                     f"{name} is {nano} nano-USD per token; it must be from 0 to {PRICE_NANO_MAX} "
@@ -59,7 +63,7 @@ class Prices:
                     name,
                 )
         if price.cached_nano > price.in_nano:
-            raise InvalidRequest("Cached input cannot cost more than input.", "cached_nano")
+            raise InvalidRequest("Cached input cannot cost more than input.", "cached")
         row = PriceRow(card.id, now_ns, *price, actor, reason)
         self._add(row)
         return row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from market.accounting.acts import Acts, link_act, price_act
 from market.accounting.answers import check_text
 from market.accounting.chart import Code, Posting
 from market.accounting.customers import Customers
@@ -35,8 +36,12 @@ class Registry:
         self.customers = Customers(snapshot)
         self.prices = Prices(snapshot.rows(PriceRow))
         self.machines = {row.machine: row.owner for row in snapshot.rows(MachineRow)}
+        acts = Acts(snapshot.operations)
+        self._without_act: list[PriceRow | MachineRow] = []
+        if not acts.known:
+            self._without_act += [*snapshot.rows(PriceRow), *snapshot.rows(MachineRow)]
 
-    def link(self, machine: MachineId, owner: AccountId, now_ns: int) -> None:
+    def link(self, machine: MachineId, owner: AccountId, now_ns: int, actor: str = "") -> None:
         """From now on a machine earns for this account; again is no error.
 
         Raises Conflict when it is linked to another account, NotFound for an unknown account,
@@ -62,7 +67,9 @@ class Registry:
             )
         if linked is None:
             self.machines[machine] = owner
-            self.ledger.changes.put(MachineRow(machine, owner, now_ns))
+            row = MachineRow(machine, owner, now_ns)
+            self.ledger.changes.put(row)
+            self.ledger.changes.operations.append(link_act(row, actor))
 
     def unlink(self, machine: MachineId) -> AccountId:
         """From now on a machine earns for nobody's account but its own; who it was linked to.
@@ -123,8 +130,12 @@ class Registry:
         """Note the catalogue's prices where no operator has set one; returns how many were new.
 
         So the history begins with the first price, and a catalogue that comes with a new
-        version of the program leaves a trace.
+        version of the program leaves a trace. Rows from before there were acts get theirs.
         """
+        for row in self._without_act:
+            act = price_act(row) if isinstance(row, PriceRow) else link_act(row, CATALOGUE)
+            self.ledger.changes.operations.append(act)
+        self._without_act.clear()
         noted = 0
         for card in self.terms.catalogue.enabled():
             history = self.prices.history(card.id)
@@ -142,6 +153,7 @@ class Registry:
         card = self.terms.catalogue.get(model)
         row = self.prices.set(card, price, actor=actor, reason=reason, now_ns=now_ns)
         self.ledger.changes.put(row)
+        self.ledger.changes.operations.append(price_act(row))
         return row
 
     def goodwill(self, owner: AccountId, act: str, amount_nano: int, now_ns: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from market.accounting.chart import SPENDING_ORDER, Account, Code
 from market.accounting.pricing import BPS_MAX, cost_nano, split_fee
 from market.accounting.rows import RequestRow, TransferRow
-from market.accounting.state_rows import ENDED, DisputeRow, PayoutRow
+from market.accounting.state_rows import ENDED, DisputeRow, LotRow, PayoutRow
 from market.money import NANO_PER_CENT
 
 _Flows = dict[tuple[Code, str], int]
@@ -102,4 +102,22 @@ def payment_problems(
             yield (
                 f"The account {int(code)} {code.name.lower()} of {owner} is at {stands} nano-USD; "
                 f"the open {rows} add up to {should}."
+            )
+
+
+def lot_problems(accounts: Iterable[Account], lots: Iterable[LotRow]) -> Iterator[str]:
+    """What is held back of everyone's earnings is what their lots add up to."""
+    noted: defaultdict[str, int] = defaultdict(int)
+    for lot in lots:
+        noted[lot.payee] += lot.amount_nano
+    booked: defaultdict[str, int] = defaultdict(int)
+    for account in accounts:
+        if account.code is Code.PROVIDER_MATURING:
+            booked[account.owner] = account.posted_nano
+    for owner in sorted({*noted, *booked}):
+        if booked[owner] != noted[owner]:
+            code = Code.PROVIDER_MATURING
+            yield (
+                f"The account {int(code)} {code.name.lower()} of {owner} is at {booked[owner]} "
+                f"nano-USD; its lots add up to {noted[owner]}."
             )

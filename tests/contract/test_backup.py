@@ -162,6 +162,43 @@ async def test_another_market_s_backup_is_called_one(data: Path, tmp_path: Path)
     assert "different histories" in done.lost[0]
 
 
+def test_nothing_is_lost_where_nothing_was(data: Path, tmp_path: Path) -> None:
+    """An empty folder had no books; that is said, and not that they were up to date."""
+    made = backup(data, now_ns=NOW_NS)
+
+    result = run(tmp_path / "new", "restore", str(made.path))
+
+    assert "Nothing was lost: there were no books here before." in result.output
+    assert "up to date" not in result.output
+
+
+async def test_a_backup_may_be_newer_than_the_books(data: Path) -> None:
+    """Older books of the same history are called an earlier state of the backup."""
+    older = backup(data, now_ns=NOW_NS)
+    await trade(data, "req_3")
+    newer = backup(data, now_ns=NOW_NS + 10**9)
+    await restore(data, older.path, now_ns=NOW_NS)
+
+    done = await restore(data, newer.path, now_ns=NOW_NS + 10**9)
+
+    assert done.lost == []
+    assert "was an earlier state of the backup" in done.note
+    assert verify(data).head_hash == newer.report.head_hash
+
+
+async def test_a_damaged_backup_is_named_by_its_own_path(data: Path, tmp_path: Path) -> None:
+    """Not by the copy of it that is gone when it is read, nor with advice about that copy."""
+    source = tmp_path / "copy"
+    source.write_bytes(b"this is no database " * 100)
+
+    with pytest.raises(StorageError) as refused:
+        await restore(data, source, now_ns=NOW_NS)
+
+    assert str(source) in str(refused.value)
+    assert ".restore-" not in str(refused.value)
+    assert "made none here" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("contents", "told"),
     [

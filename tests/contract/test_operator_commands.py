@@ -59,6 +59,9 @@ def told(data: Path, *words: str) -> Any:
     return json.loads(result.output)
 
 
+WHOLE = "at most three decimals: a price is whole nano-USD per token"
+
+
 def test_an_account_is_looked_at_changed_and_frozen(market: Path) -> None:
     """What is named changes, `-` gives the tier's own value back, and it is shown so."""
     set_it = ["accounts", "set", "acct_consumer", *WHY]
@@ -98,7 +101,10 @@ def test_a_price_is_set_and_its_history_shown(market: Path) -> None:
     shown = run(market, "prices", "show", model)
     every = told(market, "prices", "show")
 
-    assert made.output == "coster/demo costs from now on: 0.020 0.020 0.100\n"
+    assert made.output == (
+        "coster/demo costs from now on, in USD per million tokens: "
+        "input 0.020, cached 0.020, output 0.100\n"
+    )
     assert "Olga: a test" in shown.output
     assert {"model": model, **every["prices"][0]} == every["prices"][0]
     assert every["prices"][0]["output_usd_per_1m"] == "0.100"
@@ -161,6 +167,12 @@ def test_nothing_to_look_at_is_said(market: Path) -> None:
         (["accounts", "goodwill", "acct_consumer", "0", *WHY], "above zero"),
         (["prices", "set", "x", "--input", "1", "--output", "1", *WHY], "does not exist here"),
         (["prices", "set", "x", "--input", "1e3", "--output", "1", *WHY], "input"),
+        (["prices", "set", "x", "--input", "0.0301", "--output", "1", *WHY], WHOLE),
+        (["prices", "set", "x", "--input", "-1", "--output", "1", *WHY], WHOLE),
+        (
+            ["prices", "set", "coster/demo", "--input", "1", "--output", "9999999", *WHY],
+            "output is 9999999000 nano-USD per token",
+        ),
     ],
 )
 def test_what_cannot_be_is_told(market: Path, words: list[str], message: str) -> None:

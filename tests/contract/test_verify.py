@@ -150,7 +150,7 @@ SPOILT = {
     ),
     "an operation": (
         "UPDATE operation SET result = 'acct_other'",
-        r"The operation 1 \(\w+\) was changed",
+        r"The operation \d+ \(\w+\) was changed",
     ),
     "a batch's hash": (
         "UPDATE batch SET hash = zeroblob(32) WHERE number = 3",
