@@ -93,8 +93,8 @@ def up(paths: MarketPaths, options: UpOptions, port: int | None, *, as_json: boo
         output.restore()
         fail(
             Unavailable(
-                f"The market could not start: {type(error).__name__}. The details are in {log}; "
-                "run coster doctor, then coster up again."
+                f"The market could not start: {_in_a_line(error)}. The details are in {log}; on a "
+                "busy machine simply try again, else run coster doctor."
             ),
             as_json=as_json,
         )
@@ -166,6 +166,12 @@ def _run(
     cluster.stop_local_ray()
     end_processes(leftovers(read_run(paths) or run))
     progress.done("stopped; the books are in " + shown_books(paths, settings.database))
+
+
+def _in_a_line(error: Exception) -> str:
+    """What a library said, as far as it fits a line."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said[:200]}".rstrip(".: ")
 
 
 def shown_host(host: str) -> str:
