@@ -101,8 +101,11 @@ def test_errors_are_typed_in_the_sdk(market: LiveMarket, sdk: openai.OpenAI) -> 
 
 
 def test_a_stream_closed_by_the_client_stops_costing(market: LiveMarket) -> None:
-    """Billed minus received is at most one step plus one batch, and the engine goes idle."""
-    slack_tokens = 2 * 1 + 8
+    """The answer ends as cancelled well before its length, and the engine goes idle.
+
+    By how many tokens at most the bill may exceed what was sent is held with a paced Mac in
+    tests/http/test_clients_that_leave.py; here the sockets' buffers stand between the two.
+    """
     body = {
         "model": MODEL,
         "stream": True,
@@ -132,7 +135,6 @@ def test_a_stream_closed_by_the_client_stops_costing(market: LiveMarket) -> None
         row = client.get(f"generations/{request_id}").json()
     assert row["finish_reason"] == "cancelled"
     assert 0 < row["completion_tokens"] < 900
-    assert row["completion_tokens"] - received <= slack_tokens + 64
     market.until(lambda: all(m["in_flight"] == 0 for m in market.status()["machines"]))
 
 
