@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from actors.calls import ActorAway, ActorCall, Coalescer, ignore_outcome
 from market.errors import Unavailable
-from market.messages import (
+from market.ports import ProviderLink
+from market.routing.messages import (
     Busy,
     GatewayBeat,
     Grant,
@@ -22,7 +23,6 @@ from market.messages import (
     Refused,
     RouteRequest,
 )
-from market.ports import ProviderLink
 from market.types import (
     Event,
     GatewayId,

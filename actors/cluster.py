@@ -34,7 +34,7 @@ from actors.process import begin_process, begun, end_process, recorded_start
 from actors.provider import Provider, ProviderConfig
 from actors.router import Router
 from market.errors import Internal, MarketError
-from market.messages import ProviderBeat, ProviderOrders
+from market.routing.messages import ProviderBeat, ProviderOrders
 from market.settings import MacSettings, MarketSettings
 from market.types import Event, GatewayId, Job, MachineId, RequestId
 from storage.pepper import load_pepper

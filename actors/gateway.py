@@ -15,8 +15,9 @@ from actors.ray_env import front_token
 from actors.transport.framed import FramedLink
 from actors.transport.ray_stream import StreamLink
 from market.errors import MarketError
-from market.messages import DRAINING, Grant
+from market.messages import DRAINING
 from market.ports import ProviderLink
+from market.routing.messages import Grant
 from market.settings import MarketSettings
 from market.types import Event, GatewayId, Job, MachineId, RequestId
 

@@ -19,7 +19,6 @@ from actors.transport.door import Outlet
 from actors.transport.framed import FramedServer
 from actors.transport.ray_stream import StreamServer
 from market.errors import InvalidRequest, MarketError
-from market.messages import Endpoint, ProviderBeat, ProviderOrders
 from market.ports import Engine
 from market.provider_state import (
     Announce,
@@ -31,6 +30,7 @@ from market.provider_state import (
     RestartEngine,
     failure_of,
 )
+from market.routing.messages import Endpoint, ProviderBeat, ProviderOrders
 from market.settings import MacSettings
 from market.types import Event, GatewayId, Job, RequestId
 

@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from market.decision_log import (
+from market.errors import MarketError
+from market.routing.log import (
     DecisionRecord,
     FleetSnapshot,
     Intent,
@@ -25,8 +26,7 @@ from market.decision_log import (
     OutcomeRecord,
     explain,
 )
-from market.errors import MarketError
-from market.messages import (
+from market.routing.messages import (
     Busy,
     GatewayBeat,
     Grant,
@@ -37,7 +37,7 @@ from market.messages import (
     Refused,
     RouteRequest,
 )
-from market.router_state import RouterState
+from market.routing.state import RouterState
 from market.types import GatewayId, MachineId, RequestId
 from storage.decision_store import DecisionStore
 

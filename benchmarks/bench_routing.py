@@ -17,7 +17,7 @@ from typing import Any
 from actors.router import Router
 from benchmarks.figures import Report, Spread, percentile, read_options
 from market.errors import MarketError
-from market.messages import Busy, Endpoint, Grant, Outcome, ProviderBeat, RouteRequest
+from market.routing.messages import Busy, Endpoint, Grant, Outcome, ProviderBeat, RouteRequest
 from market.types import (
     AccountId,
     EngineStats,

@@ -31,6 +31,7 @@ from market.settings import (
     MarketSettings,
     ModelSource,
     PaymentSettings,
+    PlacementSettings,
 )
 from market.types import ModelId
 
@@ -151,7 +152,9 @@ def _settings_of(raw: Mapping[str, Any]) -> MarketSettings:
     models = raw.get("models", ["coster/demo"])
     if not isinstance(models, list) or not all(isinstance(m, str) for m in models):
         raise InvalidRequest("models must be a list of folders or hub ids.", "models")
-    apart = ("engine", "models", "data_dir", "payments")
+    placement = raw.get("placement", {})
+    _reject_unknown(placement, {f.name for f in fields(PlacementSettings)}, "placement.")
+    apart = ("engine", "models", "data_dir", "payments", "placement")
     rest = {k: v for k, v in raw.items() if k not in apart}
     base = MarketSettings(
         data_dir=str(Path(str(raw["data_dir"])).expanduser()),
@@ -159,6 +162,7 @@ def _settings_of(raw: Mapping[str, Any]) -> MarketSettings:
         code_version=code_version(),
         engine=_typed(EngineSettings(), engine, "engine."),
         payments=_typed(PaymentSettings(), payments, "payments."),
+        placement=_typed(PlacementSettings(), placement, "placement."),
         macs_from_nodes=True,
         ledger_pinned=True,
     )

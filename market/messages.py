@@ -1,4 +1,4 @@
-"""What gateways, the accountant, the router and providers say to each other.
+"""What gateways and the accountant say to each other; `market.routing.messages` has the rest.
 
 Plain frozen records. Batches are lists of these; a reply is a list of the same length in
 the same order, where an element may be a `MarketError` instead of the record. One
@@ -11,15 +11,10 @@ from dataclasses import dataclass
 
 from market.types import (
     AccountId,
-    EngineStats,
-    GatewayId,
-    Hardware,
     KeyId,
     MachineId,
-    ModelFacts,
     ModelId,
     ProviderId,
-    RequestClass,
     RequestId,
     Usage,
 )
@@ -161,8 +156,26 @@ class Admitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What one Mac delivered of an answer before it was lost and another one went on.
+
+    Its price per token is `ask_pct` per cent of the hold's (`market.money.asked_nano`).
+    """
+
+    payee: AccountId
+    machine: MachineId
+    provider: ProviderId
+    completion_tokens: int
+    ask_pct: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
-    """Charge what was delivered and pay who delivered it."""
+    """Charge what was delivered and pay who delivered it.
+
+    `usage` is the whole answer's. The payee named here has finished it: the prompt is theirs,
+    and every completion token that is not in `before`, the parts of Macs that were lost.
+    """
 
     request_id: RequestId
     payee: AccountId
@@ -174,6 +187,8 @@ class Settle:
     ttft_ms: float = 0.0
     total_ms: float = 0.0
     outcome: bytes | None = None  # the sealed answer of a request with an idempotency key
+    ask_pct: int = 100
+    before: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +232,8 @@ class Checkpoint:
     payee: AccountId | None = None
     machine: MachineId | None = None
     provider: ProviderId | None = None
+    ask_pct: int = 100
+    before: tuple[Part, ...] = ()
 
 
 AccountantOp = ResolveKey | Admit | Settle | Void | Checkpoint
@@ -246,145 +263,3 @@ class Balance:
     @property
     def withdrawable_nano(self) -> int:
         return self.earnings_nano
-
-
-# ── router ────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a provider's framed connection listens."""
-
-    host: str
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
-class RouteRequest:
-    """Find a Mac for this job and reserve `n` slots on it.
-
-    `funding is None`: answer now with a Grant or a Busy, never queue. With funding the
-    request waits in the fair queue, for at most `deadline_s` seconds, and the grant
-    comes through the gateway's poll. `attempt` counts from 1; `excluded` are the Macs
-    that already failed it.
-    """
-
-    request_id: RequestId
-    gateway: GatewayId
-    consumer: AccountId
-    model: ModelId
-    prompt_tokens: int
-    max_tokens: int
-    n: int = 1
-    request_class: RequestClass = "interactive"
-    attempt: int = 1
-    excluded: tuple[MachineId, ...] = ()
-    deadline_s: float = 30.0
-    funding: Funding | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A reserved slot. It must be released by an Outcome, or lapses with the gateway."""
-
-    request_id: RequestId
-    attempt: int
-    machine: MachineId
-    provider: ProviderId
-    payee: AccountId
-    endpoint: Endpoint
-    predicted_ttft_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """No slot is free now; come again with funding to wait in the queue."""
-
-    request_id: RequestId
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A queued request that will not be served; `error` is a picklable MarketError."""
-
-    request_id: RequestId
-    error: Exception
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one attempt ended. Frees its slots and teaches the router.
-
-    `result`: "ok", "cancelled" (the client left), "failed" (the Mac's fault), "rejected"
-    (the Mac said no). `final` closes the request's decision record.
-    """
-
-    request_id: RequestId
-    attempt: int
-    machine: MachineId
-    result: str
-    final: bool
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    ttft_ms: float | None = None
-    total_ms: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayBeat:
-    """A gateway's declaration, sent with every poll.
-
-    `running` lists its live grants as (request, attempt, machine, slots): a restarted
-    router rebuilds its counters from them. `counters` are cumulative metrics.
-    """
-
-    gateway: GatewayId
-    pid: int
-    node: str
-    running: tuple[tuple[RequestId, int, MachineId, int], ...]
-    queued: tuple[RequestId, ...]
-    counters: tuple[tuple[str, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderBeat:
-    """A provider's declaration, sent once a second and at each change of state.
-
-    `incarnation` grows with each start of the actor on the same machine; an older one is
-    refused. `state` is a name of market.provider_state.State.
-    """
-
-    machine: MachineId
-    provider: ProviderId
-    owner: AccountId
-    incarnation: int
-    pid: int
-    node: str
-    endpoint: Endpoint
-    hardware: Hardware
-    state: str
-    reason: str
-    models: tuple[ModelFacts, ...]
-    stats: EngineStats | None
-    code_version: str
-    uptime_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderOrders:
-    """The router's answer to a beat: what the provider should be doing."""
-
-    drain: bool
-    known: bool = True  # False: an older incarnation; stop
-
-
-@dataclass(frozen=True, slots=True)
-class ModelAvailability:
-    """How one model stands in the fleet, for /v1/models, from cache."""
-
-    model: ModelId
-    providers: int
-    ready: int
-    free_slots: int
-    queued: int

@@ -19,6 +19,18 @@ NANO_MAX = 2**63 - 1  # the ledger stores int64: about 9.2 billion dollars
 _USD = re.compile(r"(-?)\$?(\d{1,10})(?:\.(\d{1,9}))?", re.ASCII)
 
 
+ASK_PCT_MAX = 100
+"""A Mac may ask less than the market's price, never more."""
+
+
+def asked_nano(price_nano: int, ask_pct: int) -> int:
+    """A price per token at `ask_pct` per cent of the market's, in whole nano-USD, rounded up.
+
+    Whole, so that charging still never rounds; up, so that only 0 % is free.
+    """
+    return -(-price_nano * ask_pct // ASK_PCT_MAX)
+
+
 def micro_floor(nano: int) -> int:
     """Micro-USD, rounded towards minus infinity: a display never promises a fraction more."""
     return nano // NANO_PER_MICRO

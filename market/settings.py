@@ -56,7 +56,8 @@ class MacSettings:
     """One Mac of the market and whose it is.
 
     `labels` pin its actor to a Ray node; empty means any node. `bind_host` is where its
-    framed connection listens.
+    framed connection listens. It asks `ask_pct` per cent of the market's prices and may load
+    `models` only; empty is all the market serves.
     """
 
     machine: MachineId
@@ -66,6 +67,28 @@ class MacSettings:
     hardware: Hardware
     labels: tuple[tuple[str, str], ...] = ()
     bind_host: str = "127.0.0.1"
+    ask_pct: int = 100
+    trust: str = "basic"
+    models: tuple[ModelId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementSettings:
+    """How models are placed on Macs. Off, every Mac keeps the first model that fits.
+
+    A plan is made every `every_s` seconds and when something urgent happens. A model stays
+    loaded for `residency_s` at least, a Mac swaps at most `swaps_per_hour` times, and each
+    model is kept on `replicas` Macs where that many can hold it. `gap` is how far from the
+    optimum a plan may be, `solve_s` how long it may be searched for.
+    """
+
+    enabled: bool = True
+    every_s: float = 30.0
+    residency_s: float = 600.0
+    swaps_per_hour: int = 6
+    replicas: int = 1
+    gap: float = 0.01
+    solve_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +132,8 @@ class MarketSettings:
     "" is SQLite in `data_dir`, else a `postgresql+asyncpg://` URL. Promo credit is granted
     to `promo_per_fingerprint` sign-ups from one place, and `promo_day_nano` a day in all;
     what Macs earn from it is held back for `promo_maturity_days`. `stripe_port` is where
-    the embedded test Stripe listens, 0 when there is none.
+    the embedded test Stripe listens, 0 when there is none. `policy` is the routing policy's
+    name, one of `market.policy.registry.POLICIES`.
     """
 
     data_dir: str
@@ -132,6 +156,8 @@ class MarketSettings:
     database: str = field(default="", repr=False)  # may hold a password
     stripe_port: int = 0
     payments: PaymentSettings = field(default_factory=PaymentSettings)
+    policy: str = "coster"
+    placement: PlacementSettings = field(default_factory=PlacementSettings)
     demo_accounts: bool = False
     ledger_pinned: bool = False
 

@@ -45,6 +45,10 @@ class Job:
 
     `cache_scope` names whose prefix cache may be read and written: never two consumers.
     `top_logprobs` is None for no log-probabilities, else 0..20 alternatives per token.
+
+    `said` are the tokens of its only choice that another Mac has already delivered: they are
+    read like the prompt and the answer goes on after them. `max_tokens` and every count include
+    them; events carry only what is new.
     """
 
     request_id: RequestId
@@ -56,6 +60,7 @@ class Job:
     n: int = 1
     top_logprobs: int | None = None
     cache_scope: str = ""
+    said: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +147,22 @@ class ModelFacts:
     weight_bytes: int
     kv_bytes_per_token: int
     quantization: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """What a model needs, known before it is loaded: from its config alone, to the byte.
+
+    `weight_bytes` are all weights, `kv_bytes_per_token` and `state_bytes` are of one sequence.
+    """
+
+    model: ModelId
+    weight_bytes: int
+    kv_bytes_per_token: int
+    state_bytes: int
+    context_tokens: int
+    quantization: str
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

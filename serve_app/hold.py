@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from market.errors import Internal, MarketError, Unavailable
-from market.messages import Admit, Admitted, Checkpoint, Grant, Replay, Settle, Settled, Void
+from market.messages import Admit, Admitted, Checkpoint, Replay, Settle, Settled, Void
+from market.routing.messages import Grant
 from market.types import RequestId, Usage
 from serve_app import metric_names
 from serve_app.counters import Counters

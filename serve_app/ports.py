@@ -25,19 +25,8 @@ from market.accounting.state_rows import (
     TopUpRow,
 )
 from market.catalogue import Catalogue
-from market.messages import (
-    AccountantOp,
-    AccountantReply,
-    Busy,
-    Grant,
-    KeyLimits,
-    KeyRecord,
-    KeySpend,
-    ModelAvailability,
-    Outcome,
-    RateState,
-    RouteRequest,
-)
+from market.messages import AccountantOp, AccountantReply, KeyLimits, KeyRecord, KeySpend, RateState
+from market.routing.messages import Busy, Grant, ModelAvailability, Outcome, RouteRequest
 from market.types import AccountId, Event, GatewayId, Job, KeyId, ModelId, RequestId
 from serve_app.money_views import BalanceView, UsageView, WithdrawalQuoteView
 from serve_app.sealed import Sealer

@@ -12,7 +12,8 @@ import logging
 from dataclasses import replace
 
 from market.errors import Internal, MarketError, Unauthenticated
-from market.messages import Admitted, Funding, Grant, KeyRecord
+from market.messages import Admitted, Funding, KeyRecord
+from market.routing.messages import Grant
 from market.types import Event, JobFailure, RequestId, Usage
 from serve_app import metric_names
 from serve_app.asgi import ClientLeftError, Message, Send

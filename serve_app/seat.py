@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from market.errors import InvalidRequest, MarketError
-from market.messages import Busy, Funding, Grant, Outcome, RouteRequest
+from market.messages import Funding
+from market.routing.messages import Busy, Grant, Outcome, RouteRequest
 from market.types import AccountId, Event, Job, JobFailure, MachineId, RequestId
 from serve_app.desk import Desk
 from serve_app.prepare import Prepared

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from market.accounting.prices import Price
 from market.accounting.state_rows import PriceRow
 from market.catalogue import ModelCard
-from market.messages import ModelAvailability
+from market.routing.messages import ModelAvailability
 from serve_app.money_views import BalanceView, UsageView
 from serve_app.schemas import (
     NANO,

@@ -38,7 +38,8 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import StaticPool
 
-from market.decision_log import (
+from market.errors import Internal
+from market.routing.log import (
     DecisionRecord,
     FleetSnapshot,
     Intent,
@@ -46,7 +47,6 @@ from market.decision_log import (
     OutcomeRecord,
     ScoredMac,
 )
-from market.errors import Internal
 from market.types import MachineId, ProviderId, RequestId
 from storage.database import BUSY_TIMEOUT_MS, SQLITE_FAULTS, read_only_uri
 

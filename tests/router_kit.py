@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from market.errors import MarketError
-from market.messages import (
+from market.messages import Funding
+from market.routing.messages import (
     Busy,
     Endpoint,
-    Funding,
     GatewayBeat,
     Grant,
     Outcome,
@@ -16,7 +16,7 @@ from market.messages import (
     Refused,
     RouteRequest,
 )
-from market.router_state import RouterState
+from market.routing.state import RouterState
 from market.types import (
     AccountId,
     EngineStats,

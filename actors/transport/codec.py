@@ -106,12 +106,13 @@ def job_to_wire(job: Job) -> list[Any]:
         job.n,
         job.top_logprobs,
         job.cache_scope,
+        job.said,
     ]
 
 
 def job_from_wire(fields: Sequence[Any]) -> Job:
     try:
-        rid, model, prompt, max_tokens, s, stop, n, top, scope = fields
+        rid, model, prompt, max_tokens, s, stop, n, top, scope, said = fields
         temperature, top_p, top_k, min_p, frequency, presence, repetition, bias, seed = s
         return Job(
             request_id=RequestId(str(rid)),
@@ -133,6 +134,7 @@ def job_from_wire(fields: Sequence[Any]) -> Job:
             n=int(n),
             top_logprobs=None if top is None else int(top),
             cache_scope=str(scope),
+            said=tuple(said),
         )
     except (ValueError, TypeError) as error:
         raise ProtocolError(f"malformed job: {error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from market.decision_log import (
+from market.routing.log import (
     DecisionRecord,
     FleetSnapshot,
     Intent,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from actors.router import BUFFERED_RECORDS_MAX, Router
-from market.decision_log import LogRecord
 from market.errors import Unavailable
-from market.messages import Busy, Grant, Refused
+from market.routing.log import LogRecord
+from market.routing.messages import Busy, Grant, Refused
 from market.types import MachineId, RequestId
 from tests.router_kit import gateway_beat, outcome, provider_beat, request
 

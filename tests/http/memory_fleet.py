@@ -12,14 +12,7 @@ from market.errors import (
     MarketError,
     Unavailable,
 )
-from market.messages import (
-    Busy,
-    Endpoint,
-    Grant,
-    ModelAvailability,
-    Outcome,
-    RouteRequest,
-)
+from market.routing.messages import Busy, Endpoint, Grant, ModelAvailability, Outcome, RouteRequest
 from market.types import (
     Event,
     Job,

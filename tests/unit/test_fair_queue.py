@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.errors import RateLimited, Unavailable
-from market.fair_queue import FairQueue
+from market.routing.fair_queue import FairQueue
 from market.types import AccountId, RequestId
 from tests.router_kit import GATEWAY, MODEL, request
 

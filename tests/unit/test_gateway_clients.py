@@ -11,7 +11,8 @@ import pytest
 from actors.calls import ActorAway, Coalescer
 from actors.clients import LOST_IN_QUEUE, ProviderLinks, RouterClient
 from market.errors import PaymentRequired, Unavailable
-from market.messages import Busy, Endpoint, Funding, Grant, Outcome, Refused, RouteRequest
+from market.messages import Funding
+from market.routing.messages import Busy, Endpoint, Grant, Outcome, Refused, RouteRequest
 from market.types import AccountId, Event, GatewayId, Job, MachineId, ModelId, ProviderId, RequestId
 
 GATEWAY = GatewayId("gw_1")

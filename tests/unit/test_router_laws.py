@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from market.messages import Busy, Grant, Outcome, Refused
-from market.router_state import RouterState
+from market.routing.messages import Busy, Grant, Outcome, Refused
+from market.routing.state import RouterState
 from market.types import GatewayId, MachineId, RequestId
 from tests.router_kit import gateway_beat, outcome, provider_beat, request
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from market.decision_log import DecisionRecord, Intent, OutcomeRecord
 from market.errors import Unavailable
-from market.gateways import GATEWAY_GONE_AFTER_S
-from market.messages import Busy, ProviderOrders, Refused
 from market.policy.ask import SUSPECT_AFTER_S
-from market.router_macs import BREAKER_FAILURES, BREAKER_FIRST_S, FORGET_LOST_S, LOST_AFTER_S
-from market.router_state import (
+from market.routing.gateways import GATEWAY_GONE_AFTER_S
+from market.routing.log import DecisionRecord, Intent, OutcomeRecord
+from market.routing.macs import BREAKER_FAILURES, BREAKER_FIRST_S, FORGET_LOST_S, LOST_AFTER_S
+from market.routing.messages import Busy, ProviderOrders, Refused
+from market.routing.state import (
     CLAIM_GRACE_S,
     UNKNOWN_REQUEST_CODE,
     RouterState,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from market.dispatcher import PATIENCE_S
 from market.errors import Unavailable
-from market.messages import Busy, Grant, Outcome, Refused
-from market.router_state import (
+from market.routing.dispatcher import PATIENCE_S
+from market.routing.messages import Busy, Grant, Outcome, Refused
+from market.routing.state import (
     MAX_ATTEMPTS,
     REBUILD_S,
     RouterState,

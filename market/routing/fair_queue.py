@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from market.errors import RateLimited, Unavailable
-from market.messages import RouteRequest
+from market.routing.messages import RouteRequest
 from market.types import AccountId, GatewayId, ModelId, RequestId
 
 MAX_WAITING_REQUESTS = 1024

@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from market.decision_log import DecisionRecord, Intent, OutcomeRecord
-from market.dispatcher import Dispatcher
 from market.errors import MarketError, Unavailable
-from market.messages import (
+from market.policy.route import Verdict
+from market.routing.dispatcher import Dispatcher
+from market.routing.log import DecisionRecord, Intent, OutcomeRecord
+from market.routing.messages import (
     Busy,
     GatewayBeat,
     Grant,
@@ -30,9 +31,8 @@ from market.messages import (
     Refused,
     RouteRequest,
 )
-from market.policy.route import Verdict
-from market.reservations import Reservation
-from market.router_view import availability, metrics, status
+from market.routing.reservations import Reservation
+from market.routing.view import availability, metrics, status
 from market.types import GatewayId, MachineId, ModelId, RequestId
 
 MAX_ATTEMPTS = 3

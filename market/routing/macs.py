@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from market.decision_log import Intent
-from market.messages import Outcome, ProviderBeat
 from market.policy.ask import SUSPECT_AFTER_S
 from market.policy.fleet import LOST, STATE_CODE, Fleet
+from market.routing.log import Intent
+from market.routing.messages import Outcome, ProviderBeat
 from market.types import MachineId, ProviderId
 
 LOST_AFTER_S = 10.0

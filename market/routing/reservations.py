@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from market.messages import Grant
+from market.routing.messages import Grant
 from market.types import AccountId, GatewayId, MachineId, ModelId, RequestId
 
 GrantKey = tuple[RequestId, int]  # (request, attempt)

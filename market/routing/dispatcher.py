@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from market.decision_log import DecisionRecord, Intent, OutcomeRecord, ScoredMac
 from market.errors import MarketError, Unavailable
-from market.fair_queue import OUTPUT_COST, FairQueue, Waiting, cost_tokens
-from market.gateways import Gateways
-from market.messages import Busy, Grant, Outcome, Refused, RouteRequest
 from market.policy.ask import Ask
 from market.policy.route import Decision, decide
-from market.recent_decisions import RecentDecisions
-from market.reservations import GrantKey, Reservation, Reservations
-from market.router_macs import Macs
-from market.service_rates import ServiceRates
+from market.routing.fair_queue import OUTPUT_COST, FairQueue, Waiting, cost_tokens
+from market.routing.gateways import Gateways
+from market.routing.log import DecisionRecord, Intent, OutcomeRecord, ScoredMac
+from market.routing.macs import Macs
+from market.routing.messages import Busy, Grant, Outcome, Refused, RouteRequest
+from market.routing.rates import ServiceRates
+from market.routing.recent import RecentDecisions
+from market.routing.reservations import GrantKey, Reservation, Reservations
 from market.types import MachineId, ModelId, RequestId
 
 PATIENCE_S = 2.0

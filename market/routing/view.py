@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from market.dispatcher import Dispatcher
-from market.gateways import GATEWAY_SUSPECT_AFTER_S
-from market.messages import ModelAvailability
 from market.policy.ask import SUSPECT_AFTER_S
 from market.policy.fleet import LOST, STATE_CODE
-from market.router_macs import Health, Mac
+from market.routing.dispatcher import Dispatcher
+from market.routing.gateways import GATEWAY_SUSPECT_AFTER_S
+from market.routing.macs import Health, Mac
+from market.routing.messages import ModelAvailability
 
 
 def availability(desk: Dispatcher, now_s: float) -> list[ModelAvailability]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from market.messages import GatewayBeat, Grant, Refused
+from market.routing.messages import GatewayBeat, Grant, Refused
 from market.types import GatewayId, RequestId
 
 GATEWAY_SUSPECT_AFTER_S = 3.0
