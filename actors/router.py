@@ -19,7 +19,6 @@ from typing import Any
 
 from market.errors import MarketError
 from market.routing.log import (
-    DecisionRecord,
     FleetSnapshot,
     Intent,
     LogRecord,
@@ -37,6 +36,7 @@ from market.routing.messages import (
     Refused,
     RouteRequest,
 )
+from market.routing.notes import Noted
 from market.routing.state import RouterState
 from market.types import GatewayId, MachineId, RequestId
 from storage.decision_store import DecisionStore
@@ -75,7 +75,7 @@ class Router:
         self._seed = seed
         self._state = RouterState(time.monotonic(), seed)
         self._polls: dict[GatewayId, asyncio.Event] = {}
-        self._buffer: deque[LogRecord] = deque()
+        self._buffer: deque[LogRecord | Noted] = deque()
         self._flushing = asyncio.Lock()
         self._dropped = 0
         self._store_errors = 0
@@ -174,7 +174,7 @@ class Router:
 
     async def undrain(self, machine: MachineId) -> None:
         """The Mac may work again; remembered before this returns."""
-        await self._store.drop_intent(machine, "drain")
+        await self._store.drop_drain(machine)
         self._state.undrain(machine, time.monotonic())
         self._after()
 
@@ -192,12 +192,13 @@ class Router:
         if story is not None and verdicts is not None:
             story["verdicts"] = [
                 {
-                    "provider": provider,
+                    "provider": verdict.provider,
                     "reason": verdict.reason,
+                    "aside": verdict.aside,
                     "total_ms": verdict.total_ms,
                     "terms_ms": dict(verdict.terms_ms),
                 }
-                for provider, verdict in verdicts
+                for verdict in verdicts
             ]
         return story
 
@@ -264,7 +265,7 @@ class Router:
             if not batch:
                 return
             try:
-                await self._store.append(list(batch))
+                await self._store.append(await asyncio.to_thread(_records, list(batch)))
             except BaseException as error:
                 # Storing a record twice is harmless, losing one is not.
                 newer, self._buffer = self._buffer, batch
@@ -287,14 +288,23 @@ class Router:
             offset_s = time.time() - time.monotonic()
             self._keep([_on_calendar(record, offset_s) for record in journal])
 
-    def _keep(self, records: Iterable[LogRecord]) -> None:
+    def _keep(self, records: Iterable[LogRecord | Noted]) -> None:
         self._buffer.extend(records)
         while len(self._buffer) > BUFFERED_RECORDS_MAX:
             self._buffer.popleft()
             self._dropped += 1
 
 
-def _on_calendar(record: DecisionRecord | OutcomeRecord, offset_s: float) -> LogRecord:
-    if isinstance(record, DecisionRecord):
-        return replace(record, decided_s=record.decided_s + offset_s)
+def _on_calendar(record: Noted | OutcomeRecord, offset_s: float) -> LogRecord | Noted:
+    if isinstance(record, Noted):
+        return replace(
+            record, decided_s=record.decided_s + offset_s, since_s=record.since_s + offset_s
+        )
     return replace(record, ended_s=record.ended_s + offset_s)
+
+
+def _records(kept: list[LogRecord | Noted]) -> list[LogRecord]:
+    """What is stored. Making records of decisions takes as long as deciding, so it is done here,
+    on a thread of its own.
+    """
+    return [each.record() if isinstance(each, Noted) else each for each in kept]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from market.policy.ask import SUSPECT_AFTER_S
-from market.policy.fleet import LOST, STATE_CODE
+from market.policy.columns import STANDINGS
 from market.routing.dispatcher import Dispatcher
 from market.routing.gateways import GATEWAY_SUSPECT_AFTER_S
 from market.routing.macs import Health, Mac
@@ -22,13 +22,13 @@ def availability(desk: Dispatcher, now_s: float) -> list[ModelAvailability]:
     result = []
     for model in sorted(set(desk.macs.fleet.models) | set(desk.queues)):
         seen = desk.macs.fleet.candidates(model)
-        here = seen.state != LOST
+        here = seen["standing"] != STANDINGS.index("lost")
         ready = (
-            (seen.state == STATE_CODE["ready"])
-            & ~seen.draining
-            & (now_s - seen.last_beat_s <= SUSPECT_AFTER_S)
+            (seen["standing"] == 0)
+            & (seen["place"] == 0)
+            & (now_s - seen["last_beat_s"] <= SUSPECT_AFTER_S)
         )
-        free = np.maximum(seen.slots - seen.in_flight, 0)
+        free = np.maximum(seen["slots"] - seen["in_flight"], 0)
         queue = desk.queues.get(model)
         result.append(
             ModelAvailability(
@@ -61,6 +61,7 @@ def status(desk: Dispatcher, now_s: float) -> dict[str, Any]:
             }
             for gateway in desk.gateways.all()
         ],
+        "policy": desk.asker.policy.name,
         "queues": {model: len(queue) for model, queue in sorted(desk.queues.items())},
         "drains": dict(desk.macs.drains()),
     }
@@ -83,9 +84,10 @@ def _mac(desk: Dispatcher, mac: Mac, now_s: float) -> dict[str, Any]:
         "state": beat.state,
         "reason": mac.lost_reason if mac.lost_s is not None else beat.reason,
         "health": mac.health(now_s),
+        "quarantined": mac.quarantined,
         "last_beat_age_s": round(now_s - mac.last_beat_s, 3),
         "drain": desk.macs.drain_reason(beat.machine),
-        "models": [facts.model for facts in fleet.models_of(beat.machine)],
+        "models": fleet.models_of(beat.machine),
         "slots": int(fleet.get(beat.machine, "slots")),
         "in_flight": int(fleet.get(beat.machine, "in_flight")),
         "running": stats.running if stats is not None else None,
