@@ -14,7 +14,15 @@ import numpy as np
 
 from market.policy.ask import Ask
 from market.policy.candidates import BoolArray, Candidates, FloatArray
-from market.policy.filters import FILTERS, LASTING, ROOM, WISHES, reasons_in_words, slots_needed
+from market.policy.filters import (
+    FILTERS,
+    LASTING,
+    ROOM,
+    WISHES,
+    idle_groups,
+    reasons_in_words,
+    slots_needed,
+)
 from market.policy.picker import near_ties
 from market.policy.predictor import Prediction, high_factor, predict
 from market.policy.registry import COSTER, Policy
@@ -94,8 +102,7 @@ class Decision:
         return high_factor(self.candidates, self.index) if self.index is not None else 1.0
 
     def total_ms(self) -> FloatArray:
-        total: FloatArray = sum(self.terms.values(), np.zeros(len(self.candidates)))
-        return total
+        return sum_of(self.terms, len(self.candidates))
 
     def in_words(self) -> str:
         """How the fleet stood: `0 of 3 Macs can take this now: 2 draining, 1 starting`."""
@@ -131,8 +138,7 @@ def decide(candidates: Candidates, ask: Ask, seed: int, policy: Policy = COSTER)
     narrowed: tuple[str, ...] = ()
     if policy.soft:
         view, narrowed = narrow(view)
-    terms, faults = _terms(view, policy)
-    total = _sum(terms, len(candidates))
+    terms, total, faults = _score(view, policy)
     try:
         index = policy.pick(view, total)
     except Exception as error:  # noqa: BLE001 - as for a term
@@ -148,9 +154,12 @@ def _filter(candidates: Candidates, ask: Ask) -> tuple[BoolArray, dict[str, int]
     eligible = np.ones(len(candidates), dtype=np.bool_)
     counts: dict[str, int] = {}
     left = len(candidates)
+    idle = idle_groups(candidates, ask)
     for rule in FILTERS:
         if left == 0:
             break
+        if rule.group in idle:
+            continue
         passes = rule.passes(candidates, ask)
         if passes is None:
             continue
@@ -162,26 +171,33 @@ def _filter(candidates: Candidates, ask: Ask) -> tuple[BoolArray, dict[str, int]
     return eligible, counts
 
 
-def _terms(view: View, policy: Policy) -> tuple[dict[str, FloatArray], tuple[str, ...]]:
-    """The terms that are numbers for every eligible Mac, and what was wrong with the others."""
+def _score(
+    view: View, policy: Policy
+) -> tuple[dict[str, FloatArray], FloatArray, tuple[str, ...]]:
+    """The terms that are numbers for every eligible Mac, their sum, what was wrong with others."""
     terms: dict[str, FloatArray] = {}
     faults: list[str] = []
     for name, scorer in policy.scorers.items():
         try:
-            values = np.asarray(scorer(view), dtype=np.float64)
+            values = scorer(view)
         except Exception as error:  # noqa: BLE001 - a plugin's fault is named, and never ours
             faults.append(f"{name} raised {type(error).__name__}")
             continue
-        if values.shape != view.eligible.shape:
-            faults.append(f"{name} gave {values.shape} scores for {view.eligible.shape} Macs")
-        elif not np.isfinite(values[view.eligible]).all():
-            faults.append(f"{name} gave scores that are no numbers")
+        if np.shape(values) != view.eligible.shape:
+            faults.append(f"{name} gave {np.shape(values)} scores for {view.eligible.shape} Macs")
         else:
             terms[name] = values
-    return terms, tuple(faults)
+    total = sum_of(terms, len(view.eligible))
+    if not np.isfinite(total[view.eligible]).all():
+        for name in [n for n, v in terms.items() if not np.isfinite(v[view.eligible]).all()]:
+            faults.append(f"{name} gave scores that are no numbers")
+            del terms[name]
+        total = sum_of(terms, len(view.eligible))
+    return terms, total, tuple(faults)
 
 
-def _sum(terms: dict[str, FloatArray], count: int) -> FloatArray:
+def sum_of(terms: dict[str, FloatArray], count: int) -> FloatArray:
+    """The terms added up; zeros when there are none."""
     total: FloatArray = sum(terms.values(), np.zeros(count))
     return total
 

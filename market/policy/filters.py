@@ -16,9 +16,10 @@ import numpy as np
 from market.policy.ask import SUSPECT_AFTER_S, Ask
 from market.policy.candidates import BoolArray, Candidates, FloatArray, Name
 from market.policy.columns import PLACES, STANDINGS
-from market.policy.preferences import TRUST
+from market.policy.preferences import NO_PREFERENCES, TRUST
 
 Kind = Literal["lasting", "wish", "passing"]
+Group = Literal["", "wish", "standing", "place"]
 CAP_GROWS_S = 60.0
 """A learned cap grows by one slot for each clean minute."""
 
@@ -32,6 +33,7 @@ class Filter:
 
     `lasting`: waiting in the queue cannot help; someone has to change something first.
     `wish`: the caller's own preferences rule the Mac out, and only the caller can change that.
+    The filters of a `group` are skipped together when none of them can rule anyone out.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Filter:
     remedy: str
     kind: Kind
     passes: Passes
+    group: Group = ""
 
 
 def slots_needed(candidates: Candidates, ask: Ask) -> FloatArray:
@@ -48,24 +51,19 @@ def slots_needed(candidates: Candidates, ask: Ask) -> FloatArray:
     return np.minimum(ask.n, np.maximum(candidates["slots"], 1))
 
 
-def _standing(name: str) -> Passes:
-    code = STANDINGS.index(name)
-
-    def passes(candidates: Candidates, _ask: Ask) -> BoolArray | None:
-        standing = candidates["standing"]
-        return standing != code if standing.any() else None
+def _is_not(column: str, code: int) -> Passes:
+    def passes(candidates: Candidates, _ask: Ask) -> BoolArray:
+        different: BoolArray = candidates[column] != code
+        return different
 
     return passes
 
 
-def _place(name: str) -> Passes:
-    code = PLACES.index(name)
-
-    def passes(candidates: Candidates, _ask: Ask) -> BoolArray | None:
-        place = candidates["place"]
-        return place != code if place.any() else None
-
-    return passes
+def idle_groups(candidates: Candidates, ask: Ask) -> frozenset[str]:
+    """The groups that rule nobody out for this request: most requests skip them all."""
+    idle = ["wish"] if ask.preferences is NO_PREFERENCES else []
+    idle += [name for name in ("standing", "place") if not candidates[name].any()]
+    return frozenset(idle)
 
 
 def _where(candidates: Candidates, good: Callable[[Name], bool]) -> BoolArray:
@@ -229,11 +227,21 @@ def _lasting(name: str, phrase: str, remedy: str, passes: Passes) -> Filter:
 
 
 def _wish(name: str, phrase: str, remedy: str, passes: Passes) -> Filter:
-    return Filter(name, phrase, remedy, "wish", passes)
+    return Filter(name, phrase, remedy, "wish", passes, "wish")
 
 
 def _passing(name: str, phrase: str, remedy: str, passes: Passes) -> Filter:
     return Filter(name, phrase, remedy, "passing", passes)
+
+
+def _standing(name: str, phrase: str, remedy: str, kind: Kind) -> Filter:
+    passes = _is_not("standing", STANDINGS.index(name))
+    return Filter(name, phrase, remedy, kind, passes, "standing")
+
+
+def _place(name: str, state: str, phrase: str, remedy: str, kind: Kind) -> Filter:
+    passes = _is_not("place", PLACES.index(state))
+    return Filter(name, phrase, remedy, kind, passes, "place")
 
 
 FILTERS: tuple[Filter, ...] = (
@@ -248,15 +256,15 @@ FILTERS: tuple[Filter, ...] = (
     _wish("trust", "trusted less than you ask", "provider.trust were lower", _trusted),
     _wish("quantization", "quantised otherwise", "its quantisation were allowed", _quantized),
     _wish("max_price", "above your max_price", "max_price were higher", _affordable),
-    _lasting("stopped", "stopped", "its owner started it", _standing("stopped")),
-    _lasting("draining", "draining", "it were undrained", _standing("draining")),
-    _lasting("quarantined", "in quarantine", "its readings made sense", _standing("quarantined")),
-    _lasting("load_failed", "that cannot load it", "the model loaded there", _place("failed")),
-    _passing("lost", "lost", "it came back", _standing("lost")),
-    _passing("failing", "failing", "its engine recovered", _standing("failing")),
-    _passing("starting", "starting", "it had started", _standing("starting")),
-    _passing("loading", "loading it", "it had finished loading", _place("loading")),
-    _passing("leaving", "unloading it", "the model were kept there", _place("leaving")),
+    _standing("stopped", "stopped", "its owner started it", "lasting"),
+    _standing("draining", "draining", "it were undrained", "lasting"),
+    _standing("quarantined", "in quarantine", "its readings made sense", "lasting"),
+    _place("load_failed", "failed", "that cannot load it", "the model loaded there", "lasting"),
+    _standing("lost", "lost", "it came back", "passing"),
+    _standing("failing", "failing", "its engine recovered", "passing"),
+    _standing("starting", "starting", "it had started", "passing"),
+    _place("loading", "loading", "loading it", "it had finished loading", "passing"),
+    _place("leaving", "leaving", "unloading it", "the model were kept there", "passing"),
     _passing("suspect", "silent", "its beat came again", _heard_from),
     _passing("cooling_down", "cooling down after failures", "its pause were over", _not_cooling),
     _passing(

@@ -8,6 +8,7 @@ for a step of each other that runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -26,7 +27,7 @@ PREFILL_CHUNK_TOKENS = 512.0
 _KNOTS = np.array(KNOTS, dtype=np.float64)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """One value per candidate. `step_ms` is a decode step with this request in the batch,
     `slower_ms` what it adds to each step of those already there.
@@ -39,11 +40,11 @@ class Prediction:
     decode_ms: FloatArray
     cost_nano: FloatArray
 
-    @property
+    @cached_property
     def ttft_ms(self) -> FloatArray:
         return HANDOVER_MS + self.wait_ms + self.prefill_ms + self.step_ms
 
-    @property
+    @cached_property
     def total_ms(self) -> FloatArray:
         return HANDOVER_MS + self.wait_ms + self.prefill_ms + self.decode_ms
 

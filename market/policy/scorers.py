@@ -94,8 +94,8 @@ def _price(view: View) -> FloatArray:
 def _fairness(view: View) -> FloatArray:
     """The tenth of the time that a Mac is spared that has long had nothing to do."""
     idle_s = view.ask.now_s - view.candidates["last_grant_s"]
-    busy = 1.0 - np.clip(idle_s / FAIRNESS_FULL_S, 0.0, 1.0)
-    return FAIRNESS_SHARE * busy * view.predicted.total_ms
+    busy = np.maximum(1.0 - idle_s / FAIRNESS_FULL_S, 0.0)
+    return FAIRNESS_SHARE * np.minimum(busy, 1.0) * view.predicted.total_ms
 
 
 SCORERS: Mapping[str, Scorer] = {

@@ -31,6 +31,9 @@ FIRST_TOKENS = 128.0
 FIRST_SERVICE_S = 2.0
 """Guesses before the first request of a model has ended."""
 
+NEWS = 8
+"""Answers after which expectations are computed again."""
+
 SERVICE_WEIGHT = 0.05
 """Weight of the newest request in how long a slot is held: about the last 40 count."""
 
@@ -70,6 +73,7 @@ class Lengths:
         self._consumers: OrderedDict[tuple[ModelId, AccountId], _Histogram] = OrderedDict()
         self._service_s: dict[ModelId, float] = {}
         self._cache: dict[tuple[ModelId, AccountId | None, int, int], tuple[float, float]] = {}
+        self._news = 0
 
     def expected(
         self, model: ModelId, consumer: AccountId | None, max_tokens: int, said: int = 0
@@ -127,4 +131,7 @@ class Lengths:
                 self._consumers.popitem(last=False)
         before = self._service_s.get(model, FIRST_SERVICE_S)
         self._service_s[model] = before + SERVICE_WEIGHT * (service_s - before)
-        self._cache.clear()
+        self._news += 1
+        if self._news >= NEWS:
+            self._news = 0
+            self._cache.clear()
