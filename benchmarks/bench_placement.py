@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from market.catalogue import CARDS, DEMO_MODEL
 from market.hardware import CHIPS, hardware_of, memory_budget_bytes, profile_of
 from market.placement.demand import PRIOR_MIX, Demand, Offered
 from market.placement.draft import draft_of
-from market.placement.exact import available, relaxed_bound
+from market.placement.exact import available, relaxed_bound, solve_exactly
 from market.placement.plan import work_out
 from market.placement.planner import Planner
 from market.placement.problem import Problem
@@ -38,6 +39,7 @@ LOADS = (0.7, 1.0, 1.5)
 """What is asked for, over what the fleet could do if every Mac served every model."""
 GAP = 0.01
 LIMIT_S = 10.0
+TICK_S = 1e-3
 LIVE = (250, 20)
 """The largest fleet that one router plans for."""
 
@@ -136,43 +138,58 @@ def _sizes(models: int) -> list[ModelSize]:
 
 
 def _beside(report: Report, rounds: int) -> None:
-    """How much a counting thread still gets done, and how long it is ever kept waiting."""
-    sides = {"exact": solve, "without a solver": lambda problem, *_: solve_simply(problem)}
+    """What a search in one thread keeps from the others of its process, as the router's loop.
+
+    A counting thread shows whether the interpreter is let go of; one that wakes every millisecond
+    shows how late a loop would be.
+    """
     problem = _problem(50, 20, 1, 1.0)
-    for side, search in sides.items():
-        speed, longest_ms = [], []
+    sides: dict[str, Callable[[], object]] = {
+        "nothing": lambda: time.sleep(0.5),
+        "HiGHS": lambda: solve_exactly(problem, GAP, LIMIT_S),
+        "the search without a solver": lambda: solve_simply(problem),
+    }
+    for side, work in sides.items():
+        counted, late = [], []
         for _ in range(rounds):
-            alone, _, _ = _count(lambda: time.sleep(0.5))
-            beside, gaps_ms, _ = _count(lambda: search(problem, GAP, LIMIT_S))
-            speed.append(beside / alone)
-            longest_ms.append(percentile(gaps_ms, 100))
-        report.row(f"a Python thread beside it, {side}", Spread.of(speed), "of its speed alone")
-        report.row(f"its longest pause, {side}", Spread.of(longest_ms), "ms")
+            alone = _beside_work(_count, sides["nothing"])
+            counted.append(sum(_beside_work(_count, work)) / sum(alone))
+            late.append(percentile(_beside_work(_tick, work), 99))
+        report.row(f"beside {side}, a counting thread", Spread.of(counted), "of its speed alone")
+        report.row(f"beside {side}, a wake-up is late by, p99", Spread.of(late), "ms")
 
 
-def _count(work: object) -> tuple[float, list[float], float]:
-    """Counts a second of a thread while `work` runs in another, its pauses, and how long."""
-    assert callable(work)
+Beside = Callable[[threading.Event, list[float]], None]
+
+
+def _beside_work(beside: Beside, work: Callable[[], object]) -> list[float]:
+    """What a thread notes while `work` runs in another."""
     done = threading.Event()
-    counted, gaps_ms = [0], [0.0]
+    noted: list[float] = []
+    thread = threading.Thread(target=beside, args=(done, noted))
+    thread.start()
+    try:
+        work()
+    finally:
+        done.set()
+        thread.join()
+    return noted
 
-    def count() -> None:
-        last_s = time.perf_counter()
-        while not done.is_set():
-            counted[0] += 1
-            now_s = time.perf_counter()
-            if now_s - last_s > 1e-3:
-                gaps_ms.append((now_s - last_s) * 1e3)
-            last_s = now_s
 
-    counter = threading.Thread(target=count)
-    counter.start()
-    began_s = time.perf_counter()
-    work()
-    spent_s = time.perf_counter() - began_s
-    done.set()
-    counter.join()
-    return counted[0] / spent_s, gaps_ms, spent_s
+def _count(done: threading.Event, noted: list[float]) -> None:
+    """Notes how far it counts in a second."""
+    count, began_s = 0, time.perf_counter()
+    while not done.is_set():
+        count += 1
+    noted.append(count / (time.perf_counter() - began_s))
+
+
+def _tick(done: threading.Event, noted: list[float]) -> None:
+    """Notes how much later than asked it wakes, in milliseconds."""
+    while not done.is_set():
+        began_s = time.perf_counter()
+        time.sleep(TICK_S)
+        noted.append((time.perf_counter() - began_s - TICK_S) * 1e3)
 
 
 # ── live ──────────────────────────────────────────────────────────────────────────────

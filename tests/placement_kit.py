@@ -14,6 +14,7 @@ import numpy as np
 
 from market.catalogue import CARDS
 from market.hardware import hardware_of, memory_budget_bytes, profile_of
+from market.placement.case import Case, mask_of
 from market.placement.demand import Offered
 from market.placement.flow import share_out
 from market.placement.plan import Plan, work_out
@@ -89,6 +90,35 @@ def tables(
     return tables_of(FleetView(tuple(macs), models(*names, waiting=waiting)), offered, 0.0)
 
 
+def ready(*names: ModelId, since_s: float = 5000.0) -> tuple[Place, ...]:
+    """Models that have been there for long."""
+    return tuple(Place(name, "ready", since_s=since_s) for name in names)
+
+
+def case_of(
+    fleet: Tables,
+    *,
+    paid: Mapping[ModelId, float] | None = None,
+    pins: tuple[tuple[int, int], ...] = (),
+    swaps_left: int = 6,
+    failed: tuple[tuple[int, int], ...] = (),
+    settings: PlacementSettings | None = None,
+) -> Case:
+    """A case about this fleet; nothing has been paid unless said."""
+    costs = paid or {}
+    return Case(
+        number=1,
+        cause="a test",
+        tables=fleet,
+        settings=settings or PlacementSettings(),
+        paid=np.array([costs.get(model, 0.0) for model in fleet.models]),
+        swaps_left=np.full(len(fleet.machines), swaps_left, dtype=np.int64),
+        failed=mask_of(failed, fleet.place.shape),
+        pins=pins,
+        queueing=np.zeros(len(fleet.models), dtype=bool),
+    )
+
+
 @dataclass
 class SimMac:
     """One Mac: carries out its orders, unloading first, one load at a time."""
@@ -151,6 +181,7 @@ class World:
         self.lost = dict.fromkeys(names, 0.0)
         self.plans: list[Plan] = []
         self.random = np.random.default_rng(7)
+        self.asked_s: dict[ModelId, float] = {}
 
     def view(self) -> FleetView:
         waiting = tuple(self._waiting(name) for name in self.names)
@@ -170,8 +201,19 @@ class World:
                 self.ask(model, int(self.random.poisson(rate)))
             self.step()
 
+    def stand(self, machine: MachineId, standing: Standing) -> None:
+        """From now on the router takes this Mac so."""
+        sim = self.macs[machine]
+        sim.view = replace(sim.view, standing=standing)
+
+    def restart(self, machine: MachineId) -> None:
+        """The Mac comes back with nothing loaded."""
+        self.macs[machine].since.clear()
+        self.stand(machine, "open")
+
     def ask(self, model: ModelId, count: int = 1) -> None:
         for _ in range(count):
+            self.asked_s[model] = self.now_s
             self.queues[model].append((self.now_s, COST))
             self.planner.arrived(model, PROMPT, COMPLETION, self.now_s)
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from market.placement.problem import UTILISATION_MAX, BoolArray, FloatArray, IntArray
+from market.placement.problem import BoolArray, FloatArray, IntArray
 from market.placement.tables import LOADING, READY, Tables
 from market.settings import PlacementSettings
 from market.types import MachineId, ModelId
@@ -121,26 +121,33 @@ def prices_of(case: Case) -> FloatArray:
 
     The work that its other copies cannot take over goes unserved until the residency of what
     replaces it is over; counted at the rate that is planned for, so that two models never take
-    turns in a place that both need. A model that fits elsewhere is out only as long as it loads
-    there.
+    turns in a place that both need. What a copy in free room elsewhere can take over is out only
+    as long as that one loads.
     """
     tables = case.tables
-    spare = np.maximum(UTILISATION_MAX - (tables.busy / tables.rate).sum(axis=1), 0.0)
-    does = tables.ready * (tables.busy + tables.rate * spare[:, None])
-    elsewhere = does.sum(axis=0)[None, :] - does
+    elsewhere = tables.able[None, :] - tables.does
     lost = np.clip(tables.high[None, :] - elsewhere, 0.0, None)
-    stays_out = lost * case.settings.residency_s * PATIENCE_S
-    move_s = homes_of(case)
-    moves = lost * np.where(np.isfinite(move_s), move_s, 0.0)[None, :] ** 2
-    prices: FloatArray = np.where(np.isfinite(move_s)[None, :], moves, stays_out)
+    home_s, home_work = homes_of(case)
+    moves = np.minimum(lost, home_work[None, :])
+    prices: FloatArray = (
+        moves * home_s[None, :] ** 2 + (lost - moves) * case.settings.residency_s * PATIENCE_S
+    )
     return prices
 
 
-def homes_of(case: Case) -> FloatArray:
-    """Seconds until each model could serve from free room on another Mac; infinite: nowhere."""
-    homes = free_places(case)
-    seconds = np.where(homes, case.tables.load_s, np.inf)
-    return seconds.min(axis=0) if len(seconds) else np.full(len(case.tables.models), np.inf)
+def homes_of(case: Case) -> tuple[FloatArray, FloatArray]:
+    """Of the best free place for each model: seconds to load there and cost tokens/s it does.
+
+    Both are 0 for a model that fits nowhere else.
+    """
+    tables = case.tables
+    models = np.arange(len(tables.models))
+    if not tables.machines:
+        return np.zeros(len(models)), np.zeros(len(models))
+    work = np.where(free_places(case), tables.rate * tables.spare[:, None], 0.0)
+    best = work.argmax(axis=0)
+    most: FloatArray = work[best, models]
+    return np.where(most > 0, tables.load_s[best, models], 0.0), most
 
 
 def free_places(case: Case) -> BoolArray:

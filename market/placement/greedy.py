@@ -107,11 +107,11 @@ class _Search:
     # ── exchanging ────────────────────────────────────────────────────────────────────
 
     def exchange(self) -> bool:
-        """Put one copy in the place of others, or move one aside for it; False at the end."""
-        hopes = np.where(self._open(), self._hopes(whole=True), 0.0)
-        order = np.argsort(-hopes, axis=None, kind="stable")[:TRIED_PER_ROUND]
-        for flat in order:
-            if hopes.flat[flat] <= 0 or self._evaluations_left <= 0:
+        """Make room or time for one copy at the expense of others; False when nothing helps."""
+        hopes = np.where(self._open() | self.copies, self._hopes(whole=True), 0.0)
+        enough = self._evaluations_left - TRIED_PER_ROUND
+        for flat in np.argsort(-hopes, axis=None, kind="stable"):
+            if hopes.flat[flat] <= 0 or self._evaluations_left <= max(enough, 0):
                 return False
             row, model = (int(at) for at in np.unravel_index(int(flat), hopes.shape))
             for copies in self._exchanges(row, model):
@@ -120,23 +120,32 @@ class _Search:
         return False
 
     def _exchanges(self, row: int, model: int) -> Iterator[BoolArray]:
-        """Placements with this copy instead of others on its Mac; then with those elsewhere."""
+        """Placements with this copy: its Mac's work shared with others; others gone; moved."""
         leaving = self._leaving(row, model)
         if leaving is None:
             return
         copies = self.copies.copy()
         copies[row, leaving] = False
         copies[row, model] = True
+        if not leaving:
+            for other in np.argsort(-self.served[row] / self._problem.rate[row], kind="stable"):
+                if self.served[row, other] > 0 and other != model:
+                    self._settle(copies, int(other), row)
+            if (copies != self.copies).any():
+                yield copies
+            return
         yield copies
         moved = copies.copy()
         for other in leaving:
-            self._settle(moved, int(other), row)
+            self._settle(moved, other, row)
         if (moved != copies).any():
             yield moved
 
     def _leaving(self, row: int, model: int) -> list[int] | None:
         """What has to leave a Mac for one more model, least useful first; None: not possible."""
         problem = self._problem
+        if self.copies[row, model]:
+            return []
         short = problem.need[model] - (problem.room[row] - self.copies[row] @ problem.need)
         others = np.flatnonzero(self.copies[row] & ~problem.must[row])
         worth = (problem.gain * self.served)[row, others] / np.maximum(problem.need[others], 1.0)
@@ -159,12 +168,15 @@ class _Search:
         return left, int(self._problem.unloads_max - gone.sum())
 
     def _settle(self, copies: BoolArray, model: int, not_on: int) -> None:
-        """Give a model that lost its place another one, where it is fastest and fits."""
+        """Give a model one more place, where it fits and there is most time for it."""
         problem = self._problem
         new = int((copies[:, model] & ~problem.here[:, model]).sum())
         fits = problem.room - copies @ problem.need >= problem.need[model] - 0.5
         rows = fits & problem.may[:, model] & ~copies[:, model]
         rows[not_on] = False
-        if rows.any() and new < problem.most_new[model]:
-            worth = np.where(rows, (problem.gain * problem.rate)[:, model], -1.0)
-            copies[int(worth.argmax()), model] = True
+        if not rows.any() or new >= problem.most_new[model]:
+            return
+        busy = (self.served / problem.rate).sum(axis=1)
+        time = np.maximum(problem.ceiling - busy, 0.0)
+        work = (problem.gain * problem.rate)[:, model] * time
+        copies[int(np.where(rows, work, -1.0).argmax()), model] = True

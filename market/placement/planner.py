@@ -107,7 +107,7 @@ class Planner:
     def due(self, now_s: float) -> str:
         """Why a plan is to be made now; "" while there is no reason, or one is being made."""
         tables = self._tables
-        if not self._settings.enabled or tables is None or not tables.machines:
+        if not self._settings.enabled or tables is None or not tables.place.size:
             return ""
         if self._under_way is not None or now_s < self._begins_s:
             return ""
@@ -212,6 +212,7 @@ class Planner:
         if self._tables is None:
             return {"enabled": self._settings.enabled, "plan": None}
         case = self.case_now(now_s)
+        macs = self._view.macs if self._view is not None else ()
         return {
             "enabled": self._settings.enabled,
             "plan": self.last.as_json() if self.last is not None else None,
@@ -221,6 +222,7 @@ class Planner:
             "swaps_this_hour": self._orders.swapped(now_s),
             "models": models_as_json(case),
             "macs": macs_as_json(case),
+            "away": sorted(mac.machine for mac in macs if mac.standing == "away"),
         }
 
     def explain(self, model: ModelId, now_s: float) -> dict[str, Any]:

@@ -109,14 +109,15 @@ class Solution:
     """A placement, how the work is shared out in it, and how good it can be at best.
 
     `bound` is never below the best possible value: of the linear relaxation, tightened by the
-    search (`proof` is "exact"), or counted from what Macs can do at most ("simple").
+    search (`proof` is "exact"), or counted from what Macs can do at most ("simple"). `how` is
+    "unchanged" where the rules leave no choice.
     """
 
     copies: BoolArray
     served: FloatArray
     value: float
     bound: float
-    how: Literal["exact", "greedy"]
+    how: Literal["exact", "greedy", "unchanged"]
     proof: Literal["exact", "simple"]
     note: str = ""
 

@@ -28,7 +28,7 @@ def solve(problem: Problem, gap: float, limit_s: float) -> Solution:
     the exact search may take. Equal problems give equal answers unless that limit ends it.
     """
     if not (problem.may & ~problem.must).any():
-        return solve_simply(problem, "nothing may change")
+        return _unchanged(problem)
     if not available():
         return solve_simply(problem, "scipy is not installed")
     found = solve_exactly(problem, _gap(problem, gap), limit_s)
@@ -47,6 +47,13 @@ def solve(problem: Problem, gap: float, limit_s: float) -> Solution:
     copies, served, value = exact
     best = Solution(copies, served, value, max(bound, value), "exact", "exact", found.note)
     return _calmed(problem, best)
+
+
+def _unchanged(problem: Problem) -> Solution:
+    """The only placement that there is, which so is the best."""
+    served = _shared(problem, problem.must)
+    value = problem.value(problem.must, served)
+    return Solution(problem.must, served, value, value, "unchanged", "exact")
 
 
 def solve_simply(problem: Problem, note: str = "") -> Solution:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 import numpy as np
@@ -30,6 +31,9 @@ _CODES: Final = {"loading": LOADING, "ready": READY, "leaving": LEAVING, "failed
 
 SLOWNESS_MIN, SLOWNESS_MAX = 0.25, 8.0
 """What was measured corrects a table within these bounds; beyond them one of both is nonsense."""
+
+LOAD_BYTES_PER_S_MIN, LOAD_BYTES_PER_S_MAX = 1e6, 1e11
+"""The same for how fast a Mac says it loads: from a slow download to beyond any disk."""
 
 DRAIN_S = 60.0
 """What waits is to be served within a minute, beside what goes on arriving."""
@@ -88,17 +92,27 @@ class Tables:
         return left
 
     @property
+    def spare(self) -> FloatArray:
+        """Share of each Mac's time (n) that a plan may still use."""
+        left: FloatArray = UTILISATION_MAX - (self.busy / self.rate).sum(axis=1)
+        return np.maximum(left, 0.0)
+
+    @property
+    def does(self) -> FloatArray:
+        """Cost tokens/s (n, m) that each ready copy can do, beside what else its Mac serves."""
+        could: FloatArray = self.ready * (self.busy + self.rate * self.spare[:, None])
+        return could
+
+    @property
     def coming(self) -> FloatArray:
         """Cost tokens/s of each model that the copies being loaded will do."""
-        spare = np.maximum(UTILISATION_MAX - (self.busy / self.rate).sum(axis=1), 0.0)
-        will: FloatArray = ((self.place == LOADING) * self.rate * spare[:, None]).sum(axis=0)
+        will: FloatArray = ((self.place == LOADING) * self.rate * self.spare[:, None]).sum(axis=0)
         return will
 
     @property
     def able(self) -> FloatArray:
-        """Cost tokens/s of each model that its ready copies do, beside what else they serve."""
-        spare = np.maximum(UTILISATION_MAX - (self.busy / self.rate).sum(axis=1), 0.0)
-        could: FloatArray = (self.ready * (self.busy + self.rate * spare[:, None])).sum(axis=0)
+        """Cost tokens/s of each model that all its ready copies can do."""
+        could: FloatArray = self.does.sum(axis=0)
         return could
 
 
@@ -117,13 +131,14 @@ def tables_of(view: FleetView, offered: Mapping[ModelId, Offered], now_s: float)
                 since_s[row, column] = found.since_s
                 running[row, column] = found.stats.running if found.stats is not None else 0
     need = np.array([need_bytes(model.size) for model in view.models], dtype=float)
-    room = np.array([room_bytes(mac.memory_bytes) for mac in macs], dtype=float)
+    room = np.array([room_bytes(max(mac.memory_bytes, 0)) for mac in macs], dtype=float)
     allowed = np.array([_allowed(mac, view.models) for mac in macs], dtype=bool).reshape(shape)
     rate = _rates(macs, view.models, asked)
     weights = np.array([model.size.weight_bytes for model in view.models], dtype=float)
-    load_rates = np.array([mac.load_bytes_per_s or LOAD_BYTES_PER_S for mac in macs])
-    mean = np.array([one.mean for one in asked])
-    worth = np.array([model.worth for model in view.models])
+    load_rates = np.array([_sane(mac.load_bytes_per_s, LOAD_BYTES_PER_S) for mac in macs])
+    load_rates = np.clip(load_rates, LOAD_BYTES_PER_S_MIN, LOAD_BYTES_PER_S_MAX)
+    mean = np.array([one.mean for one in asked], dtype=float)
+    worth = np.array([_sane(model.worth, 1.0) for model in view.models])
     fits = allowed & (need[None, :] <= room[:, None]) if shape[0] else allowed
     return Tables(
         now_s=now_s,
@@ -140,16 +155,21 @@ def tables_of(view: FleetView, offered: Mapping[ModelId, Offered], now_s: float)
         weights=weights,
         rate=rate,
         load_s=weights[None, :] / load_rates[:, None] + WARM_UP_S,
-        waiting=np.array([model.waiting for model in view.models], dtype=np.int64),
-        waiting_work=np.array([model.waiting_work for model in view.models], dtype=float),
+        waiting=np.array([max(model.waiting, 0) for model in view.models], dtype=np.int64),
+        waiting_work=np.array([_sane(model.waiting_work, 0.0) for model in view.models]),
         worth=worth,
         mean=mean,
-        high=np.array([one.high for one in asked]),
+        high=np.array([one.high for one in asked], dtype=float),
         dispersion=np.array([one.dispersion for one in asked]),
         quiet_s=np.array([one.quiet_s for one in asked]),
         busy=share_out(rate, np.tile(worth, (shape[0], 1)), mean, place == READY, UTILISATION_MAX),
         shed=np.zeros(shape, dtype=bool),
     )
+
+
+def _sane(number: float, otherwise: float) -> float:
+    """A number that a Mac or a price list gave, if it is positive and finite."""
+    return number if 0.0 < number < inf else otherwise
 
 
 def _by_machine(mac: MacView) -> str:
@@ -180,7 +200,7 @@ def _rates(macs: list[MacView], models: tuple[ModelView, ...], asked: list[Offer
             )
         rates[row] = tabled[key]
         if mac.slowness:
-            measured = {model: max(slow, SLOWNESS_MIN) for model, slow in mac.slowness}
+            measured = {model: _sane(slow, 1.0) for model, slow in mac.slowness}
             usual = float(np.exp(np.mean(np.log(list(measured.values())))))
             slow = np.array([measured.get(model.size.model, usual) for model in models])
             rates[row] /= np.clip(slow, SLOWNESS_MIN, SLOWNESS_MAX)
