@@ -94,7 +94,8 @@ def draft_of(case: Case) -> Draft:
         start=(tables.here & ~pins.leaving) | pins.must,
         occupied=OCCUPIED * unit,
     )
-    refused = (*case.refused, *pins.refused, *_homeless(case, poisoned))
+    unplaced = _unplaced(case, office, may)
+    refused = (*case.refused, *pins.refused, *_homeless(case, poisoned), *unplaced)
     return Draft(case, problem, permits, refused)
 
 
@@ -142,6 +143,21 @@ def _change_costs(case: Case, unit: float, speed: FloatArray) -> tuple[FloatArra
     loads = share * (idle + busy[:, None])
     loads = np.where(tables.place == LEAVING, 0.0, loads)  # it is still there
     return loads, share * IDLE_LOAD_SHARE * unit
+
+
+def _unplaced(case: Case, office: Office, may: BoolArray) -> list[Refusal]:
+    """Models that requests wait for and that may come nowhere yet: what is nearest, and why not."""
+    tables = case.tables
+    short = ((tables.waiting > 0) & case.cold) | case.queueing
+    none = (may & ~tables.here).sum(axis=0) == 0
+    fits = tables.fits.sum(axis=0) > 0
+    refused = []
+    for column in np.flatnonzero(short & none & fits):
+        nearest = office.choices(int(column))[:1]
+        for quote in nearest:
+            words = f"{int(tables.waiting[column])} wait for it, but {office.in_words(quote)}"
+            refused.append(Refusal(tables.models[column], tables.machines[quote.row], words))
+    return refused
 
 
 def _homeless(case: Case, poisoned: BoolArray) -> list[Refusal]:

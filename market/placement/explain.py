@@ -12,7 +12,7 @@ import numpy as np
 from market.placement.case import Case
 from market.placement.permits import Office, Quote
 from market.placement.tables import FAILED, LEAVING, LOADING, READY
-from market.placement.words import demand, what_it_takes, why_stay
+from market.placement.words import demand, why_stay
 
 STATES = {LOADING: "loading", READY: "ready", LEAVING: "leaving", FAILED: "failed"}
 
@@ -28,7 +28,7 @@ def models_as_json(case: Case) -> list[dict[str, Any]]:
 
 def model_as_json(case: Case, office: Office, column: int) -> dict[str, Any]:
     tables = case.tables
-    choices = _choices(case, office, column)
+    choices = office.choices(column)
     return {
         "model": tables.models[column],
         "waiting": int(tables.waiting[column]),
@@ -45,18 +45,6 @@ def model_as_json(case: Case, office: Office, column: int) -> dict[str, Any]:
     }
 
 
-def _choices(case: Case, office: Office, column: int) -> list[Quote]:
-    """Where a further copy could go: what may happen now first, then what is nearest to it."""
-    tables = case.tables
-    quotes = [office.quote(int(row), column) for row in np.flatnonzero(~tables.here[:, column])]
-
-    def rank(quote: Quote) -> tuple[bool, float, float, int]:
-        missing = max(0.0, quote.price - float(case.paid[column]))
-        return bool(quote.barrier), missing, -float(tables.rate[quote.row, column]), quote.row
-
-    return sorted(quotes, key=rank)
-
-
 def _choice_as_json(case: Case, office: Office, quote: Quote) -> dict[str, Any]:
     tables = case.tables
     return {
@@ -65,7 +53,7 @@ def _choice_as_json(case: Case, office: Office, quote: Quote) -> dict[str, Any]:
         "load_s": round(quote.load_s, 1),
         "gives_way": [tables.models[other] for other in quote.leaving],
         "price": round(quote.price, 1),
-        "what_it_takes": what_it_takes(case, office.locks, quote),
+        "what_it_takes": office.in_words(quote),
     }
 
 

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from market.placement.case import FREE, Case, free_places, locks_of, prices_of
+from market.placement.case import (
+    FREE,
+    IS_YOUNG,
+    LOCK_WORDS,
+    Case,
+    free_places,
+    locks_of,
+    prices_of,
+)
 from market.placement.problem import BoolArray, FloatArray, IntArray
 from market.placement.tables import LEAVING
 
@@ -110,6 +118,44 @@ class Office:
         if tables.need[column] <= tables.free[row] + 0.5:
             return Quote(row, column, load_s, price)
         return self._exchange(row, column, load_s, price)
+
+    def choices(self, column: int) -> list[Quote]:
+        """Where a further copy could go: what may happen now first, then what is nearest to it."""
+        tables = self.case.tables
+        rows = np.flatnonzero(~tables.here[:, column])
+        quotes = [self.quote(int(row), column) for row in rows]
+
+        def rank(quote: Quote) -> tuple[bool, bool, float, float, int]:
+            missing = max(0.0, quote.price - float(self.case.paid[column]))
+            rate = float(tables.rate[quote.row, column])
+            return bool(quote.barrier), not quote.locked, missing, -rate, quote.row
+
+        return sorted(quotes, key=rank)
+
+    def in_words(self, quote: Quote) -> str:
+        """What a copy on this Mac would take."""
+        names, case = self.case.tables.models, self.case
+        if quote.locked:
+            held = (f"{names[other]} {self._held(quote, other)}" for other in quote.locked)
+            return f"{quote.barrier}: {', '.join(held)}"
+        if quote.barrier:
+            return quote.barrier
+        leaving = ", ".join(names[other] for other in quote.leaving)
+        way = f"; {leaving} would give way" if leaving else ""
+        paid, price = case.paid[quote.column], quote.price
+        if paid >= price:
+            return f"may be loaded in {quote.load_s:.0f} s{way}"
+        return (
+            f"would load in {quote.load_s:.0f} s{way}; waiting has cost {paid:,.0f} "
+            f"cost tokens × s and would have to cost {price:,.0f}"
+        )
+
+    def _held(self, quote: Quote, other: int) -> str:
+        lock = int(self.locks[quote.row, other])
+        if lock == IS_YOUNG:
+            left_s = self.case.settings.residency_s - self.case.tables.since_s[quote.row, other]
+            return f"{LOCK_WORDS[lock]} ({left_s:.0f} s to go)"
+        return LOCK_WORDS.get(lock, "is the only copy kept of it")
 
     def _barrier(self, row: int, column: int) -> str:
         case, tables = self.case, self.case.tables

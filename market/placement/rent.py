@@ -18,7 +18,8 @@ HALF_LIFE_S = 3600.0
 STEP_S_MAX = 5.0
 """After a pause no more than this is charged at once: nobody looked at who waited meanwhile."""
 
-FORGOTTEN = 1e-6
+FORGOTTEN = 1_000.0
+"""Less, when nobody waits any more, is as if nobody had: a usual request for a second."""
 
 
 class Rent:
@@ -34,7 +35,11 @@ class Rent:
         for model in self._paid.keys() | waiting_work.keys():
             paid = self._paid.get(model, 0.0) * fade + waiting_work.get(model, 0.0) * step_s
             self._paid[model] = paid
-        self._paid = {model: paid for model, paid in self._paid.items() if paid > FORGOTTEN}
+        self._paid = {
+            model: paid
+            for model, paid in self._paid.items()
+            if paid > FORGOTTEN or waiting_work.get(model, 0.0) > 0
+        }
 
     def paid(self, model: ModelId) -> float:
         return self._paid.get(model, 0.0)

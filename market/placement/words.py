@@ -96,27 +96,3 @@ def _requests(tables: Tables, column: int) -> str:
 
 def _copies(count: int) -> str:
     return "1 copy is" if count == 1 else f"{count} copies are"
-
-
-def what_it_takes(case: Case, locks: np.ndarray, quote: Quote) -> str:
-    """What a copy on this Mac would take, for somebody who asks."""
-    tables = case.tables
-    if quote.barrier and quote.locked:
-        held = [
-            f"{tables.models[other]} {LOCK_WORDS[int(locks[quote.row, other])]}"
-            if int(locks[quote.row, other]) in LOCK_WORDS
-            else f"{tables.models[other]} is the only copy kept of it"
-            for other in quote.locked
-        ]
-        return f"{quote.barrier}: {', '.join(held)}"
-    if quote.barrier:
-        return quote.barrier
-    leaving = ", ".join(tables.models[other] for other in quote.leaving)
-    way = f"; {leaving} would give way" if leaving else ""
-    paid, price = case.paid[quote.column], quote.price
-    if paid >= price:
-        return f"may be loaded in {quote.load_s:.0f} s{way}"
-    return (
-        f"would load in {quote.load_s:.0f} s{way}; waiting has cost {paid:,.0f} cost tokens × s "
-        f"and would have to cost {price:,.0f}"
-    )

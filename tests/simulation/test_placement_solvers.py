@@ -100,6 +100,16 @@ def test_the_exact_search_comes_as_close_as_it_was_asked_to(problem: Problem) ->
     assert found.value >= found.bound - 2 * GAP * abs(found.bound) - ROUNDING
 
 
+@settings(max_examples=60, deadline=None)
+@given(PROBLEMS)
+def test_what_the_solver_itself_answers_keeps_the_rules(problem: Problem) -> None:
+    """The program says all the rules: its answers need no second look, though they get one."""
+    found = solve_exactly(problem, GAP, LIMIT_S)
+    assert found.copies is not None
+
+    assert list(problem.broken(found.copies, found.served)) == []
+
+
 @settings(max_examples=25, deadline=None)
 @given(PROBLEMS, st.randoms(use_true_random=False))
 def test_the_order_of_macs_does_not_change_what_a_plan_is_worth(

@@ -65,8 +65,8 @@ def test_what_nobody_asks_for_any_more_fades() -> None:
         assert offered.high == offered.mean
 
 
-@given(st.lists(st.floats(0.0, 400.0), min_size=1, max_size=40), st.integers(1, 4))
-def test_asking_for_the_demand_changes_nothing(pauses_s: list[float], looks: int) -> None:
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=40), st.integers(1, 4))
+def test_asking_for_the_demand_changes_nothing(pauses_s: list[int], looks: int) -> None:
     """However often somebody looks, the demand is the same: windows close by time alone."""
     watched, alone, now_s = Demand(), Demand(), 0.0
     for pause_s in pauses_s:
@@ -118,10 +118,12 @@ def test_rent_is_what_waits_times_how_long(waiting: float, seconds: int) -> None
 def test_rent_fades_and_a_pause_is_not_charged_in_full() -> None:
     """After an hour half of it counts; what happened while nobody looked is not guessed."""
     rent = Rent()
-    rent.pay({MODEL: 100.0}, 600.0)
-    assert rent.paid(MODEL) == pytest.approx(100.0 * STEP_S_MAX)
+    rent.pay({MODEL: 1000.0}, 600.0)
+    assert rent.paid(MODEL) == pytest.approx(1000.0 * STEP_S_MAX)
     rent.pay({}, RENT_HALF_LIFE_S)
-    assert rent.paid(MODEL) == pytest.approx(50.0 * STEP_S_MAX)
+    assert rent.paid(MODEL) == pytest.approx(500.0 * STEP_S_MAX)
+    rent.pay({}, 3 * RENT_HALF_LIFE_S)
+    assert rent.paid(MODEL) == 0.0
 
 
 # ── bytes and rates ───────────────────────────────────────────────────────────────────

@@ -251,6 +251,20 @@ def test_one_load_is_ordered_for_a_hundred_requests() -> None:
     assert loads == [Q27]
 
 
+def test_a_load_spends_what_waiting_has_cost() -> None:
+    """Bought with the rent so far: the next copy has to be paid for anew."""
+    macs = [small_mac(0, MIDDLE), small_mac(1, MIDDLE)]
+    asked = view(*macs, waiting={Q27: 1})
+    planner = Planner(PlacementSettings(), 0.0)
+    for second in range(5):
+        planner.observe(asked, float(second))
+    assert planner.explain(Q27, 4.0)["waiting_has_cost"] > 0
+    plan(planner, 4.0)
+    planner.observe(asked, 5.0)
+
+    assert planner.explain(Q27, 5.0)["waiting_has_cost"] == 0
+
+
 # ── what Macs make of orders ──────────────────────────────────────────────────────────
 
 
@@ -368,6 +382,20 @@ def test_explaining_names_the_next_place_and_what_it_takes() -> None:
         f"would load in 7 s; {Q27} would give way; waiting has cost 5,120 cost tokens × s "
     )
     assert second_["what_it_takes"] == "needs 9.4 GB, has room for 3.9 GB"
+
+
+def test_what_cannot_be_placed_says_what_is_nearest_and_why_not() -> None:
+    """A cold model with no place open: the plan names the nearest Mac and what binds it."""
+    planner = Planner(PlacementSettings(), 0.0)
+    planner.arrived(MIDDLE, PROMPT, COMPLETION, 90.0)
+    planner.observe(view(small_mac(0, MIDDLE, since_s=60.0), waiting={Q27: 2}), 100.0)
+    (refusal,) = plan(planner, 100.0).refused
+
+    assert (refusal.model, refusal.machine) == (Q27, MAC_0)
+    assert refusal.words == (
+        f"2 wait for it, but no room: {MIDDLE} has not been here for the minimum residency "
+        "(540 s to go)"
+    )
 
 
 def test_explaining_a_model_that_is_not_on_offer_says_so() -> None:

@@ -21,6 +21,7 @@ from market.placement.case import (
     prices_of,
 )
 from market.placement.draft import FAILED_MACS_MAX, draft_of
+from market.placement.finish import with_empty_macs_filled
 from market.placement.permits import LOAD_SLOWS_SHARE, Office
 from market.placement.shed import shed
 from market.placement.tables import FAILED, LEAVING
@@ -301,6 +302,44 @@ def test_a_pin_waits_for_a_swap_to_be_left() -> None:
     assert draft.problem.must[0, 1]
     assert not draft.problem.must[0, 2]
     assert "has made its swaps of the hour" in draft.refused[0].words
+
+
+def test_several_pins_share_the_swaps_that_are_left() -> None:
+    """Each pin takes its swaps from the same budget; the one that finds none left waits."""
+    one = mac(0, "M4 Max", 48, places=ready(MIDDLE, Q27))
+    gemma, nemo = ModelId("gemma-4-12b"), ModelId("mistral-nemo-12b")
+    fleet = tables([one], (MIDDLE, Q27, gemma, nemo, SMALL))
+    draft = draft_of(case_of(fleet, pins=((0, 2), (0, 3), (0, 4)), swaps_left=1))
+
+    assert list(draft.problem.broken(draft.problem.start)) == []
+    assert (fleet.here & ~draft.problem.start).sum() <= 1
+    assert any("has made those of the hour" in refusal.words for refusal in draft.refused)
+
+
+# ── empty Macs ────────────────────────────────────────────────────────────────────────
+
+
+def test_empty_macs_are_shared_out_by_what_is_asked() -> None:
+    """A model asked for three times as much gets three times the Macs that have nothing."""
+    macs = [mac(0, places=ready(SMALL)), mac(1, places=ready(MIDDLE))]
+    macs += [mac(number, "M4", 24) for number in range(2, 8)]
+    fleet = tables(macs, (SMALL, MIDDLE))
+    rates = fleet.rate.max(axis=0)
+    fleet = tables(macs, (SMALL, MIDDLE), {SMALL: 3 * rates[0], MIDDLE: rates[1]})
+    problem = draft_of(case_of(fleet)).problem
+    filled = with_empty_macs_filled(problem, problem.start)
+
+    assert filled.any(axis=1).all()
+    assert filled.sum(axis=0).tolist() == [6, 2]
+    assert list(problem.broken(filled)) == []
+
+
+def test_no_mac_is_filled_with_a_model_that_has_not_shown_that_it_loads() -> None:
+    """While the first copy loads the other Macs wait for it."""
+    macs = [mac(0, places=[Place(SMALL, "loading")]), mac(1), mac(2)]
+    problem = draft_of(case_of(tables(macs, (SMALL,)))).problem
+
+    assert np.array_equal(with_empty_macs_filled(problem, problem.start), problem.start)
 
 
 # ── what has to leave ─────────────────────────────────────────────────────────────────
