@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def _plans(report: Report, macs: int, models: int, rounds: int) -> None:
-    spent_s, share, simple_s, simple_share = [], [], [], []
+    spent_s, share, proven, simple_s, simple_share = [], [], [], [], []
     for seed in range(rounds):
         for load in LOADS:
             problem = _problem(macs, models, seed, load)
@@ -71,13 +71,15 @@ def _plans(report: Report, macs: int, models: int, rounds: int) -> None:
             simple = solve_simply(problem)
             simple_s.append(time.perf_counter() - began_s)
             share.append(exact.value / (relaxed or exact.bound))
+            proven.append(exact.share)
             simple_share.append(simple.value / (relaxed or simple.bound))
     what = f"{macs} Macs × {models} models"
     aim = "≤ 1" if (macs, models) == (50, 20) else ""
     report.row(f"{what}, exact", Spread.of(spent_s), "s", aim)
-    report.row(f"{what}, exact / linear bound", Spread.of(share), "×", "≥ 0.99 of the true best")
+    report.row(f"{what}, exact / proven bound", Spread.of(proven), "×", "≥ 0.99")
+    report.row(f"{what}, exact / linear bound", Spread.of(share), "×")
     report.row(f"{what}, without a solver", Spread.of(simple_s), "s")
-    report.row(f"{what}, without a solver / linear bound", Spread.of(simple_share), "×")
+    report.row(f"{what}, no solver / linear bound", Spread.of(simple_share), "×")
 
 
 def _problem(macs: int, models: int, seed: int, load: float) -> Problem:

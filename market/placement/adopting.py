@@ -32,9 +32,9 @@ class Adopting:
                 self._ready[row] = now.ready[then]
         self._later: dict[tuple[int, int], str] = {}
         self._final = self._target.copy()
+        self._urgency = self._order_of_models()
         self._keep_what_is_needed()
         self._put_off_what_does_not_fit()
-        self._urgency = self._order_of_models()
 
     # ── what waits ────────────────────────────────────────────────────────────────────
 
@@ -58,13 +58,15 @@ class Adopting:
         return ""
 
     def _put_off_what_does_not_fit(self) -> None:
+        """Where something stays longer, the least urgent of what was to come waits for its room."""
         problem = self._draft.problem
         new = self._final & ~problem.here
         for row in {row for row, _ in self._later}:
-            for column in np.flatnonzero(new[row]):
-                if self._final[row] @ problem.need > problem.room[row] + 0.5:
+            for column in reversed(self._urgency):
+                too_much = self._final[row] @ problem.need > problem.room[row] + 0.5
+                if new[row, column] and too_much:
                     self._final[row, column] = False
-                    self._later[row, int(column)] = "as soon as there is room for it"
+                    self._later[row, column] = "as soon as there is room for it"
 
     # ── what is ordered ───────────────────────────────────────────────────────────────
 

@@ -26,7 +26,7 @@ from market.placement.tables import LEAVING
 
 LOAD_SLOWS_SHARE = 0.25
 """Share of a Mac's work that a load beside it holds up: reading weights and the first compile
-share its memory and its GPU with what runs."""
+share its memory and its GPU with what runs. Not measured on a Mac."""
 
 
 @dataclass(frozen=True, slots=True)
