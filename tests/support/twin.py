@@ -118,7 +118,9 @@ class Twin:
 
     def _try(self, op: Any) -> Any:
         unknown = self.books.unknown([op])
-        self.books.remember(now(self.store.finished(unknown)))
+        rows = now(self.store.finished(unknown))
+        deliveries = now(self.store.deliveries([row.request_id for row in rows]))
+        self.books.ended.remember(rows, deliveries)
         before = self.books.last_ts_ns
         try:
             reply = self.books.apply(op, wall_ns=self.wall_ns, tick_ns=self.tick_ns)
