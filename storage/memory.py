@@ -138,8 +138,8 @@ class MemoryLedgerStore:
         ]
         return rows[: max(0, limit)]
 
-    def _shares(self) -> Iterator[tuple[RequestRow, int]]:
-        """Every charged request as each of its Macs' owners sees it, and that Mac's number.
+    def _shares(self) -> Iterator[tuple[RequestRow, DeliveryRow | None]]:
+        """Every charged request for each of its Macs, with what is written of that Mac.
 
         In the order of their ends. A Mac that was lost before its first token is left out.
         """
@@ -147,25 +147,30 @@ class MemoryLedgerStore:
             if row.status != "settled" and row.cost_nano == 0:
                 continue
             if row.deliveries is None:
-                yield row, 0
+                yield row, None
                 continue
             for part in self._ledger.deliveries[row.request_id]:
                 if part.completion_tokens > 0 or part.number == row.deliveries - 1:
-                    yield part.as_request(row), part.number
+                    yield row, part
 
     async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
         transfers, paid_nano = self._ledger.transfers, 0
-        for row, number in self._shares():
-            if (row.owner, row.payee) == (owner, payee):
-                leg = transfers.get((row.request_id, number * LEGS_PER_MAC + PROMO_LEG))
-                paid_nano += leg.amount_nano if leg else 0
+        for row, part in self._shares():
+            if (row.owner, (part or row).payee) == (owner, payee):
+                leg = (part.number if part else 0) * LEGS_PER_MAC + PROMO_LEG
+                transfer = transfers.get((row.request_id, leg))
+                paid_nano += transfer.amount_nano if transfer else 0
         return paid_nano
 
     async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
-        rows = [row for row, _ in self._shares() if row.payee in payees]
-        total_nano = sum(row.provider_nano for row in rows)
-        jobs = len({row.request_id for row in rows})
-        return Earned(total_nano, jobs, tuple(rows[::-1][: max(0, limit)]))
+        found = [(row, part) for row, part in self._shares() if (part or row).payee in payees]
+        total_nano = sum((part or row).provider_nano for row, part in found)
+        newest = found[::-1][: max(0, limit)]
+        return Earned(
+            total_nano,
+            len({row.request_id for row, _ in found}),
+            tuple(part.as_request(row) if part else row for row, part in newest),
+        )
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell
@@ -184,10 +189,11 @@ class MemoryLedgerStore:
     async def revenue(self, since_ns: int, limit: int) -> list[Revenue]:
         newest = set(list(self._ledger.requests)[-limit:] if limit > 0 else ())
         sums: Counter[tuple[AccountId, AccountId]] = Counter()
-        for row, _ in self._shares():
+        for row, part in self._shares():
+            paid = part or row
             late = row.request_id in newest and row.finished_ns >= since_ns
-            if late and row.payee is not None and row.provider_nano:
-                sums[row.payee, row.owner] += row.provider_nano
+            if late and paid.payee is not None and paid.provider_nano:
+                sums[paid.payee, row.owner] += paid.provider_nano
         return [Revenue(payee, owner, nano) for (payee, owner), nano in sums.items()]
 
     async def close(self) -> None:

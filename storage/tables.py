@@ -250,7 +250,8 @@ class DeliveryTable(LedgerTable, table=True):
         CheckConstraint("cost_nano = provider_nano + fee_nano", name="shares"),
         CheckConstraint("cost_nano = promo_nano + cash_nano + earnings_nano", name="funding"),
         CheckConstraint(
-            "cached_tokens BETWEEN 0 AND prompt_tokens AND completion_tokens >= 0", name="tokens"
+            "cached_tokens >= 0 AND cached_tokens <= prompt_tokens AND completion_tokens >= 0",
+            name="tokens",
         ),
         STRICT,
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from market.accounting.chart import Account, Code
 from market.accounting.state_rows import Cell, Row, StateKey, StateRow, state_key
@@ -175,9 +175,23 @@ class DeliveryRow(NamedTuple):
 
     def as_request(self, whole: RequestRow) -> RequestRow:
         """The request as this Mac's owner sees it: their tokens, their prices, their share."""
-        known = zip(self._fields, self, strict=True)
-        own: dict[str, Any] = {name: cell for name, cell in known if name in whole._fields}
-        return whole._replace(**own)
+        return whole._replace(
+            payee=self.payee,
+            machine=self.machine,
+            provider=self.provider,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            completion_tokens=self.completion_tokens,
+            price_in_nano=self.price_in_nano,
+            price_cached_nano=self.price_cached_nano,
+            price_out_nano=self.price_out_nano,
+            cost_nano=self.cost_nano,
+            provider_nano=self.provider_nano,
+            fee_nano=self.fee_nano,
+            promo_nano=self.promo_nano,
+            cash_nano=self.cash_nano,
+            earnings_nano=self.earnings_nano,
+        )
 
 
 class Earned(NamedTuple):

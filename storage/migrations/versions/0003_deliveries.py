@@ -19,7 +19,7 @@ _CHECKS = {
     "ask": "ask_pct BETWEEN 1 AND 100",
     "shares": "cost_nano = provider_nano + fee_nano",
     "funding": "cost_nano = promo_nano + cash_nano + earnings_nano",
-    "tokens": "cached_tokens BETWEEN 0 AND prompt_tokens AND completion_tokens >= 0",
+    "tokens": "cached_tokens >= 0 AND cached_tokens <= prompt_tokens AND completion_tokens >= 0",
 }
 
 
