@@ -30,6 +30,7 @@ from market.accounting.chain import (
 )
 from market.accounting.chart import (
     NO_NEGATIVE,
+    SETTLING,
     SPENDING_ORDER,
     Account,
     Code,
@@ -47,7 +48,6 @@ from market.accounting.state_rows import DisputeRow, LotRow, PayoutRow
 from market.money import format_usd_exact
 
 PROBLEMS_MAX: Final = 100  # sentences kept; the count goes on
-_SETTLING: Final = (Posting.SETTLE_PROVIDER, Posting.SETTLE_FEE)
 _NAMES: Final = {
     Posting.PROMO_GRANT: "promo_granted",
     Posting.GOODWILL: "goodwill",
@@ -211,7 +211,7 @@ class Audit:
         for row in contents.transfers:
             transfer = TransferRow(*row[1:-2])  # type: ignore[arg-type]
             self._post(int(str(row[0])), transfer)
-            if transfer.code in _SETTLING:
+            if transfer.code in SETTLING:
                 legs[transfer.id].append(transfer)
             else:
                 self._one_owner(transfer, whose)

@@ -81,6 +81,9 @@ class Posting(IntEnum):
     CAPITAL_OUT = 53
 
 
+SETTLING = (Posting.SETTLE_PROVIDER, Posting.SETTLE_FEE)
+"""The reasons that belong to the end of a request; their transfers carry its id."""
+
 _CREDIT = (Code.CONSUMER_PROMO, Code.CONSUMER_CASH, Code.PROVIDER_EARNINGS)
 SHAPES: dict[Posting, frozenset[tuple[Code, Code]]] = {
     posting: frozenset(pairs)
