@@ -161,9 +161,13 @@ SELECT_REVENUE: Final = (
     "SELECT payee, owner, sum(provider_nano) FROM request WHERE seq > ? AND provider_nano > 0 "
     "AND deliveries IS NULL GROUP BY payee, owner"
 )
+# Deliveries are numbered in the order of their requests, so the first one bounds the search.
 SELECT_REVENUE_DELIVERED: Final = (
-    f"SELECT delivery.payee, request.owner, sum(delivery.provider_nano) {_DELIVERED} "
-    "WHERE request.seq > ? AND delivery.provider_nano > 0 GROUP BY delivery.payee, request.owner"
+    f"SELECT delivery.payee, request.owner, sum(delivery.provider_nano) {_DELIVERED} "  # noqa: S608
+    "WHERE delivery.seq >= (SELECT begun.seq FROM request AS late JOIN delivery AS begun "
+    "ON begun.request_id = late.request_id AND begun.number = 0 "
+    "WHERE late.seq > ? AND late.deliveries IS NOT NULL ORDER BY late.seq LIMIT 1) "
+    "AND delivery.provider_nano > 0 GROUP BY request.owner, delivery.payee"
 )
 DELIVERY_COLUMNS: Final = ", ".join(DeliveryRow._fields)
 

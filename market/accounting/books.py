@@ -330,7 +330,7 @@ class Books(Registry):
             )
             self.ledger.changes.put(key.meter.row(key.row))
         written = self.ledger.changes.deliveries
-        self.ended.remember((row,), written[-row.deliveries :] if row.deliveries else ())
+        self.ended.add(row, written[-row.deliveries :] if row.deliveries else ())
 
     # ── who earns ─────────────────────────────────────────────────────────────────────
 
@@ -342,6 +342,9 @@ class Books(Registry):
         self, payee: AccountId, before: Sequence[Part], now_ns: int
     ) -> tuple[Part, ...]:
         """Open whoever is paid and has no account yet; the parts, with who earns for each."""
+        if not before:
+            self._open_payee(payee, now_ns)
+            return ()
         if payee not in self.customers:
             check_text("payee", payee)  # before anything has changed
         parts = tuple(

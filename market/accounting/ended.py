@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from market.accounting.rows import DeliveryRow, RequestRow
@@ -19,19 +19,23 @@ class Ended:
         self.rows: dict[RequestId, RequestRow] = {}
         self._deliveries: dict[RequestId, tuple[DeliveryRow, ...]] = {}
 
-    def remember(self, rows: Iterable[RequestRow], deliveries: Iterable[DeliveryRow] = ()) -> None:
-        """Know of these; `deliveries` are all of theirs, each request's in order."""
-        for row in rows:
-            self.rows[row.request_id] = row
-        told: dict[RequestId, list[DeliveryRow]] = {}
-        for delivery in deliveries:
-            told.setdefault(delivery.request_id, []).append(delivery)
-        for request_id, found in told.items():
-            self._deliveries[request_id] = tuple(found)
-        while len(self.rows) > FINISHED_MAX:
+    def add(self, row: RequestRow, deliveries: Sequence[DeliveryRow] = ()) -> None:
+        """Know of this one; `deliveries` are all that were written of it, in their order."""
+        self.rows[row.request_id] = row
+        if deliveries:
+            self._deliveries[row.request_id] = tuple(deliveries)
+        if len(self.rows) > FINISHED_MAX:
             oldest = next(iter(self.rows))
             del self.rows[oldest]
             self._deliveries.pop(oldest, None)
+
+    def remember(self, rows: Iterable[RequestRow], deliveries: Iterable[DeliveryRow]) -> None:
+        """Know of these, which were found on disk, with all that was written of any of them."""
+        told: dict[RequestId, list[DeliveryRow]] = {}
+        for delivery in deliveries:
+            told.setdefault(delivery.request_id, []).append(delivery)
+        for row in rows:
+            self.add(row, told.get(row.request_id, ()))
 
     def known(self, request_id: RequestId) -> RequestRow:
         """A request that has ended; raises NotFound for one nobody has heard of."""
