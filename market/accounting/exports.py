@@ -117,7 +117,7 @@ def beancount_opening(
 def beancount_entry(entry: Entry) -> str:
     """One transfer as a transaction of two postings."""
     moved, paid = entry.transfer, entry.delivery
-    more = f"  delivery: {paid.number}\n  ask-pct: {paid.ask_pct}\n" if paid else ""
+    more = f"  delivery: {paid.number}\n  ask_pct: {paid.ask_pct}\n" if paid else ""
     return (
         f'\n{_day_text(moved.ts_ns // DAY_NS)} * "{Posting(moved.code).name.lower()}" '
         f'"{_escaped(moved.id)} leg {moved.leg}"\n'

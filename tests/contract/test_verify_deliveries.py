@@ -192,6 +192,25 @@ def test_a_schema_without_a_guard_of_deliveries_is_red(data: Path) -> None:
     ]
 
 
+async def test_an_audit_may_begin_between_such_answers(tmp_path: Path) -> None:
+    """Both ways tell the same story; only one of them has replayed it all."""
+    place = Place(tmp_path, "")
+    await fill(place)
+    bench = await place.start(fee_bps=500)
+    lost = (Part(OTHER, MachineId("mac_9"), ProviderId("prv_9"), 30, 95),)
+    await bench.do(bench.admit("req_6"), replace(bench.settle("req_6"), before=lost))
+    await bench.accountant.stop()
+
+    quick, full = verify(tmp_path, full=False), verify(tmp_path)
+
+    assert (quick.problems, quick.counts["deliveries"]) == ([], 9)
+    assert (quick.counts, quick.totals_nano) == (full.counts, full.totals_nano)
+    assert quick.checkpoint == full.checkpoint
+    assert quick.since_batch > full.since_batch == 0
+    spoil(tmp_path, "UPDATE delivery SET ask_pct = 94 WHERE request_id = 'req_6' AND number = 0")
+    assert not verify(tmp_path, full=False).ok
+
+
 # ── PostgreSQL ────────────────────────────────────────────────────────────────────────
 
 
@@ -309,7 +328,7 @@ def test_an_export_says_which_mac_a_transfer_pays_and_what_it_asks(books: Place)
         key: delivery.cost_nano for key, delivery in deliveries.items() if delivery.cost_nano
     }
     meta = [
-        (entry.meta["delivery"], entry.meta["ask-pct"])
+        (entry.meta["delivery"], entry.meta["ask_pct"])
         for entry in entries
         if isinstance(entry, core.Transaction) and "delivery" in entry.meta
     ]
