@@ -171,9 +171,7 @@ def _filter(candidates: Candidates, ask: Ask) -> tuple[BoolArray, dict[str, int]
     return eligible, counts
 
 
-def _score(
-    view: View, policy: Policy
-) -> tuple[dict[str, FloatArray], FloatArray, tuple[str, ...]]:
+def _score(view: View, policy: Policy) -> tuple[dict[str, FloatArray], FloatArray, tuple[str, ...]]:
     """The terms that are numbers for every eligible Mac, their sum, what was wrong with others."""
     terms: dict[str, FloatArray] = {}
     faults: list[str] = []
