@@ -148,6 +148,11 @@ class Fleet:
             self._macs[AT[name], row] = value
         self.version += 1
 
+    def touch(self, machines: Sequence[MachineId], now_s: float) -> None:
+        """These Macs were heard from now, and nothing else has changed."""
+        rows = [self._row_of[machine] for machine in machines]
+        self._macs[AT["last_beat_s"], rows] = now_s
+
     def get(self, machine: MachineId, column: str) -> float:
         """One value of a known Mac."""
         return float(self._macs[AT[column], self._row_of[machine]])

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from market.errors import MarketError, Unavailable
-from market.policy.registry import policy_named
+from market.policy.decision import Decision
+from market.policy.registry import Policy, policy_named
 from market.routing import refusals
 from market.routing.dispatcher import Dispatcher
 from market.routing.log import Intent, OutcomeRecord
@@ -267,6 +268,10 @@ class RouterState:
         desk.pump_machine(beat.machine, now_s)
         return ProviderOrders(drain=desk.macs.drain_reason(beat.machine) is not None)
 
+    def beat_unchanged(self, machines: Sequence[MachineId], now_s: float) -> None:
+        """Beats that say nothing new: these Macs are still there."""
+        self._desk.macs.still_here(machines, now_s)
+
     def machine_lost(self, machine: MachineId, reason: str, now_s: float) -> None:
         """A death notice: its process is gone, and every job on it."""
         self._lose(machine, reason, now_s)
@@ -314,6 +319,10 @@ class RouterState:
         """How each model stands, for the public list of models."""
         return availability(self._desk, now_s)
 
+    def decision_of(self, request_id: RequestId) -> Decision | None:
+        """The newest decision of a recent request."""
+        return self._desk.recent.find(request_id)
+
     def story(self, request_id: RequestId) -> dict[str, Any] | None:
         """The newest decision of a recent request: every candidate, and what would have helped."""
         decision = self._desk.recent.find(request_id)
@@ -336,9 +345,9 @@ class RouterState:
         known = self._desk.learning.calibration
         return {model: known[model].as_json() for model in sorted(known)}
 
-    def use_policy(self, name: str) -> None:
-        """Route by another policy from now on; raises InvalidRequest for an unknown one."""
-        self._desk.asker.policy = policy_named(name)
+    def use_policy(self, policy: Policy | str) -> None:
+        """Route by another policy from now on; raises InvalidRequest for an unknown name."""
+        self._desk.asker.policy = policy_named(policy) if isinstance(policy, str) else policy
 
     def status(self, now_s: float) -> dict[str, Any]:
         """Everything an operator may want to see, as JSON-able data."""
