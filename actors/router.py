@@ -19,7 +19,6 @@ from typing import Any
 
 from market.errors import MarketError
 from market.routing.log import (
-    DecisionRecord,
     FleetSnapshot,
     Intent,
     LogRecord,
@@ -37,7 +36,9 @@ from market.routing.messages import (
     Refused,
     RouteRequest,
 )
+from market.routing.notes import Noted, replay
 from market.routing.state import RouterState
+from market.routing.stories import story_of
 from market.types import GatewayId, MachineId, RequestId
 from storage.decision_store import DecisionStore
 
@@ -75,7 +76,7 @@ class Router:
         self._seed = seed
         self._state = RouterState(time.monotonic(), seed)
         self._polls: dict[GatewayId, asyncio.Event] = {}
-        self._buffer: deque[LogRecord] = deque()
+        self._buffer: deque[LogRecord | Noted] = deque()
         self._flushing = asyncio.Lock()
         self._dropped = 0
         self._store_errors = 0
@@ -174,7 +175,7 @@ class Router:
 
     async def undrain(self, machine: MachineId) -> None:
         """The Mac may work again; remembered before this returns."""
-        await self._store.drop_intent(machine, "drain")
+        await self._store.drop_drain(machine)
         self._state.undrain(machine, time.monotonic())
         self._after()
 
@@ -186,20 +187,47 @@ class Router:
 
     async def explain(self, request_id: RequestId) -> dict[str, Any] | None:
         """Why this Mac: attempts, candidates, terms, outcomes; None when nothing is known."""
-        verdicts = self._state.verdicts(request_id)
+        seen = self._state.story(request_id)
         await self._flush()
         story = explain(request_id, await self._store.records_of(request_id))
-        if story is not None and verdicts is not None:
-            story["verdicts"] = [
-                {
-                    "provider": provider,
-                    "reason": verdict.reason,
-                    "total_ms": verdict.total_ms,
-                    "terms_ms": dict(verdict.terms_ms),
-                }
-                for provider, verdict in verdicts
-            ]
+        if story is None:
+            return None
+        if seen is None:
+            seen = await self._replayed(request_id, story["attempts"][-1]["attempt"])
+        if seen is not None:
+            story |= seen
         return story
+
+    async def _replayed(self, request_id: RequestId, attempt: int) -> dict[str, Any] | None:
+        """The decision made again from what was stored; None when it is kept no longer."""
+        packed = await self._store.packed_of(request_id, attempt)
+        if packed is None:
+            return None
+        try:
+            return story_of(replay(packed))
+        except (ValueError, MarketError):
+            return None  # another version's; its best candidates are told all the same
+
+    async def why_machine(self, machine: str) -> dict[str, Any] | None:
+        """How a Mac stands, by its private or public id; None when there is none."""
+        now_s = time.monotonic()
+        found = self._state.machine_story(MachineId(machine), now_s)
+        if found is None:
+            known = self._state.machine_of(machine)
+            found = self._state.machine_story(known, now_s) if known is not None else None
+        return found
+
+    async def queue(self) -> list[dict[str, Any]]:
+        """Who waits for which model, in order."""
+        return self._state.queue_story(time.monotonic())
+
+    async def calibration(self) -> dict[str, dict[str, object]]:
+        """How good predictions have been, by model."""
+        return self._state.calibration()
+
+    async def use_policy(self, name: str) -> None:
+        """Route by another policy until the next restart."""
+        self._state.use_policy(name)
 
     async def status(self) -> dict[str, Any]:
         """Macs, gateways, queues and drains, with the router's own pid and troubles."""
@@ -264,7 +292,7 @@ class Router:
             if not batch:
                 return
             try:
-                await self._store.append(list(batch))
+                await self._store.append(await asyncio.to_thread(_records, list(batch)))
             except BaseException as error:
                 # Storing a record twice is harmless, losing one is not.
                 newer, self._buffer = self._buffer, batch
@@ -287,14 +315,23 @@ class Router:
             offset_s = time.time() - time.monotonic()
             self._keep([_on_calendar(record, offset_s) for record in journal])
 
-    def _keep(self, records: Iterable[LogRecord]) -> None:
+    def _keep(self, records: Iterable[LogRecord | Noted]) -> None:
         self._buffer.extend(records)
         while len(self._buffer) > BUFFERED_RECORDS_MAX:
             self._buffer.popleft()
             self._dropped += 1
 
 
-def _on_calendar(record: DecisionRecord | OutcomeRecord, offset_s: float) -> LogRecord:
-    if isinstance(record, DecisionRecord):
-        return replace(record, decided_s=record.decided_s + offset_s)
+def _on_calendar(record: Noted | OutcomeRecord, offset_s: float) -> LogRecord | Noted:
+    if isinstance(record, Noted):
+        return replace(
+            record, decided_s=record.decided_s + offset_s, since_s=record.since_s + offset_s
+        )
     return replace(record, ended_s=record.ended_s + offset_s)
+
+
+def _records(kept: list[LogRecord | Noted]) -> list[LogRecord]:
+    """What is stored. Making records of decisions takes as long as deciding, so it is done here,
+    on a thread of its own.
+    """
+    return [each.record() if isinstance(each, Noted) else each for each in kept]

@@ -47,10 +47,13 @@ from market.routing.log import (
     OutcomeRecord,
     ScoredMac,
 )
-from market.types import MachineId, ProviderId, RequestId
+from market.types import MachineId, ModelId, ProviderId, RequestId
 from storage.database import BUSY_TIMEOUT_MS, SQLITE_FAULTS, read_only_uri
 
 SCHEMA_VERSION = 1
+PACKED_KEPT = 100_000
+"""Decisions that can be replayed: the newest ones, about 1 KB each over ten Macs."""
+
 MAX_ROWS = 1_000_000
 """Attempts kept however young: about 1.5 KB each, 1.5 GB."""
 
@@ -60,6 +63,16 @@ _intents = Table(
     _metadata,
     Column("machine", String, primary_key=True),
     Column("kind", String, primary_key=True),
+    Column("reason", String, nullable=False),
+    Column("since_s", Float, nullable=False),
+)
+
+
+_pins = Table(
+    "pins",
+    _metadata,
+    Column("machine", String, primary_key=True),
+    Column("model", String, primary_key=True),
     Column("reason", String, nullable=False),
     Column("since_s", Float, nullable=False),
 )
@@ -80,6 +93,7 @@ def _log_table(name: str) -> Table:
 
 _decisions = _log_table("decisions")
 _outcomes = _log_table("outcomes")
+_packed = _log_table("packed")
 _snapshots = Table(
     "snapshots",
     _metadata,
@@ -113,24 +127,38 @@ class DecisionStore:
             raise _unusable(self._path, error) from error
 
     async def intents(self) -> list[Intent]:
-        query = select(_intents).order_by(_intents.c.machine, _intents.c.kind)
-        rows = await self._read(lambda c: c.execute(query).all())
-        return [Intent(MachineId(r.machine), r.kind, r.reason, r.since_s) for r in rows]
+        """Drains and pins, in order of machine."""
+        drains = select(_intents).order_by(_intents.c.machine, _intents.c.kind)
+        pins = select(_pins).order_by(_pins.c.machine, _pins.c.model)
+        rows = await self._read(lambda c: (c.execute(drains).all(), c.execute(pins).all()))
+        found = [Intent(MachineId(r.machine), r.kind, r.reason, r.since_s) for r in rows[0]]
+        return found + [
+            Intent(MachineId(r.machine), "pin", r.reason, r.since_s, ModelId(r.model))
+            for r in rows[1]
+        ]
 
     async def put_intent(self, intent: Intent) -> None:
-        """Remember an intent, replacing one of the same kind; durable when this returns."""
+        """Remember an intent, replacing the same one; durable when this returns."""
         row = asdict(intent)
-        statement = insert(_intents).values(row)
+        is_pin = intent.kind == "pin"
+        table, other = (_pins, "kind") if is_pin else (_intents, "model")
+        del row[other]
+        statement = insert(table).values(row)
         statement = statement.on_conflict_do_update(
-            index_elements=["machine", "kind"],
+            index_elements=["machine", "model" if is_pin else "kind"],
             set_={"reason": statement.excluded.reason, "since_s": statement.excluded.since_s},
         )
         await self._write(lambda c: c.execute(statement))
 
-    async def drop_intent(self, machine: MachineId, kind: str) -> None:
-        """Forget an intent, if there is one; durable when this returns."""
-        same = (_intents.c.machine == machine) & (_intents.c.kind == kind)
+    async def drop_drain(self, machine: MachineId) -> None:
+        """Forget a drain, if there is one; durable when this returns."""
+        same = (_intents.c.machine == machine) & (_intents.c.kind == "drain")
         await self._write(lambda c: c.execute(delete(_intents).where(same)))
+
+    async def drop_pin(self, machine: MachineId, model: ModelId) -> None:
+        """Forget a pin, if there is one; durable when this returns."""
+        same = (_pins.c.machine == machine) & (_pins.c.model == model)
+        await self._write(lambda c: c.execute(delete(_pins).where(same)))
 
     async def append(self, records: Sequence[LogRecord]) -> None:
         """Store a batch in one transaction; a newer record of one attempt replaces it."""
@@ -152,6 +180,12 @@ class DecisionStore:
             return sorted(found, key=lambda r: (r.attempt, isinstance(r, OutcomeRecord)))
 
         return await self._read(read)
+
+    async def packed_of(self, request_id: RequestId, attempt: int) -> bytes | None:
+        """What replaying this decision needs, if it is still kept."""
+        same = (_packed.c.request_id == request_id) & (_packed.c.attempt == attempt)
+        query = select(_packed.c.body).where(same)
+        return await self._read(lambda c: c.execute(query).scalar_one_or_none())
 
     async def prune(self, before_s: float) -> int:
         """Delete what is older than this, and the oldest beyond `MAX_ROWS`."""
@@ -208,12 +242,13 @@ class DecisionStore:
         return self._engine
 
 
-_LOGS = (_decisions, _outcomes, _snapshots)
+_LOGS = (_decisions, _outcomes, _snapshots, _packed)
 
 
 # Every intent is read at start; of the logs, the ends of table and index are looked at.
 _FIRST_READS = (
     "SELECT * FROM intents",
+    "SELECT * FROM pins",
     *(f"SELECT * FROM {table.name} ORDER BY at_s LIMIT 1" for table in _LOGS),  # noqa: S608
     *(f"SELECT * FROM {table.name} ORDER BY at_s DESC LIMIT 1" for table in _LOGS),  # noqa: S608
 )
@@ -232,7 +267,9 @@ def check(path: Path) -> None:
             connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
             if _refuse_newer(connection):
                 present = {name for (name,) in connection.execute(_TABLE_NAMES)}
-                for table, query in zip((_intents, *_LOGS, *_LOGS), _FIRST_READS, strict=True):
+                for table, query in zip(
+                    (_intents, _pins, *_LOGS, *_LOGS), _FIRST_READS, strict=True
+                ):
                     if table.name in present:  # open() makes the ones that are not
                         connection.execute(query).fetchall()
     except (*SQLITE_FAULTS, OSError) as error:
@@ -270,9 +307,11 @@ def _set_pragmas(connection: Any, _record: Any) -> None:
 
 
 def _append(connection: Connection, records: Sequence[LogRecord]) -> None:
-    rows: dict[str, list[dict[str, Any]]] = {"decisions": [], "outcomes": [], "snapshots": []}
+    rows: dict[str, list[dict[str, Any]]] = {table.name: [] for table in _LOGS}
     for record in records:
-        body = orjson.dumps(asdict(record))
+        values = asdict(record)
+        packed = values.pop("packed", None)
+        body = orjson.dumps(values)
         if isinstance(record, FleetSnapshot):
             rows["snapshots"].append({"at_s": record.taken_s, "body": body})
             continue
@@ -285,6 +324,8 @@ def _append(connection: Connection, records: Sequence[LogRecord]) -> None:
             "body": body,
         }
         rows["decisions" if is_decision else "outcomes"].append(row)
+        if packed is not None:
+            rows["packed"].append({**row, "body": packed})
     for table in _LOGS:
         if rows[table.name]:
             connection.execute(table.insert().prefix_with("OR REPLACE"), rows[table.name])
@@ -296,7 +337,8 @@ def _of_request(table: Table, request_id: RequestId) -> Any:
 
 def _prune(connection: Connection, table: Table, before_s: float) -> int:
     gone = connection.execute(delete(table).where(table.c.at_s < before_s)).rowcount
-    excess = connection.execute(select(func.count()).select_from(table)).scalar_one() - MAX_ROWS
+    most = PACKED_KEPT if table is _packed else MAX_ROWS
+    excess = connection.execute(select(func.count()).select_from(table)).scalar_one() - most
     if excess > 0:
         times = select(table.c.at_s).order_by(table.c.at_s).offset(excess).limit(1)
         cut_s = connection.execute(times).scalar_one()
@@ -305,6 +347,8 @@ def _prune(connection: Connection, table: Table, before_s: float) -> int:
 
 
 def _decision(body: dict[str, Any]) -> DecisionRecord:
+    body["narrowed"] = tuple(body.get("narrowed", ()))
+    body["faults"] = tuple(body.get("faults", ()))
     body["counts"] = tuple((name, count) for name, count in body["counts"])
     body["top"] = tuple(
         ScoredMac(

@@ -1,57 +1,90 @@
 """How long a request would take on each Mac, in milliseconds.
 
-Measured rates first; where a Mac has not been measured yet, the roofline: a decode step
-reads all weights once, so it takes weight bytes divided by memory bandwidth.
+From tables per chip, model and quantisation, scaled by what the Mac measures about itself and
+corrected by what earlier requests really took. A Mac's models share its GPU: a step of one waits
+for a step of each other that runs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from market.policy.ask import Ask
-from market.policy.fleet import BATCH_SLOPE, Candidates, FloatArray
-
-ROOFLINE_EFFICIENCY = 0.6
-"""Share of the nominal memory bandwidth that decoding reaches on Apple silicon."""
-
-PREFILL_PER_DECODE = 12.0
-"""Prefill tokens/s per decode tokens/s of a lone sequence, where prefill is unmeasured."""
-
-MAX_PREFILL_TPS = 20_000.0
-MIN_STEP_MS = 0.05
-"""No decode step is faster: keeps a tiny model's roofline from predicting zero."""
+from market.policy.candidates import Candidates, FloatArray
+from market.policy.columns import STEP_COLUMNS
+from market.policy.filters import asked_prices
+from market.policy.rates import KNOTS
 
 HANDOVER_MS = 2.0
 """From the decision to the engine's first step: one hop and the tokenised prompt."""
 
+PREFILL_CHUNK_TOKENS = 512.0
+"""Between two chunks of a prompt everyone who is being answered gets a token."""
 
-@dataclass(frozen=True, slots=True, eq=False)
+_KNOTS = np.array(KNOTS, dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """One value per candidate. `step_ms` is a decode step with this request in the batch."""
+    """One value per candidate. `step_ms` is a decode step with this request in the batch,
+    `slower_ms` what it adds to each step of those already there.
+    """
 
+    wait_ms: FloatArray
     prefill_ms: FloatArray
     step_ms: FloatArray
+    slower_ms: FloatArray
     decode_ms: FloatArray
+    cost_nano: FloatArray
 
-    @property
+    @cached_property
     def ttft_ms(self) -> FloatArray:
-        return HANDOVER_MS + self.prefill_ms + self.step_ms
+        return HANDOVER_MS + self.wait_ms + self.prefill_ms + self.step_ms
 
-    @property
+    @cached_property
     def total_ms(self) -> FloatArray:
-        return HANDOVER_MS + self.prefill_ms + self.decode_ms
+        return HANDOVER_MS + self.wait_ms + self.prefill_ms + self.decode_ms
+
+
+def table_step_ms(candidates: Candidates, batch: FloatArray) -> FloatArray:
+    """The tabled step at these batch sizes, one per candidate; between knots interpolated."""
+    at = np.clip(np.searchsorted(_KNOTS, batch, side="right") - 1, 0, len(KNOTS) - 2)
+    table = np.stack([candidates[name] for name in STEP_COLUMNS])
+    here = np.arange(len(candidates))
+    low, high = table[at, here], table[at + 1, here]
+    steps: FloatArray = low + (high - low) * (batch - _KNOTS[at]) / (_KNOTS[at + 1] - _KNOTS[at])
+    return steps
 
 
 def predict(candidates: Candidates, ask: Ask) -> Prediction:
-    """Prefill the prompt, then decode the expected tokens beside what already runs."""
-    bytes_per_ms = np.maximum(candidates.bandwidth_gbs, 1.0) * 1e6 * ROOFLINE_EFFICIENCY
-    roofline_ms = np.maximum(candidates.weight_bytes / bytes_per_ms, MIN_STEP_MS)
-    solo_ms = np.where(candidates.solo_step_ms > 0, candidates.solo_step_ms, roofline_ms)
-    guessed_tps = np.minimum(PREFILL_PER_DECODE * 1000.0 / solo_ms, MAX_PREFILL_TPS)
-    prefill_tps = np.where(candidates.prefill_tps > 0, candidates.prefill_tps, guessed_tps)
-    others = candidates.in_flight + (ask.n - 1)
-    step_ms = solo_ms * (1.0 + BATCH_SLOPE * others)
-    decode_ms = step_ms * max(ask.expected_tokens, 1.0)
-    return Prediction(1000.0 * ask.prompt_tokens / prefill_tps, step_ms, decode_ms)
+    """Read the prompt, then say the expected tokens beside what already runs."""
+    step = candidates["step_next_ms"]
+    if ask.n > 1:
+        step = table_step_ms(candidates, candidates["running"] + ask.n)
+    expected = max(ask.expected_tokens, 1.0)
+    context = candidates["context_sum"] + ask.n * (ask.read_tokens + expected / 2)
+    factor = candidates["scale_step"] * candidates["bias_step"]
+    own_ms = (step + candidates["kv_ms"] * context) * factor
+    busy_ms, before_ms = candidates["busy_ms"], candidates["own_ms"]
+    step_ms = own_ms + (busy_ms - before_ms)
+
+    unread = np.maximum(ask.read_tokens - candidates.cached, 1.0)
+    alone_ms = np.maximum(unread * candidates["prefill_ms"], candidates["step_1_ms"])
+    prefill_ms = alone_ms * candidates["scale_prefill"] * candidates["bias_prefill"]
+    prefill_ms = prefill_ms + busy_ms * (unread / PREFILL_CHUNK_TOKENS)
+    wait_ms = np.maximum(candidates["prefill_until_s"] - ask.now_s, 0.0) * 1e3
+    cost = asked_prices(candidates, ask.price_in_nano) * ask.prompt_tokens
+    cost = cost + asked_prices(candidates, ask.price_out_nano) * (expected * ask.n)
+    return Prediction(wait_ms, prefill_ms, step_ms, own_ms - before_ms, step_ms * expected, cost)
+
+
+def high_factor(candidates: Candidates, index: int) -> float:
+    """By how much to multiply a prediction for this Mac to be right nine times in ten.
+
+    The error of the logarithm is taken as Laplace's, whose 90th percentile is ln 5 times its
+    mean absolute error.
+    """
+    return float(np.exp(1.609 * candidates["spread"][index]))

@@ -8,46 +8,66 @@ once, and whenever a slot becomes free the queue is asked first.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
-from market.errors import MarketError, Unavailable
-from market.policy.ask import Ask
-from market.policy.route import Decision, decide
+from market.errors import MarketError
+from market.policy.decision import Decision
+from market.policy.prefixes import BLOCK_TOKENS
+from market.routing import refusals
+from market.routing.asks import Asker
+from market.routing.collecting import Collecting
 from market.routing.fair_queue import OUTPUT_COST, FairQueue, Waiting, cost_tokens
 from market.routing.gateways import Gateways
-from market.routing.log import DecisionRecord, Intent, OutcomeRecord, ScoredMac
+from market.routing.grants import grant_of, reservation_of
+from market.routing.hedges import Hedges
+from market.routing.learning import Learning
+from market.routing.log import Intent, OutcomeRecord
 from market.routing.macs import Macs
 from market.routing.messages import Busy, Grant, Outcome, Refused, RouteRequest
-from market.routing.rates import ServiceRates
+from market.routing.notes import Noted
 from market.routing.recent import RecentDecisions
 from market.routing.reservations import GrantKey, Reservation, Reservations
-from market.types import MachineId, ModelId, RequestId
+from market.routing.waits import retry_after_s, wait_s
+from market.types import MachineId, ModelId
 
-PATIENCE_S = 2.0
-"""A request of several choices overtaken for this long gets a Mac kept free for it."""
+CACHE_SHARE = 0.125
+"""Of a Mac's memory that its prefix cache may take: more is not thought to be cached."""
 
-NO_PROVIDER_RETRY_S = 5.0
-MIN_RETRY_S = 1.0
-MAX_RETRY_S = 30.0
+
+class ColdModels(Protocol):
+    """Who knows how soon a model that no Mac has could be had."""
+
+    def ready_in_s(self, model: ModelId, now_s: float) -> float | None:
+        """Seconds until some Mac will have it; None when none can."""
+        ...
+
+    def asked(self, request: RouteRequest, expected_tokens: float, now_s: float) -> None:
+        """A request came: demand for its model."""
+        ...
 
 
 class Dispatcher:
     """Slots, queues and reservations of one cell. `rebuilt_s`: until then nothing is hopeless."""
 
-    def __init__(self, rebuilt_s: float, seed: int, intents: Iterable[Intent]) -> None:
+    def __init__(
+        self, rebuilt_s: float, seed: int, intents: Iterable[Intent], cold: ColdModels | None = None
+    ) -> None:
         self.macs = Macs(intents)
         self.gateways = Gateways()
         self.reservations = Reservations()
-        self.rates = ServiceRates()
+        self.asker = Asker(self.macs.fleet, seed)
+        self.learning = Learning(self.macs.fleet)
+        self.hedges = Hedges()
         self.queues: dict[ModelId, FairQueue] = {}
         self.counters: dict[str, float] = {}
         self.recent = RecentDecisions()
-        self.journal: list[DecisionRecord | OutcomeRecord] = []
-        self._seed = seed
+        self.journal: list[Noted | OutcomeRecord] = []
+        self.cold = cold
+        self.collecting = Collecting(self.macs.fleet)
         self._rebuilt_s = rebuilt_s
-        self._collecting: dict[MachineId, RequestId] = {}
 
-    def count(self, name: str) -> None:
-        self.counters[name] = self.counters.get(name, 0.0) + 1.0
+    def count(self, name: str, by: float = 1.0) -> None:
+        self.counters[name] = self.counters.get(name, 0.0) + by
 
     def rebuilding(self, now_s: float) -> bool:
         """Just restarted: not every Mac and gateway has declared itself yet."""
@@ -60,46 +80,90 @@ class Dispatcher:
 
         A free slot that a newcomer may take is one that nobody in the queue could use.
         """
+        if request.hedge:
+            return self._hedge(request, now_s)
         decision = self.decide(request, now_s)
+        if self.cold is not None and request.attempt == 1:
+            self.cold.asked(request, decision.ask.expected_tokens, now_s)
         if decision.chosen is not None:
-            return self._grant(request, decision, now_s, now_s, cost=0.0)
-        if decision.hopeless and not self.rebuilding(now_s):
-            error = self._no_provider(request.model, decision)
-            self._note(request, decision, now_s, now_s, refusal=error.code)
-            self.count("refused")
-            return error
+            late = refusals.too_late(decision)
+            if late is None:
+                return self._grant(request, decision, now_s, now_s, cost=0.0)
+            self.count("rejected_early")
+            return self._refuse_now(request, decision, late, now_s)
+        error = self._hopeless(request, decision, now_s)
+        if error is not None:
+            return self._refuse_now(request, decision, error, now_s)
         queue = self.queues.get(request.model)
         if request.funding is None:
             self.count("busy")
             return Busy(request.request_id, len(queue) if queue is not None else 0)
+        return self._wait(request, decision, now_s)
+
+    def _wait(self, request: RouteRequest, decision: Decision, now_s: float) -> Busy | MarketError:
+        """Let it join the queue, unless its turn would come too late."""
+        queue = self.queues.get(request.model)
         if queue is None:
             queue = self.queues[request.model] = FairQueue(request.model)
-        expected = self.rates.expected_tokens(request.model, request.max_tokens)
-        retry_s = self.retry_after_s(request.model)
+        if not self.rebuilding(now_s):
+            turn_s = self.wait_s(request.model, queue.ahead_of(request), now_s)
+            late = refusals.late_turn(request, decision, len(queue), turn_s)
+            if late is not None:
+                self.count("rejected_early")
+                return self._refuse_now(request, decision, late, now_s)
+        cost = cost_tokens(request, decision.ask.expected_tokens)
         try:
-            queue.push(request, now_s, cost_tokens(request, expected), retry_s)
-        except MarketError as error:
-            self.count("refused")
-            return error
+            queue.push(request, now_s, cost, self._place_s(request.model))
+        except MarketError as full:
+            return self._refuse_now(request, decision, full, now_s)
         self.count("queued")
         return Busy(request.request_id, len(queue))
 
-    def decide(self, request: RouteRequest, now_s: float) -> Decision:
+    def _hedge(self, request: RouteRequest, now_s: float) -> Grant | Busy:
+        """A second try beside a slow one: only with room, within the budget, never in the way."""
+        queue = self.queues.get(request.model)
+        decision = self.decide(request, now_s)
+        if queue or decision.index is None:
+            self.count("hedges_refused")
+            return Busy(request.request_id, len(queue) if queue is not None else 0)
+        tokens = request.prompt_tokens + decision.ask.expected_tokens
+        if not self.hedges.allow(tokens):
+            self.count("hedges_refused")
+            return Busy(request.request_id, 0)
+        self.count("hedged")
+        return self._grant(request, decision, now_s, now_s, cost=0.0)
+
+    def decide(self, request: RouteRequest, now_s: float, waited_s: float = 0.0) -> Decision:
         """Ask the policy about the fleet as it is."""
-        ask = Ask(
-            request_id=request.request_id,
-            attempt=request.attempt,
-            model=request.model,
-            prompt_tokens=request.prompt_tokens,
-            max_tokens=request.max_tokens,
-            n=request.n,
-            expected_tokens=self.rates.expected_tokens(request.model, request.max_tokens),
-            now_s=now_s,
-            excluded=request.excluded,
+        decision = self.asker.decide(
+            request,
+            now_s,
+            waited_s=waited_s,
             rebuilding=self.rebuilding(now_s),
-            collector=self._collector_of(request.request_id),
+            collector=self.collecting.machine_for(request.request_id),
         )
-        return decide(self.macs.fleet.candidates(request.model), ask, self._seed)
+        if decision.faults:
+            self.count("policy_faults", len(decision.faults))
+        return decision
+
+    def _hopeless(
+        self, request: RouteRequest, decision: Decision, now_s: float
+    ) -> MarketError | None:
+        """The error, when waiting cannot help; None when it may."""
+        if not decision.hopeless or self.rebuilding(now_s):
+            return None
+        if decision.unwanted:
+            return refusals.unwanted(decision)
+        if self.cold is not None and self.cold.ready_in_s(request.model, now_s) is not None:
+            return None
+        return refusals.no_provider(request.model, decision, self.macs.starting())
+
+    def _refuse_now(
+        self, request: RouteRequest, decision: Decision, error: MarketError, now_s: float
+    ) -> MarketError:
+        self._note(request, decision, now_s, now_s, refusal=error.code)
+        self.count("refused")
+        return error
 
     # ── the queue ─────────────────────────────────────────────────────────────────────
 
@@ -116,71 +180,95 @@ class Dispatcher:
         for entry in queue.in_order():
             if not sweep and self.macs.fleet.free_slots(model) == 0:
                 return
-            request = entry.request
-            collector = self._collector_of(request.request_id)
-            if collector is None and any(_asks_no_less(request, o) for o in found_nothing):
-                continue
-            decision = self.decide(request, now_s)
-            if decision.chosen is not None:
-                queue.serve(request.request_id)
-                grant = self._grant(request, decision, now_s, entry.enqueued_s, cost=entry.cost)
-                self.gateways.send(request.gateway, grant)
-            elif decision.hopeless and not self.rebuilding(now_s):
-                self.leave_queue(queue, request.request_id)
-                self._refuse(entry, decision, self._no_provider(model, decision), now_s)
-            elif collector is None:
-                found_nothing.append(request)
-                self._keep_free_for(entry, decision, now_s)
+            self._serve(queue, entry, found_nothing, now_s)
+
+    def _serve(
+        self, queue: FairQueue, entry: Waiting, found_nothing: list[RouteRequest], now_s: float
+    ) -> bool:
+        """Try one waiting request; True when it has left the queue."""
+        request = entry.request
+        collector = self.collecting.machine_for(request.request_id)
+        if collector is None and any(asks_no_less(request, other) for other in found_nothing):
+            return False
+        decision = self.decide(request, now_s, waited_s=now_s - entry.enqueued_s)
+        if decision.chosen is not None:
+            queue.serve(request.request_id)
+            grant = self._grant(request, decision, now_s, entry.enqueued_s, cost=entry.cost)
+            self.gateways.send(request.gateway, grant)
+            return True
+        error = self._hopeless(request, decision, now_s)
+        if error is not None:
+            self.leave_queue(queue, entry)
+            self._refuse(entry, decision, error, now_s)
+            return True
+        if collector is None:
+            found_nothing.append(request)
+            if self.collecting.keep_free_for(entry, decision, now_s):
+                self.count("kept_free")
+        return False
 
     def pump_machine(self, machine: MachineId, now_s: float) -> None:
-        """Serve whoever waits for a model this Mac has."""
-        for facts in self.macs.fleet.models_of(machine):
-            self.pump(facts.model, now_s)
+        """Serve whoever waits for a model this Mac has; who has waited longest comes first."""
+        waiting = [
+            (queue.oldest_s, model)
+            for model in self.macs.fleet.models_of(machine)
+            if (queue := self.queues.get(model))
+        ]
+        for _, model in sorted(waiting):
+            self.pump(model, now_s)
 
     def expire(self, queue: FairQueue, now_s: float) -> None:
         """Refuse the requests whose deadline has passed."""
         for entry in queue.expired(now_s):
-            request = entry.request
-            decision = self.decide(request, now_s)
-            self._stop_collecting_for(request.request_id)
-            error = Unavailable(
-                f"No Mac became free for {request.model} within {request.deadline_s:g} s; "
-                f"{decision.in_words()}.",
-                None,
-                "queue_timeout",
-                self.retry_after_s(request.model),
-                True,
-            )
+            decision = self.decide(entry.request, now_s, waited_s=now_s - entry.enqueued_s)
+            self.collecting.stop_for(entry.request.request_id)
+            wait_s = self.wait_s(queue.model, len(queue), now_s)
+            error = refusals.timed_out(entry.request, decision, wait_s)
             self._refuse(entry, decision, error, now_s)
 
-    def leave_queue(self, queue: FairQueue, request_id: RequestId) -> None:
+    def leave_queue(self, queue: FairQueue, entry: Waiting) -> None:
         """Take a waiting request out, unserved."""
-        queue.remove(request_id)
-        self._stop_collecting_for(request_id)
+        queue.remove(entry.request.request_id)
+        self.collecting.stop_for(entry.request.request_id)
 
-    def retry_after_s(self, model: ModelId) -> float:
-        """When the queue of this model will have moved on, from how long slots are held."""
+    def _place_s(self, model: ModelId) -> float:
+        """When a full queue will have a place: slots are freed one after the other."""
+        slots = max(float(self.macs.fleet.candidates(model)["slots"].sum()), 1.0)
+        return retry_after_s(self.asker.lengths.service_s(model) / slots)
+
+    def wait_s(self, model: ModelId, ahead: int, now_s: float) -> float:
+        """How long the request with `ahead` others before it will wait for a slot."""
         candidates = self.macs.fleet.candidates(model)
-        slots = max(int(candidates.slots.sum()), 1)
-        queue = self.queues.get(model)
-        ahead = (len(queue) if queue is not None else 0) + 1
-        return float(
-            min(max(round(self.rates.service_s(model) * ahead / slots), MIN_RETRY_S), MAX_RETRY_S)
-        )
+        usable = (candidates["standing"] == 0) & (candidates["place"] == 0)
+        slots = int(candidates["slots"][usable].sum())
+        if slots == 0:
+            later = self.cold.ready_in_s(model, now_s) if self.cold is not None else None
+            return float("inf") if later is None else later
+        here = {who.machine for who, able in zip(candidates.who(), usable, strict=True) if able}
+        ends = [held.ends_s for held in self.reservations if held.machine in here]
+        return wait_s(ends, ahead, slots, self.asker.lengths.service_s(model), now_s)
 
     # ── slots ─────────────────────────────────────────────────────────────────────────
 
     def adopt(self, reservation: Reservation) -> None:
         """Take over a grant that a gateway declares and we have forgotten."""
         if self.reservations.adopt(reservation):
-            self.macs.fleet.add_in_flight(reservation.machine, reservation.slots)
+            self._count_load(reservation, 1)
             self.count("adopted")
+
+    def _count_load(self, held: Reservation, sign: int) -> None:
+        self.macs.fleet.add_load(held.machine, held.model, held.load_now(), sign)
+
+    def recount(self, machine: MachineId) -> None:
+        """A Mac has come back that some grants were never taken away from."""
+        for held in self.reservations.of_machine(machine):
+            self._count_load(held, 1)
 
     def release(self, key: GrantKey, now_s: float, *, ended: bool) -> Reservation | None:
         """Give the slots back, once."""
         held = self.reservations.release(key, now_s, ended=ended)
         if held is not None:
-            self.macs.fleet.add_in_flight(held.machine, -held.slots)
+            self._count_load(held, -1)
             self.count("released")
         return held
 
@@ -199,11 +287,23 @@ class Dispatcher:
             return
         tokens = outcome.completion_tokens / max(held.slots, 1)
         service_s = (outcome.total_ms or 0.0) / 1000.0
-        self.rates.learn(held.model, tokens, service_s)
+        self.asker.lengths.learn(held.model, held.consumer, tokens, service_s)
+        self._learn_prefix(held, outcome)
         queue = self.queues.get(held.model)
         if held.cost > 0 and held.consumer is not None and queue is not None:
             expected = held.expected_tokens * held.slots
             queue.correct(held.consumer, OUTPUT_COST * (outcome.completion_tokens - expected))
+
+    def _learn_prefix(self, held: Reservation, outcome: Outcome) -> None:
+        """What the Mac had read before, and what it has read now."""
+        assert held.model is not None
+        fleet, prefixes = self.macs.fleet, self.asker.prefixes
+        prefixes.correct(held.machine, held.model, held.prefix, outcome.cached_tokens)
+        facts = fleet.facts_of(held.machine, held.model)
+        if outcome.prefix and facts is not None and held.machine in fleet:
+            memory = fleet.get(held.machine, "memory_bytes")
+            kv_bytes = max(facts.kv_bytes_per_token, 1)
+            prefixes.note(held.machine, held.model, outcome.prefix, blocks_kept(memory, kv_bytes))
 
     def _grant(
         self,
@@ -214,85 +314,47 @@ class Dispatcher:
         *,
         cost: float,
     ) -> Grant:
+        fleet = self.macs.fleet
         mac = self.macs.get(decision.chosen) if decision.chosen is not None else None
         assert mac is not None, "the policy chooses among the Macs of the fleet"
-        grant = Grant(
-            request_id=request.request_id,
-            attempt=request.attempt,
-            machine=mac.beat.machine,
-            provider=mac.beat.provider,
-            payee=mac.beat.owner,
-            endpoint=mac.beat.endpoint,
-            predicted_ttft_ms=decision.predicted_ttft_ms,
+        facts = fleet.facts_of(mac.beat.machine, request.model)
+        grant = grant_of(request, decision, mac.beat, facts, self._hedge_ms(request, decision))
+        held = reservation_of(
+            request, decision, grant, self.asker.load_of(decision), now_s=now_s, cost=cost
         )
-        self.reservations.enter(
-            Reservation(
-                request_id=request.request_id,
-                attempt=request.attempt,
-                gateway=request.gateway,
-                machine=grant.machine,
-                slots=decision.slots,
-                granted_s=now_s,
-                model=request.model,
-                consumer=request.consumer,
-                cost=cost,
-                expected_tokens=decision.ask.expected_tokens,
-                grant=grant,
-            )
+        self.reservations.enter(held)
+        self._count_load(held, 1)
+        index = decision.index
+        assert index is not None
+        predicted = decision.predicted
+        began_s = max(fleet.get(grant.machine, "prefill_until_s"), now_s)
+        fleet.set(
+            grant.machine,
+            prefill_until_s=began_s + float(predicted.prefill_ms[index]) / 1e3,
+            last_grant_s=now_s,
         )
-        self.macs.fleet.add_in_flight(grant.machine, decision.slots)
-        self._stop_collecting_for(request.request_id)
+        self.collecting.stop_for(request.request_id)
+        if not request.hedge:
+            self.hedges.granted(request.prompt_tokens + decision.ask.expected_tokens)
         self._note(request, decision, now_s, since_s)
         self.count("granted")
         return grant
 
-    # ── keeping a Mac free for a request of several choices ──────────────────────────────
-
-    def _keep_free_for(self, entry: Waiting, decision: Decision, now_s: float) -> None:
-        """After some patience, let no one overtake a request of several choices any more."""
-        if entry.request.n == 1:
-            return
-        if entry.passed_over_s is None:
-            entry.passed_over_s = now_s
-        if now_s - entry.passed_over_s < PATIENCE_S:
-            return
-        machine = decision.nearest_to_free()
-        if machine is not None:
-            self._collecting[machine] = entry.request.request_id
-            self.macs.fleet.set(machine, collecting=True)
-            self.count("kept_free")
-
-    def stop_collecting(self, machine: MachineId) -> None:
-        """Let everyone have the Mac's slots again."""
-        if self._collecting.pop(machine, None) is not None and machine in self.macs.fleet:
-            self.macs.fleet.set(machine, collecting=False)
-
-    def _stop_collecting_for(self, request_id: RequestId) -> None:
-        machine = self._collector_of(request_id)
-        if machine is not None:
-            self.stop_collecting(machine)
-
-    def _collector_of(self, request_id: RequestId) -> MachineId | None:
-        return next((m for m, rid in self._collecting.items() if rid == request_id), None)
+    def _hedge_ms(self, request: RouteRequest, decision: Decision) -> float:
+        """From when a second try may be asked for; 0 when there could be none."""
+        if request.hedge or request.n > 1 or request.said_tokens:
+            return 0.0
+        if int(decision.eligible.sum()) < 2 or request.request_class == "batch":
+            return 0.0
+        return self.hedges.after_ms(decision)
 
     # ── refusing and noting ───────────────────────────────────────────────────────────
 
-    def _refuse(self, entry: Waiting, decision: Decision, error: Unavailable, now_s: float) -> None:
+    def _refuse(self, entry: Waiting, decision: Decision, error: MarketError, now_s: float) -> None:
         request = entry.request
         self.gateways.send(request.gateway, Refused(request.request_id, error))
         self._note(request, decision, now_s, entry.enqueued_s, refusal=error.code)
         self.count("refused")
-
-    def _no_provider(self, model: ModelId, decision: Decision) -> Unavailable:
-        starting = self.macs.starting_without_models() if not len(decision.candidates) else 0
-        more = f"; {starting} still loading" if starting else ""
-        return Unavailable(
-            f"No Mac can serve {model}: {decision.in_words()}{more}.",
-            None,
-            "no_provider",
-            NO_PROVIDER_RETRY_S,
-            True,
-        )
 
     def _note(
         self,
@@ -303,40 +365,21 @@ class Dispatcher:
         refusal: str | None = None,
     ) -> None:
         self.recent.keep(decision)
-        self.journal.append(
-            DecisionRecord(
-                request_id=request.request_id,
-                attempt=request.attempt,
-                model=request.model,
-                gateway=request.gateway,
-                decided_s=now_s,
-                waited_s=now_s - since_s,
-                fleet_version=decision.fleet_version,
-                macs=len(decision.candidates),
-                counts=tuple(decision.counts.items()),
-                chosen=decision.chosen,
-                provider=self.macs.provider_of(decision.chosen),
-                predicted_ttft_ms=decision.predicted_ttft_ms if decision.chosen else None,
-                refusal=refusal,
-                words=decision.in_words(),
-                top=tuple(
-                    ScoredMac(
-                        verdict.machine,
-                        self.macs.provider_of(verdict.machine),
-                        verdict.total_ms or 0.0,
-                        verdict.terms_ms,
-                    )
-                    for verdict in decision.top
-                ),
-            )
-        )
+        self.journal.append(Noted(decision, request, request.gateway, now_s, since_s, refusal))
 
 
-def _asks_no_less(request: RouteRequest, than: RouteRequest) -> bool:
+def blocks_kept(memory_bytes: float, kv_bytes_per_token: int) -> int:
+    """How many blocks of a prompt a Mac's cache is thought to keep."""
+    return int(memory_bytes * CACHE_SHARE / kv_bytes_per_token) // BLOCK_TOKENS
+
+
+def asks_no_less(request: RouteRequest, than: RouteRequest) -> bool:
     """Whatever ruled every Mac out for `than` rules it out for `request` as well."""
     return (
         request.n >= than.n
         and request.prompt_tokens >= than.prompt_tokens
         and request.max_tokens >= than.max_tokens
         and set(request.excluded) >= set(than.excluded)
+        and request.preferences == than.preferences
+        and than.digest in ("", request.digest)
     )

@@ -82,6 +82,10 @@ class FairQueue:
     def __contains__(self, request_id: RequestId) -> bool:
         return request_id in self._by_id
 
+    def find(self, request_id: RequestId) -> Waiting | None:
+        """The entry of a waiting request."""
+        return self._by_id.get(request_id)
+
     def push(
         self, request: RouteRequest, now_s: float, cost: float, retry_after_s: float
     ) -> Waiting:
@@ -169,6 +173,25 @@ class FairQueue:
         for waiting in late:
             self.remove(waiting.request.request_id)
         return late
+
+    @property
+    def oldest_s(self) -> float:
+        """Since when the first in its line has waited longest; now it must not be empty."""
+        return min(line[0].enqueued_s for line in self._lines.values())
+
+    def ahead_of(self, request: RouteRequest) -> int:
+        """How many would be served before this one, if it joined now."""
+        line = self._lines.get(_line_of(request))
+        own = len(line) if line is not None else 0
+        is_batch = request.request_class == "batch"
+        # Others of its class share turns with it: of each, as many as it has itself.
+        shared = sum(
+            min(len(other), own + 1)
+            for (batch, consumer), other in self._lines.items()
+            if batch == is_batch and consumer != request.consumer
+        )
+        first = sum(len(other) for (batch, _), other in self._lines.items() if batch < is_batch)
+        return own + shared + first
 
     def of_gateway(self, gateway: GatewayId) -> list[Waiting]:
         """Requests this gateway waits for."""

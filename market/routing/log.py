@@ -25,7 +25,11 @@ class ScoredMac:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """A grant (`chosen` is set) or a refusal (`refusal` is the error's code)."""
+    """A grant (`chosen` is set) or a refusal (`refusal` is the error's code).
+
+    `narrowed` are the soft filters that counted, `faults` the terms that were left out, `packed`
+    what a replay needs.
+    """
 
     request_id: RequestId
     attempt: int
@@ -42,6 +46,11 @@ class DecisionRecord:
     refusal: str | None = None
     words: str = ""
     top: tuple[ScoredMac, ...] = ()
+    predicted_total_ms: float | None = None
+    policy: str = ""
+    narrowed: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    packed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +81,21 @@ class FleetSnapshot:
 LogRecord = DecisionRecord | OutcomeRecord | FleetSnapshot
 
 
+NO_MODEL = ModelId("")
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What an operator wants of a Mac until told otherwise. Survives every restart."""
+    """What an operator wants of a Mac until told otherwise. Survives every restart.
+
+    A pin keeps `model` on the Mac; a drain is of the whole Mac and names none.
+    """
 
     machine: MachineId
     kind: Literal["drain", "pin"]
     reason: str
     since_s: float
+    model: ModelId = NO_MODEL
 
 
 def explain(
@@ -119,7 +135,11 @@ def _decision_data(record: DecisionRecord | None) -> dict[str, Any] | None:
         "waited_s": round(record.waited_s, 6),
         "fleet_version": record.fleet_version,
         "chosen": record.provider,
-        "predicted_ttft_ms": record.predicted_ttft_ms,
+        "predicted_ttft_ms": _rounded(record.predicted_ttft_ms),
+        "predicted_total_ms": _rounded(record.predicted_total_ms),
+        "policy": record.policy,
+        "narrowed_by": list(record.narrowed),
+        "faults": list(record.faults),
         "refusal": record.refusal,
         "summary": record.words,
         "macs": record.macs,
@@ -134,6 +154,10 @@ def _decision_data(record: DecisionRecord | None) -> dict[str, Any] | None:
             for mac in record.top
         ],
     }
+
+
+def _rounded(ms: float | None) -> float | None:
+    return round(ms, 3) if ms is not None else None
 
 
 def _outcome_data(record: OutcomeRecord | None) -> dict[str, Any] | None:

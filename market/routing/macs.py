@@ -1,4 +1,4 @@
-"""What the router knows of each Mac: its last beat, its health, its drains, its failures.
+"""What the router knows of each Mac: its last beat, its health, its drains.
 
 Keeps the fleet's columns true to the beats. A Mac that falls silent is suspect after 3 s
 (no new work) and lost after 10 s; a death notice loses it at once. A lost Mac keeps its
@@ -7,15 +7,19 @@ place for a while, because most come back, and requests may wait for it meanwhil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from market.policy.ask import SUSPECT_AFTER_S
-from market.policy.fleet import LOST, STATE_CODE, Fleet
+from market.policy.columns import PLACES, STANDINGS
+from market.policy.fleet import Fleet
+from market.policy.preferences import TRUST
+from market.policy.rates import Rates, rates_of
 from market.routing.log import Intent
-from market.routing.messages import Outcome, ProviderBeat
-from market.types import MachineId, ProviderId
+from market.routing.messages import Place, ProviderBeat
+from market.routing.sanity import impossible
+from market.types import MachineId, ModelId, ProviderId
 
 LOST_AFTER_S = 10.0
 """Ten missed beats."""
@@ -23,16 +27,24 @@ LOST_AFTER_S = 10.0
 FORGET_LOST_S = 30.0
 """A lost Mac is expected back for this long; a provider restarts in a few seconds."""
 
-BREAKER_FAILURES = 3
-BREAKER_FIRST_S = 5.0
-BREAKER_MAX_S = 15.0
-"""Failures in a row that start a cool-down, its first length, and its longest (it doubles)."""
+QUARANTINE_S = 60.0
+"""How long after its last impossible reading a Mac gets no work."""
 
-FAILURE_WEIGHT = 0.1
-"""Weight of the newest outcome in a Mac's failure rate: about the last 20 count."""
+MEASURED_WEIGHT = 0.2
+"""Weight of the newest reading in how a Mac's speed compares with its table."""
+
+HAZARD_PRIOR_S = 86_400.0
+"""A Mac of which nothing is known is taken to go away once a day."""
+
+PAST_MACS_MAX = 10_000
+"""Macs that have gone whose record is kept for when they return."""
 
 _KEEPS_MODELS = ("starting", "failing")
 """States in which a Mac has nothing loaded but will have the same models again."""
+
+_STANDING = {"starting": "starting", "failing": "failing", "stopped": "stopped"}
+_LEAVING = ("draining", "drained")
+_NO_RATES = Rates((1.0,) * 6, 0.0, 0.0)
 
 Health = Literal["ok", "suspect", "lost"]
 Welcome = Literal["outdated", "known", "new", "restarted"]
@@ -40,17 +52,28 @@ Welcome = Literal["outdated", "known", "new", "restarted"]
 
 @dataclass(slots=True)
 class Mac:
-    """One Mac. `lost_s` is when it was lost, None while it is here."""
+    """One Mac. `lost_s` is when it was lost, None while it is here.
+
+    `here_s` is how long it has been here in all, `losses` how often it went away.
+    """
 
     beat: ProviderBeat
     last_beat_s: float
     lost_s: float | None = None
     lost_reason: str = ""
+    quarantined: str = ""
+    quarantined_s: float = 0.0
+    here_s: float = 0.0
+    losses: int = 0
 
     def health(self, now_s: float) -> Health:
         if self.lost_s is not None:
             return "lost"
         return "suspect" if now_s - self.last_beat_s > SUSPECT_AFTER_S else "ok"
+
+    def hazard_per_ms(self) -> float:
+        """Chance of going away within a millisecond, from how it has been so far."""
+        return (self.losses + 1.0) / (self.here_s + HAZARD_PRIOR_S) / 1e3
 
 
 class Macs:
@@ -59,6 +82,8 @@ class Macs:
     def __init__(self, intents: Iterable[Intent] = ()) -> None:
         self.fleet = Fleet()
         self._macs: dict[MachineId, Mac] = {}
+        self._known: dict[ProviderId, MachineId] = {}
+        self._past: dict[MachineId, tuple[float, int]] = {}
         self._drains = {i.machine: i.reason for i in intents if i.kind == "drain"}
 
     def __iter__(self) -> Iterator[Mac]:
@@ -75,12 +100,22 @@ class Macs:
         mac = self._macs.get(machine) if machine is not None else None
         return mac.beat.provider if mac is not None else None
 
-    def starting_without_models(self) -> int:
-        """Macs whose models are not known yet."""
+    def machine_of(self, provider: ProviderId) -> MachineId | None:
+        """The Mac with this public id, if it was ever here."""
+        return self._known.get(provider)
+
+    def starting(self) -> int:
+        """Macs that may turn out to have a model: they are starting or loading."""
         return sum(
-            mac.beat.state == "starting" and not self.fleet.models_of(mac.beat.machine)
+            mac.lost_s is None
+            and (
+                (mac.beat.state == "starting" and not self.fleet.models_of(mac.beat.machine))
+                or any(place.state == "loading" for place in mac.beat.places)
+            )
             for mac in self._macs.values()
         )
+
+    # ── beats ─────────────────────────────────────────────────────────────────────────
 
     def beat(self, beat: ProviderBeat, now_s: float) -> Welcome:
         """Take a beat in. `outdated`: a newer incarnation of this Mac is known."""
@@ -91,21 +126,110 @@ class Macs:
         welcome: Welcome = "known"
         if known is None:
             welcome = "new"
-            self.fleet.add(machine)
+            self.fleet.add(machine, beat.provider, beat.owner)
+            self.fleet.set(machine, last_grant_s=now_s)
+            here_s, losses = self._past.pop(machine, (0.0, 0))
+            known = self._macs[machine] = Mac(beat, now_s, here_s=here_s, losses=losses)
+            self._known[beat.provider] = machine
         elif beat.incarnation > known.beat.incarnation:
             welcome = "restarted"
+            known.losses += known.lost_s is None
             self.fleet.set(machine, failures=0, cooling_until_s=0.0)
-        self._macs[machine] = Mac(beat, now_s)
+        elif known.lost_s is None:
+            known.here_s += now_s - known.last_beat_s
+        known.beat, known.last_beat_s, known.lost_s = beat, now_s, None
+        wrong = impossible(beat)
+        if wrong is not None:
+            known.quarantined, known.quarantined_s = wrong, now_s
+            self.fleet.set(machine, standing=STANDINGS.index("quarantined"), last_beat_s=now_s)
+            return welcome
+        if known.quarantined and now_s - known.quarantined_s >= QUARANTINE_S:
+            known.quarantined = ""
+        self._observe(known, now_s)
+        return welcome
+
+    def still_here(self, machines: Sequence[MachineId], now_s: float) -> None:
+        """Known Macs that are as they were."""
+        for machine in machines:
+            mac = self._macs[machine]
+            mac.here_s += now_s - mac.last_beat_s
+            mac.last_beat_s = now_s
+        self.fleet.touch(machines, now_s)
+
+    def _observe(self, mac: Mac, now_s: float) -> None:
+        beat, machine = mac.beat, mac.beat.machine
+        stats = beat.stats
+        self.fleet.own(machine, beat.provider, beat.owner)
         self.fleet.set(
             machine,
-            state=STATE_CODE[beat.state],
+            standing=self._standing(mac),
             last_beat_s=now_s,
-            draining=machine in self._drains,
+            slots=stats.slots if stats is not None else 0,
+            reported=stats.running + stats.waiting if stats is not None else 0,
+            memory_bytes=beat.memory_bytes or (stats.memory_bytes_budget if stats else 0),
+            ask_pct=beat.ask_pct,
+            trust=TRUST.index(beat.trust),
+            hazard_per_ms=mac.hazard_per_ms(),
         )
-        self.fleet.observe(machine, beat.hardware, beat.stats)
-        if beat.models or beat.state not in _KEEPS_MODELS:
-            self.fleet.set_models(machine, beat.models)
-        return welcome
+        self._set_places(beat)
+
+    def _set_places(self, beat: ProviderBeat) -> None:
+        machine = beat.machine
+        places = beat.places or tuple(
+            Place(facts.model, "ready", "", 0.0, facts, beat.stats) for facts in beat.models
+        )
+        if not places and beat.state in _KEEPS_MODELS:
+            return
+        for model in self.fleet.models_of(machine):
+            if all(place.model != model for place in places):
+                self.fleet.drop_place(machine, model)
+        for place in places:
+            self._set_place(beat, place, alone=len(places) == 1)
+
+    def _set_place(self, beat: ProviderBeat, place: Place, *, alone: bool) -> None:
+        facts = place.facts
+        rates = rates_of(beat.hardware, facts) if facts is not None else _NO_RATES
+        state = PLACES.index(place.state)
+        self.fleet.set_place(beat.machine, place.model, state, rates, facts)
+        stats = place.stats or (beat.stats if alone else None)
+        if stats is not None and facts is not None:
+            self._measure(beat.machine, place.model, stats.running, stats.decode_tps, rates)
+            if stats.prefill_tps > 0:
+                self._scale(
+                    beat.machine,
+                    place.model,
+                    "scale_prefill",
+                    1e3 / stats.prefill_tps / max(rates.prefill_ms, 1e-9),
+                )
+
+    def _measure(
+        self, machine: MachineId, model: ModelId, running: int, decode_tps: float, rates: Rates
+    ) -> None:
+        """What a Mac says its batch decodes, over what the table has for such a batch."""
+        if running < 1 or decode_tps <= 0:
+            return
+        context = self.fleet.place(machine, model, "context_sum")
+        tabled_ms = rates.step_ms(running) + rates.kv_ms * context
+        self._scale(machine, model, "scale_step", 1e3 * running / decode_tps / tabled_ms)
+
+    def _scale(self, machine: MachineId, model: ModelId, column: str, measured: float) -> None:
+        before = self.fleet.place(machine, model, column)
+        # Exactly 1 is a table that nothing was measured against yet.
+        value = measured if before == 1.0 else before + MEASURED_WEIGHT * (measured - before)
+        self.fleet.write_place(machine, model, {column: value})
+
+    def _standing(self, mac: Mac) -> int:
+        """The worst thing that is the matter with it as a whole."""
+        beat = mac.beat
+        if mac.lost_s is not None:
+            return STANDINGS.index("lost")
+        if mac.quarantined:
+            return STANDINGS.index("quarantined")
+        if beat.machine in self._drains or beat.state in _LEAVING:
+            return STANDINGS.index("draining")
+        return STANDINGS.index(_STANDING.get(beat.state, "ok"))
+
+    # ── loss ──────────────────────────────────────────────────────────────────────────
 
     def lose(self, machine: MachineId, reason: str, now_s: float) -> bool:
         """Take a Mac as gone; False when that was known, or the Mac never was."""
@@ -113,7 +237,8 @@ class Macs:
         if mac is None or mac.lost_s is not None:
             return False
         mac.lost_s, mac.lost_reason = now_s, reason
-        self.fleet.set(machine, state=LOST)
+        mac.losses += 1
+        self.fleet.set(machine, standing=self._standing(mac))
         return True
 
     def overdue(self, now_s: float) -> list[MachineId]:
@@ -124,7 +249,7 @@ class Macs:
             if mac.lost_s is None and now_s - mac.last_beat_s > LOST_AFTER_S
         ]
 
-    def forget_lost(self, now_s: float) -> None:
+    def forget_lost(self, now_s: float) -> list[MachineId]:
         """Drop Macs that did not come back; one that said it stopped is not waited for."""
         gone = [
             machine
@@ -133,8 +258,14 @@ class Macs:
             and (mac.beat.state == "stopped" or now_s - mac.lost_s > FORGET_LOST_S)
         ]
         for machine in gone:
-            del self._macs[machine]
+            mac = self._macs.pop(machine)
+            self._past[machine] = (mac.here_s, mac.losses)
             self.fleet.remove(machine)
+        while len(self._past) > PAST_MACS_MAX:
+            del self._past[next(iter(self._past))]
+        return gone
+
+    # ── drains ────────────────────────────────────────────────────────────────────────
 
     def set_drain(self, machine: MachineId, reason: str | None) -> None:
         """Give or, with None, take back the order to drain; a Mac not here yet gets it later."""
@@ -142,29 +273,12 @@ class Macs:
             self._drains.pop(machine, None)
         else:
             self._drains[machine] = reason
-        if machine in self.fleet:
-            self.fleet.set(machine, draining=reason is not None)
+        mac = self._macs.get(machine)
+        if mac is not None:
+            self.fleet.set(machine, standing=self._standing(mac))
 
     def drain_reason(self, machine: MachineId) -> str | None:
         return self._drains.get(machine)
 
     def drains(self) -> dict[MachineId, str]:
         return dict(self._drains)
-
-    def learn(self, outcome: Outcome, now_s: float) -> None:
-        """Adjust the failure rate and the breaker; only the Mac's own faults count."""
-        machine = outcome.machine
-        if machine not in self.fleet or outcome.result not in ("ok", "failed"):
-            return
-        failed = outcome.result == "failed"
-        rate = self.fleet.get(machine, "fail_rate")
-        rate += FAILURE_WEIGHT * (float(failed) - rate)
-        if not failed:
-            self.fleet.set(machine, fail_rate=rate, failures=0, cooling_until_s=0.0)
-            return
-        failures = int(self.fleet.get(machine, "failures")) + 1
-        self.fleet.set(machine, fail_rate=rate, failures=failures)
-        if failures >= BREAKER_FAILURES:
-            doublings = min(failures - BREAKER_FAILURES, 8)
-            pause_s = min(BREAKER_FIRST_S * 2**doublings, BREAKER_MAX_S)
-            self.fleet.set(machine, cooling_until_s=now_s + pause_s)

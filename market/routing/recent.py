@@ -7,12 +7,13 @@ because a decision over 1,000 Macs is a hundred times larger than one over ten.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
-from market.policy.route import Decision, Verdict, materialise
+from market.policy.decision import Decision
 from market.types import RequestId
 
 MAX_ROWS = 50_000
-"""Candidate rows kept, about 150 bytes each: 7.5 MB."""
+"""Macs seen by the decisions kept, about 600 bytes each: 30 MB."""
 
 MAX_DECISIONS = 1_000
 
@@ -42,7 +43,10 @@ class RecentDecisions:
             _, oldest = self._kept.popitem(last=False)
             self._rows -= len(oldest.candidates)
 
-    def verdicts(self, request_id: RequestId) -> list[Verdict] | None:
-        """Every candidate of the request's newest decision, if it is recent enough."""
-        decision = self._kept.get(request_id)
-        return materialise(decision) if decision is not None else None
+    def newest(self) -> Iterator[Decision]:
+        """All of them, the latest first."""
+        return reversed(self._kept.values())
+
+    def find(self, request_id: RequestId) -> Decision | None:
+        """The request's newest decision, if it is recent enough."""
+        return self._kept.get(request_id)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from market.policy.fleet import Load
 from market.routing.messages import Grant
 from market.types import AccountId, GatewayId, MachineId, ModelId, RequestId
 
@@ -26,7 +27,8 @@ class Reservation:
     """Slots held on one Mac for one attempt.
 
     `model`, `consumer`, `cost` and `grant` are None or 0 for a reservation that was
-    adopted from a gateway's declaration after a restart.
+    adopted from a gateway's declaration after a restart. What was predicted is kept to be
+    compared with what comes; `ends_s` is when its slots are expected to be free.
     """
 
     request_id: RequestId
@@ -40,10 +42,21 @@ class Reservation:
     cost: float = 0.0
     expected_tokens: float = 0.0
     grant: Grant | None = None
+    load: Load | None = None
+    prefix: tuple[int, ...] = ()
+    said_tokens: int = 0
+    predicted_ttft_ms: float = 0.0
+    high_ttft_ms: float = 0.0
+    predicted_step_ms: float = 0.0
+    ends_s: float = 0.0
 
     @property
     def key(self) -> GrantKey:
         return (self.request_id, self.attempt)
+
+    def load_now(self) -> Load:
+        """What it adds to its Mac; of one that was adopted only the slots are known."""
+        return self.load or Load(self.slots, 0.0, 0.0, 0.0)
 
 
 class Reservations:

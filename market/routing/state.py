@@ -17,9 +17,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from market.errors import MarketError, Unavailable
-from market.policy.route import Verdict
+from market.policy.decision import Decision
+from market.policy.registry import Policy, policy_named
+from market.routing import refusals
 from market.routing.dispatcher import Dispatcher
-from market.routing.log import DecisionRecord, Intent, OutcomeRecord
+from market.routing.log import Intent, OutcomeRecord
 from market.routing.messages import (
     Busy,
     GatewayBeat,
@@ -31,9 +33,11 @@ from market.routing.messages import (
     Refused,
     RouteRequest,
 )
+from market.routing.notes import Noted
 from market.routing.reservations import Reservation
+from market.routing.stories import machine_story, queue_story, story_of
 from market.routing.view import availability, metrics, status
-from market.types import GatewayId, MachineId, ModelId, RequestId
+from market.types import GatewayId, MachineId, ModelId, ProviderId, RequestId
 
 MAX_ATTEMPTS = 3
 """Tries of one request before its client is told."""
@@ -84,13 +88,13 @@ class RouterState:
         queue = desk.queues.get(request.model)
         if queue is not None and request.request_id in queue:
             return Busy(request.request_id, len(queue))
-        refusal = self._refusal(request)
+        refusal = self._refusal(request, now_s)
         if refusal is not None:
             desk.count("refused")
             return refusal
         return desk.try_now(request, now_s)
 
-    def _refusal(self, request: RouteRequest) -> Unavailable | None:
+    def _refusal(self, request: RouteRequest, now_s: float) -> MarketError | None:
         if self._desk.reservations.closed(request.request_id):
             return _unavailable("The request was given up.", "given_up", retry=False)
         if request.attempt > MAX_ATTEMPTS:
@@ -100,6 +104,22 @@ class RouterState:
             )
         if self._door_closed and request.attempt == 1:
             return _unavailable("The market is shutting down and takes no new work.", "draining")
+        wished = request.preferences
+        if wished.only or wished.order:
+            return self._unknown_provider(request, now_s)
+        return None
+
+    def _unknown_provider(self, request: RouteRequest, now_s: float) -> MarketError | None:
+        """A slip in a provider's id would otherwise look like a Mac that is away."""
+        if self._desk.rebuilding(now_s):
+            return None
+        for field, names in (
+            ("only", request.preferences.only),
+            ("order", request.preferences.order),
+        ):
+            for name in names:
+                if self._desk.macs.machine_of(name) is None:
+                    return refusals.unknown_provider(name, field)
         return None
 
     @property
@@ -122,17 +142,18 @@ class RouterState:
             touched.update(self._leave_queue(outcome) if outcome.final else ())
             held = self._report(outcome, now_s)
             if held is not None:
-                touched.update(f.model for f in self._desk.macs.fleet.models_of(held.machine))
+                touched.update(self._desk.macs.fleet.models_of(held.machine))
         for model in sorted(touched):
             self._desk.pump(model, now_s)
 
     def _leave_queue(self, outcome: Outcome) -> list[ModelId]:
         """The client left; a Mac that was kept free for it is free for the others."""
-        left = [q for q in self._desk.queues.values() if outcome.request_id in q]
-        for queue in left:
-            self._desk.leave_queue(queue, outcome.request_id)
-            self._desk.count("left_queue")
-        return [queue.model for queue in left]
+        desk = self._desk
+        left = [(q, e) for q in desk.queues.values() if (e := q.find(outcome.request_id))]
+        for queue, entry in left:
+            desk.leave_queue(queue, entry)
+            desk.count("left_queue")
+        return [queue.model for queue, _ in left]
 
     def _report(self, outcome: Outcome, now_s: float) -> Reservation | None:
         desk = self._desk
@@ -145,7 +166,7 @@ class RouterState:
         if held is not None:
             desk.settle(held, outcome)
         if not heard_before:  # a repeated report, or one of a Mac that has died since
-            desk.macs.learn(outcome, now_s)
+            desk.learning.outcome(outcome, held, now_s)
             desk.count(f"outcome_{outcome.result}")
         desk.journal.append(
             OutcomeRecord(
@@ -205,7 +226,7 @@ class RouterState:
                 request_id = entry.request.request_id
                 known.add(request_id)
                 if request_id not in waiting and now_s - entry.enqueued_s > CLAIM_GRACE_S:
-                    desk.leave_queue(queue, request_id)
+                    desk.leave_queue(queue, entry)
                     desk.count("left_queue")
         lost = _unavailable("The router has lost this place in the queue.", UNKNOWN_REQUEST_CODE)
         for request_id in sorted(waiting - known):
@@ -226,7 +247,7 @@ class RouterState:
         desk.count("gateways_lost")
         for queue in desk.queues.values():
             for entry in queue.of_gateway(gateway):
-                desk.leave_queue(queue, entry.request.request_id)
+                desk.leave_queue(queue, entry)
         desk.gateways.forget(gateway)
         desk.release_all(desk.reservations.of_gateway(gateway), now_s, ended=False)
 
@@ -241,10 +262,15 @@ class RouterState:
         if welcome == "restarted":  # its jobs died with its last incarnation
             held = desk.reservations.of_machine(beat.machine)
             desk.release_all(held, now_s, ended=True)
+            desk.asker.prefixes.forget(beat.machine)
         if welcome == "new":
-            desk.macs.fleet.add_in_flight(beat.machine, desk.reservations.slots_on(beat.machine))
+            desk.recount(beat.machine)
         desk.pump_machine(beat.machine, now_s)
         return ProviderOrders(drain=desk.macs.drain_reason(beat.machine) is not None)
+
+    def beat_unchanged(self, machines: Sequence[MachineId], now_s: float) -> None:
+        """Beats that say nothing new: these Macs are still there."""
+        self._desk.macs.still_here(machines, now_s)
 
     def machine_lost(self, machine: MachineId, reason: str, now_s: float) -> None:
         """A death notice: its process is gone, and every job on it."""
@@ -255,12 +281,12 @@ class RouterState:
     def _lose(self, machine: MachineId, reason: str, now_s: float) -> None:
         if self._desk.macs.lose(machine, reason, now_s):
             self._desk.count("macs_lost")
-        self._desk.stop_collecting(machine)
+        self._desk.collecting.stop(machine)
 
     def drain(self, machine: MachineId, reason: str) -> None:
         """No new work for this Mac until undrained."""
         self._desk.macs.set_drain(machine, reason)
-        self._desk.stop_collecting(machine)
+        self._desk.collecting.stop(machine)
 
     def undrain(self, machine: MachineId, now_s: float) -> None:
         """The Mac may work again."""
@@ -276,7 +302,8 @@ class RouterState:
             self.gateway_lost(gateway, now_s)
         for machine in desk.macs.overdue(now_s):
             self._lose(machine, "no beat for 10 s", now_s)
-        desk.macs.forget_lost(now_s)
+        for machine in desk.macs.forget_lost(now_s):
+            desk.asker.prefixes.forget(machine)
         desk.reservations.forget_old(now_s)
         for queue in desk.queues.values():
             desk.expire(queue, now_s)
@@ -292,6 +319,36 @@ class RouterState:
         """How each model stands, for the public list of models."""
         return availability(self._desk, now_s)
 
+    def decision_of(self, request_id: RequestId) -> Decision | None:
+        """The newest decision of a recent request."""
+        return self._desk.recent.find(request_id)
+
+    def story(self, request_id: RequestId) -> dict[str, Any] | None:
+        """The newest decision of a recent request: every candidate, and what would have helped."""
+        decision = self._desk.recent.find(request_id)
+        return story_of(decision) if decision is not None else None
+
+    def machine_story(self, machine: MachineId, now_s: float) -> dict[str, Any] | None:
+        """How a Mac stands and why; None when there is none of this id."""
+        return machine_story(self._desk, machine, now_s)
+
+    def machine_of(self, provider: str) -> MachineId | None:
+        """The Mac with this public id."""
+        return self._desk.macs.machine_of(ProviderId(provider))
+
+    def queue_story(self, now_s: float) -> list[dict[str, Any]]:
+        """Who waits for which model, in order."""
+        return queue_story(self._desk, now_s)
+
+    def calibration(self) -> dict[str, dict[str, object]]:
+        """How predicted times to the first token compare with what was, by model."""
+        known = self._desk.learning.calibration
+        return {model: known[model].as_json() for model in sorted(known)}
+
+    def use_policy(self, policy: Policy | str) -> None:
+        """Route by another policy from now on; raises InvalidRequest for an unknown name."""
+        self._desk.asker.policy = policy_named(policy) if isinstance(policy, str) else policy
+
     def status(self, now_s: float) -> dict[str, Any]:
         """Everything an operator may want to see, as JSON-able data."""
         return status(self._desk, now_s)
@@ -300,15 +357,8 @@ class RouterState:
         """The gateways' counters added up, and the router's own."""
         return metrics(self._desk, now_s)
 
-    def verdicts(self, request_id: RequestId) -> list[tuple[str | None, Verdict]] | None:
-        """Every candidate of a recent decision, by public provider id."""
-        verdicts = self._desk.recent.verdicts(request_id)
-        if verdicts is None:
-            return None
-        return [(self._desk.macs.provider_of(v.machine), v) for v in verdicts]
-
-    def take_journal(self) -> list[DecisionRecord | OutcomeRecord]:
-        """Decisions and outcomes since the last call, to be stored."""
+    def take_journal(self) -> list[Noted | OutcomeRecord]:
+        """Decisions and outcomes since the last call, to be made into records and stored."""
         journal, self._desk.journal = self._desk.journal, []
         return journal
 

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from market.policy.ask import SUSPECT_AFTER_S
-from market.policy.fleet import LOST, STATE_CODE
+from market.policy.columns import STANDINGS
 from market.routing.dispatcher import Dispatcher
+from market.routing.fairness import gini
 from market.routing.gateways import GATEWAY_SUSPECT_AFTER_S
 from market.routing.macs import Health, Mac
 from market.routing.messages import ModelAvailability
+from market.routing.stories import standing_of
+from market.verdicts import judge
 
 
 def availability(desk: Dispatcher, now_s: float) -> list[ModelAvailability]:
@@ -22,13 +25,13 @@ def availability(desk: Dispatcher, now_s: float) -> list[ModelAvailability]:
     result = []
     for model in sorted(set(desk.macs.fleet.models) | set(desk.queues)):
         seen = desk.macs.fleet.candidates(model)
-        here = seen.state != LOST
+        here = seen["standing"] != STANDINGS.index("lost")
         ready = (
-            (seen.state == STATE_CODE["ready"])
-            & ~seen.draining
-            & (now_s - seen.last_beat_s <= SUSPECT_AFTER_S)
+            (seen["standing"] == 0)
+            & (seen["place"] == 0)
+            & (now_s - seen["last_beat_s"] <= SUSPECT_AFTER_S)
         )
-        free = np.maximum(seen.slots - seen.in_flight, 0)
+        free = np.maximum(seen["slots"] - seen["in_flight"], 0)
         queue = desk.queues.get(model)
         result.append(
             ModelAvailability(
@@ -61,6 +64,7 @@ def status(desk: Dispatcher, now_s: float) -> dict[str, Any]:
             }
             for gateway in desk.gateways.all()
         ],
+        "policy": desk.asker.policy.name,
         "queues": {model: len(queue) for model, queue in sorted(desk.queues.items())},
         "drains": dict(desk.macs.drains()),
     }
@@ -70,7 +74,11 @@ def _mac(desk: Dispatcher, mac: Mac, now_s: float) -> dict[str, Any]:
     beat = mac.beat
     fleet = desk.macs.fleet
     stats = beat.stats
+    verdict = judge(standing_of(desk, mac, now_s))
     return {
+        "verdict": verdict.word,
+        "verdict_reason": verdict.reason,
+        "fix": verdict.fix,
         "machine": beat.machine,
         "provider": beat.provider,
         "owner": beat.owner,
@@ -83,9 +91,10 @@ def _mac(desk: Dispatcher, mac: Mac, now_s: float) -> dict[str, Any]:
         "state": beat.state,
         "reason": mac.lost_reason if mac.lost_s is not None else beat.reason,
         "health": mac.health(now_s),
+        "quarantined": mac.quarantined,
         "last_beat_age_s": round(now_s - mac.last_beat_s, 3),
         "drain": desk.macs.drain_reason(beat.machine),
-        "models": [facts.model for facts in fleet.models_of(beat.machine)],
+        "models": fleet.models_of(beat.machine),
         "slots": int(fleet.get(beat.machine, "slots")),
         "in_flight": int(fleet.get(beat.machine, "in_flight")),
         "running": stats.running if stats is not None else None,
@@ -98,6 +107,18 @@ def _mac(desk: Dispatcher, mac: Mac, now_s: float) -> dict[str, Any]:
     }
 
 
+def _fairness(desk: Dispatcher, now_s: float) -> dict[str, float]:
+    """How evenly work is spread over Macs that could have it; nothing while there is none."""
+    fleet = desk.macs.fleet
+    able = [mac.beat.machine for mac in desk.macs if mac.health(now_s) == "ok"]
+    granted = gini([fleet.get(machine, "granted") for machine in able])
+    values = {"coster_router_grants_gini": granted} if granted is not None else {}
+    if able:
+        idle = sum(fleet.get(machine, "in_flight") == 0 for machine in able)
+        values["coster_router_idle_macs_share"] = idle / len(able)
+    return values
+
+
 def metrics(desk: Dispatcher, now_s: float) -> dict[str, float]:
     """Cumulative `…_total` and current readings, by metric name."""
     values = dict(desk.gateways.totals())
@@ -107,6 +128,7 @@ def metrics(desk: Dispatcher, now_s: float) -> dict[str, float]:
     names: tuple[Health, ...] = ("ok", "suspect", "lost")
     for name in names:
         values[f"coster_router_macs_{name}"] = float(health.count(name))
+    values |= _fairness(desk, now_s)
     values["coster_router_gateways"] = float(len(desk.gateways))
     values["coster_router_reservations"] = float(len(desk.reservations))
     values["coster_router_queued"] = float(sum(len(queue) for queue in desk.queues.values()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,14 +73,35 @@ async def test_storing_an_attempt_again_replaces_it(store: DecisionStore) -> Non
     assert await store.records_of(REQUEST) == [decision(), ended(result="ok")]
 
 
-async def test_intents_are_kept_one_per_mac_and_kind(store: DecisionStore) -> None:
-    """A newer intent replaces the older; dropping one that is not there is no error."""
+async def test_a_drain_is_kept_once_a_mac_and_a_pin_once_a_model(store: DecisionStore) -> None:
+    """A newer intent replaces the same older one; dropping one that is not there is no error."""
+    one, other = ModelId("m/one"), ModelId("m/other")
     await store.put_intent(Intent(MAC, "drain", "old", 1.0))
     await store.put_intent(Intent(MAC, "drain", "new", 2.0))
-    await store.put_intent(Intent(MAC, "pin", "model", 3.0))
-    await store.drop_intent(MAC, "pin")
-    await store.drop_intent(MAC, "pin")
-    assert await store.intents() == [Intent(MAC, "drain", "new", 2.0)]
+    await store.put_intent(Intent(MAC, "pin", "sold", 3.0, one))
+    await store.put_intent(Intent(MAC, "pin", "sold", 4.0, other))
+    await store.put_intent(Intent(MAC, "pin", "sold again", 5.0, other))
+    await store.drop_pin(MAC, one)
+    await store.drop_pin(MAC, one)
+    assert await store.intents() == [
+        Intent(MAC, "drain", "new", 2.0),
+        Intent(MAC, "pin", "sold again", 5.0, other),
+    ]
+    await store.drop_drain(MAC)
+    await store.drop_drain(MAC)
+    assert [intent.kind for intent in await store.intents()] == ["pin"]
+
+
+async def test_what_a_replay_needs_is_kept_apart_and_pruned_with_the_rest(
+    store: DecisionStore,
+) -> None:
+    """A packed decision is found by request and attempt, and goes when it is old."""
+    await store.append([replace(decision(1, 100.0), packed=b"one"), decision(2, 200.0)])
+    assert await store.packed_of(REQUEST, 1) == b"one"
+    assert await store.packed_of(REQUEST, 2) is None
+    assert await store.records_of(REQUEST) == [decision(1, 100.0), decision(2, 200.0)]
+    assert await store.prune(150.0) == 2
+    assert await store.packed_of(REQUEST, 1) is None
 
 
 async def test_pruning_deletes_what_is_old_and_nothing_else(store: DecisionStore) -> None:

@@ -7,9 +7,11 @@ import pytest
 from market.errors import Unavailable
 from market.policy.ask import SUSPECT_AFTER_S
 from market.routing.gateways import GATEWAY_GONE_AFTER_S
-from market.routing.log import DecisionRecord, Intent, OutcomeRecord
-from market.routing.macs import BREAKER_FAILURES, BREAKER_FIRST_S, FORGET_LOST_S, LOST_AFTER_S
+from market.routing.learning import BREAKER_FAILURES, BREAKER_FIRST_S
+from market.routing.log import Intent, OutcomeRecord
+from market.routing.macs import FORGET_LOST_S, LOST_AFTER_S
 from market.routing.messages import Busy, ProviderOrders, Refused
+from market.routing.notes import Noted
 from market.routing.state import (
     CLAIM_GRACE_S,
     UNKNOWN_REQUEST_CODE,
@@ -239,11 +241,10 @@ def test_failures_in_a_row_cool_a_mac_down_and_one_probe_lets_it_back() -> None:
 
 
 def test_a_client_that_leaves_is_not_the_macs_fault() -> None:
-    """Cancelled and rejected attempts never start a cool-down, and never forgive failures."""
+    """Cancelled attempts never start a cool-down, and never forgive failures."""
     state = settled_router(provider_beat("a"))
     for number in range(2 * BREAKER_FAILURES):
-        result = "cancelled" if number % 2 else "rejected"
-        state.report([outcome(granted(state, request(f"r{number}")), result)], 10.0)
+        state.report([outcome(granted(state, request(f"r{number}")), "cancelled")], 10.0)
     for number, result in enumerate(["failed"] * (BREAKER_FAILURES - 1) + ["cancelled", "failed"]):
         state.report([outcome(granted(state, request(f"q{number}")), result)], 10.0)
     assert isinstance(route_one(state, request("q")), Busy)
@@ -266,19 +267,21 @@ def test_a_closed_door_lets_running_requests_finish_and_retry() -> None:
 def test_every_grant_refusal_and_outcome_is_journaled() -> None:
     """The journal tells the story of a request: decisions with their reasons, then the end."""
     state = settled_router(provider_beat("a", slots=1))
-    grant = granted(state, request("r"))
+    grant = granted(state, request("r", max_tokens=5))
     route_one(state, request("w", queue=True, deadline_s=1.0))
     state.tick(11.5)
     state.report([outcome(grant)], 12.0)
     journal = state.take_journal()
-    decisions = [r for r in journal if isinstance(r, DecisionRecord)]
-    assert [(d.request_id, d.chosen, d.refusal) for d in decisions] == [
+    decisions = [r for r in journal if isinstance(r, Noted)]
+    assert [(d.request.request_id, d.decision.chosen, d.refusal) for d in decisions] == [
         ("r", "mac_a", None),
         ("w", None, "queue_timeout"),
     ]
     assert [r.result for r in journal if isinstance(r, OutcomeRecord)] == ["ok"]
     assert state.take_journal() == []
-    assert [p for p, _ in state.verdicts(RequestId("r")) or []] == ["prv_a"]
+    story = state.story(RequestId("r"))
+    assert story is not None
+    assert [v["provider"] for v in story["verdicts"]] == ["prv_a"]
 
 
 def test_availability_counts_what_can_be_used_now() -> None:

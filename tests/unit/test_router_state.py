@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from market.errors import Unavailable
-from market.routing.dispatcher import PATIENCE_S
+from market.routing.collecting import PATIENCE_S
 from market.routing.messages import Busy, Grant, Outcome, Refused
 from market.routing.state import (
     MAX_ATTEMPTS,
@@ -197,7 +197,7 @@ def test_a_wide_request_takes_a_whole_smaller_mac() -> None:
 def test_a_deadline_in_the_queue_is_told_with_the_reasons() -> None:
     """Who waited in vain hears 503 with how the fleet stood."""
     state = settled_router(provider_beat("a", slots=1))
-    granted(state, request("r"))
+    granted(state, request("r", max_tokens=5))
     route_one(state, request("w", queue=True, deadline_s=1.0))
     state.tick(11.1)
     (letter,) = mail(state)

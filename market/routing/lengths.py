@@ -1,0 +1,137 @@
+"""What a model's requests have been like: how much they write and how long they take.
+
+Answers are counted in a histogram of quarter octaves, per model and per consumer of a model, that
+forgets slowly. A consumer's own answers count as far as there are any; the model's fill the
+rest. Used where a request must be judged before it has run, and never its true length.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+
+from market.policy.candidates import FloatArray
+from market.types import AccountId, ModelId
+
+PER_OCTAVE = 4
+BINS = 18 * PER_OCTAVE
+"""Up to 262,144 tokens; the longest context of the catalogue is half of it."""
+
+FORGET = 1.005
+"""Each answer weighs this much more than the one before: about the last 200 count."""
+
+PRIOR_ANSWERS = 10.0
+"""A consumer's own answers count as much as the model's once there are this many."""
+
+MAX_CONSUMERS = 10_000
+"""Consumers remembered over all models; whoever was longest away goes first."""
+
+FIRST_TOKENS = 128.0
+FIRST_SERVICE_S = 2.0
+"""Guesses before the first request of a model has ended."""
+
+NEWS = 8
+"""Answers after which expectations are computed again."""
+
+SERVICE_WEIGHT = 0.05
+"""Weight of the newest request in how long a slot is held: about the last 40 count."""
+
+_MIDDLES: FloatArray = 2.0 ** ((np.arange(BINS) + 0.5) / PER_OCTAVE)
+
+
+class _Histogram:
+    """Weighted counts; weights grow instead of old counts shrinking, and are scaled back."""
+
+    __slots__ = ("answers", "counts", "weight")
+
+    def __init__(self) -> None:
+        self.counts: FloatArray = np.zeros(BINS)
+        self.weight = 1.0
+        self.answers = 0.0
+
+    def add(self, tokens: float) -> None:
+        at = int(np.log2(max(tokens, 1.0)) * PER_OCTAVE)
+        self.counts[min(at, BINS - 1)] += self.weight
+        self.weight *= FORGET
+        self.answers = min(self.answers + 1.0, 1.0 / (FORGET - 1.0))
+        if self.weight > 1e6:
+            self.counts /= self.weight
+            self.weight = 1.0
+
+    def shares(self) -> FloatArray:
+        total = self.counts.sum()
+        shares: FloatArray = self.counts / total if total > 0 else self.counts
+        return shares
+
+
+class Lengths:
+    """Answers of every model, and how long slots are held."""
+
+    def __init__(self) -> None:
+        self._models: dict[ModelId, _Histogram] = {}
+        self._consumers: OrderedDict[tuple[ModelId, AccountId], _Histogram] = OrderedDict()
+        self._service_s: dict[ModelId, float] = {}
+        self._cache: dict[tuple[ModelId, AccountId | None, int, int], tuple[float, float]] = {}
+        self._news = 0
+
+    def expected(
+        self, model: ModelId, consumer: AccountId | None, max_tokens: int, said: int = 0
+    ) -> tuple[float, float]:
+        """Mean and 90th percentile of what one choice still says after `said` tokens."""
+        key = (model, consumer, max_tokens, said)
+        known = self._cache.get(key)
+        if known is None:
+            if len(self._cache) >= MAX_CONSUMERS:
+                self._cache.clear()
+            known = self._cache[key] = self._compute(model, consumer, max_tokens, said)
+        return known
+
+    def _compute(
+        self, model: ModelId, consumer: AccountId | None, max_tokens: int, said: int
+    ) -> tuple[float, float]:
+        most = float(max(max_tokens - said, 1))
+        shares = self._shares(model, consumer)
+        left = _MIDDLES - said
+        shares = np.where(left > 0, shares, 0.0)
+        total = shares.sum()
+        if total <= 0:
+            return min(FIRST_TOKENS, most), min(2 * FIRST_TOKENS, most)
+        lengths = np.minimum(left, most)
+        mean = float((shares * lengths).sum() / total)
+        at = int(np.searchsorted(np.cumsum(shares), 0.9 * total))
+        return max(mean, 1.0), max(float(lengths[min(at, BINS - 1)]), 1.0)
+
+    def _shares(self, model: ModelId, consumer: AccountId | None) -> FloatArray:
+        of_model = self._models.get(model)
+        if of_model is None:
+            return np.zeros(BINS)
+        shares = of_model.shares()
+        own = self._consumers.get((model, consumer)) if consumer is not None else None
+        if own is not None:
+            share = own.answers / (own.answers + PRIOR_ANSWERS)
+            shares = share * own.shares() + (1.0 - share) * shares
+        return shares
+
+    def service_s(self, model: ModelId) -> float:
+        """How long a slot is held."""
+        return self._service_s.get(model, FIRST_SERVICE_S)
+
+    def learn(
+        self, model: ModelId, consumer: AccountId | None, tokens: float, service_s: float
+    ) -> None:
+        """One choice of a request ended well."""
+        self._models.setdefault(model, _Histogram()).add(tokens)
+        if consumer is not None:
+            key = (model, consumer)
+            own = self._consumers.pop(key, None) or _Histogram()
+            self._consumers[key] = own
+            own.add(tokens)
+            if len(self._consumers) > MAX_CONSUMERS:
+                self._consumers.popitem(last=False)
+        before = self._service_s.get(model, FIRST_SERVICE_S)
+        self._service_s[model] = before + SERVICE_WEIGHT * (service_s - before)
+        self._news += 1
+        if self._news >= NEWS:
+            self._news = 0
+            self._cache.clear()
