@@ -75,7 +75,7 @@ async def test_a_mac_lost_at_any_token_costs_a_pause_and_nothing_else(
 async def test_the_bill_is_what_each_mac_asks(
     tmp_path: Path, lost: int | None, stream: bool
 ) -> None:
-    """The cost shown in the last bytes is the one that was charged: each part at its own ask."""
+    """What the gateway computes before it settles is what is charged: each part at its ask."""
     market = market_of(tmp_path, Mac("a", fail_after=lost, ask_pct=90), Mac("b", ask_pct=33))
     options = {"stream_options": {"include_usage": True}} if stream else {}
 
@@ -91,6 +91,7 @@ async def test_the_bill_is_what_each_mac_asks(
     assert usage["cost_nano_usd"] == str(cost)
     assert market.accountant.rows[op.request_id].cost_nano == cost
     assert market.ada.credit_nano == TEN_DOLLARS - cost
+    assert metric_names.COST_MISMATCHES not in market.app.counters()
     assert market.nothing_is_left()
 
 
