@@ -36,8 +36,9 @@ from market.routing.messages import (
     Refused,
     RouteRequest,
 )
-from market.routing.notes import Noted
+from market.routing.notes import Noted, replay
 from market.routing.state import RouterState
+from market.routing.stories import story_of
 from market.types import GatewayId, MachineId, RequestId
 from storage.decision_store import DecisionStore
 
@@ -186,21 +187,47 @@ class Router:
 
     async def explain(self, request_id: RequestId) -> dict[str, Any] | None:
         """Why this Mac: attempts, candidates, terms, outcomes; None when nothing is known."""
-        verdicts = self._state.verdicts(request_id)
+        seen = self._state.story(request_id)
         await self._flush()
         story = explain(request_id, await self._store.records_of(request_id))
-        if story is not None and verdicts is not None:
-            story["verdicts"] = [
-                {
-                    "provider": verdict.provider,
-                    "reason": verdict.reason,
-                    "aside": verdict.aside,
-                    "total_ms": verdict.total_ms,
-                    "terms_ms": dict(verdict.terms_ms),
-                }
-                for verdict in verdicts
-            ]
+        if story is None:
+            return None
+        if seen is None:
+            seen = await self._replayed(request_id, story["attempts"][-1]["attempt"])
+        if seen is not None:
+            story |= seen
         return story
+
+    async def _replayed(self, request_id: RequestId, attempt: int) -> dict[str, Any] | None:
+        """The decision made again from what was stored; None when it is kept no longer."""
+        packed = await self._store.packed_of(request_id, attempt)
+        if packed is None:
+            return None
+        try:
+            return story_of(replay(packed))
+        except (ValueError, MarketError):
+            return None  # another version's; its best candidates are told all the same
+
+    async def why_machine(self, machine: str) -> dict[str, Any] | None:
+        """How a Mac stands, by its private or public id; None when there is none."""
+        now_s = time.monotonic()
+        found = self._state.machine_story(MachineId(machine), now_s)
+        if found is None:
+            known = self._state.machine_of(machine)
+            found = self._state.machine_story(known, now_s) if known is not None else None
+        return found
+
+    async def queue(self) -> list[dict[str, Any]]:
+        """Who waits for which model, in order."""
+        return self._state.queue_story(time.monotonic())
+
+    async def calibration(self) -> dict[str, dict[str, object]]:
+        """How good predictions have been, by model."""
+        return self._state.calibration()
+
+    async def use_policy(self, name: str) -> None:
+        """Route by another policy until the next restart."""
+        self._state.use_policy(name)
 
     async def status(self) -> dict[str, Any]:
         """Macs, gateways, queues and drains, with the router's own pid and troubles."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from market.errors import Internal, MarketError, Unavailable
-from market.messages import Admit, Admitted, Checkpoint, Replay, Settle, Settled, Void
+from market.messages import Admit, Admitted, Checkpoint, Part, Replay, Settle, Settled, Void
 from market.routing.messages import Grant
-from market.types import RequestId, Usage
+from market.types import ProviderId, RequestId, Usage
 from serve_app import metric_names
 from serve_app.counters import Counters
 from serve_app.desk import Desk
@@ -37,6 +37,19 @@ class Delivery:
     attempts: int
     ttft_ms: float
     total_ms: float
+    before: tuple[Part, ...] = ()
+
+    def cost_nano(self, admitted: Admitted) -> int:
+        """What it costs at the frozen prices and at what each Mac asks."""
+        return admitted.cost_nano(self.usage, self.before, self.grant.ask_pct)
+
+    def shares(self) -> tuple[tuple[ProviderId, int], ...]:
+        """Completion tokens by Mac, in order; empty when one Mac said all."""
+        if not self.before:
+            return ()
+        said = [(part.provider, part.completion_tokens) for part in self.before]
+        own = self.usage.completion_tokens - sum(tokens for _, tokens in said)
+        return (*said, (self.grant.provider, own))
 
     def count(self, counters: Counters, mismatches: int) -> None:
         """Add a charged answer to this gateway's metrics."""
@@ -134,13 +147,21 @@ class Hold:
             )
         self._desk.background.start(self._desk.books.persist(self._ending))
 
-    def checkpoint(self, usage: Usage, grant: Grant | None) -> None:
+    def checkpoint(self, usage: Usage, grant: Grant | None, before: tuple[Part, ...] = ()) -> None:
         """Renew the lease; `grant` names the payee once something was delivered."""
         if self.admitted is None or self._ending is not None:
             return
         op = Checkpoint(self._request_id, usage)
         if grant is not None:
-            op = Checkpoint(self._request_id, usage, grant.payee, grant.machine, grant.provider)
+            op = Checkpoint(
+                self._request_id,
+                usage,
+                grant.payee,
+                grant.machine,
+                grant.provider,
+                grant.ask_pct,
+                before,
+            )
         self._desk.background.start(self._desk.books.checkpoint(op))
 
     def _settle_op(self, delivery: Delivery, outcome: bytes | None = None) -> Settle:
@@ -156,4 +177,6 @@ class Hold:
             ttft_ms=round(delivery.ttft_ms, 3),
             total_ms=round(delivery.total_ms, 3),
             outcome=outcome,
+            ask_pct=grant.ask_pct,
+            before=delivery.before,
         )

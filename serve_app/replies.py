@@ -38,8 +38,12 @@ class Reply(Protocol):
     status: int
     content_type: bytes
 
-    def begin(self, progress: Progress, provider: ProviderId) -> None:
-        """A new attempt starts from nothing."""
+    def begin(self, progress: Progress, provider: ProviderId, *, goes_on: bool = False) -> None:
+        """A new attempt starts from nothing, or `goes_on` where a Mac was lost."""
+        ...
+
+    def led_by(self, provider: ProviderId) -> None:
+        """Of two attempts this Mac's is the one that is passed on."""
         ...
 
     def add(self, event: Event, choice: Choice) -> None: ...
@@ -89,10 +93,14 @@ class StreamReply:
         self._progress: Progress | None = None
         self._provider: ProviderId | None = None
 
-    def begin(self, progress: Progress, provider: ProviderId) -> None:
+    def begin(self, progress: Progress, provider: ProviderId, *, goes_on: bool = False) -> None:
         self._progress = progress
         self._provider = provider
-        self._parts = []
+        if not goes_on:
+            self._parts = []
+
+    def led_by(self, provider: ProviderId) -> None:
+        self._provider = provider
 
     def add(self, event: Event, choice: Choice) -> None:
         parts, wire, index = self._parts, self._wire, event.index
@@ -177,9 +185,13 @@ class WholeReply:
         self._choices: list[ChoiceText] = []
         self._provider: ProviderId | None = None
 
-    def begin(self, progress: Progress, provider: ProviderId) -> None:
+    def begin(self, progress: Progress, provider: ProviderId, *, goes_on: bool = False) -> None:
         self._provider = provider
-        self._choices = [ChoiceText() for _ in range(progress.n)]
+        if not goes_on:
+            self._choices = [ChoiceText() for _ in range(progress.n)]
+
+    def led_by(self, provider: ProviderId) -> None:
+        self._provider = provider
 
     def add(self, event: Event, choice: Choice) -> None:
         mine = self._choices[event.index]

@@ -12,29 +12,22 @@ import logging
 from dataclasses import replace
 
 from market.errors import Internal, MarketError, Unauthenticated
-from market.messages import Admitted, Funding, KeyRecord
-from market.routing.messages import Grant
-from market.types import Event, JobFailure, RequestId, Usage
+from market.messages import Admitted, KeyRecord
+from market.types import RequestId
 from serve_app import metric_names
 from serve_app.asgi import ClientLeftError, Message, Send
 from serve_app.desk import Desk
-from serve_app.endings import given_up, overdue, too_slow, unconfirmed
+from serve_app.endings import overdue, too_slow, unconfirmed
 from serve_app.faults import describe_fault
 from serve_app.hold import Delivery, Hold, ReplayedError
-from serve_app.inbox import Inbox
 from serve_app.prepare import Prepared
-from serve_app.progress import AttemptFailedError, Progress
+from serve_app.race import Attempt
 from serve_app.recording import Recording
+from serve_app.relay import Relay, SlowReaderError
 from serve_app.replies import Reply
-from serve_app.seat import Route, Seat
 from serve_app.wire import Bill
 
 _log = logging.getLogger("coster.door")
-_REFUSALS = frozenset({"invalid", "rejected", "draining"})
-
-
-class SlowReaderError(Exception):
-    """The client reads more slowly than the Mac writes, beyond what we keep for it."""
 
 
 class Run:
@@ -62,26 +55,16 @@ class Run:
         self._recording = recording
         own_key = None if recording is None else recording.own_key
         self._hold = Hold(desk, prepared, request_id, key_hash, own_key)
-        self._seat = Seat(desk, prepared, request_id, key.account)
-        self._inbox = Inbox(desk.limits.buffer_bytes)
+        self._relay = Relay(desk, prepared, request_id, key.account, started_s, self._progressed)
         self._reply: Reply
         self._task: asyncio.Task[None] | None = None
-        self._progress = Progress(prepared.call.n, 1, len(prepared.prompt_ids))
-        self._attempt = 0
-        self._gone = False
         self._cut = False
         self._serving = False  # in `_serve`, where a cancellation is caught
-        self._fault: MarketError | None = None
         self._ended: MarketError | None = None
         self._checkpoint_tokens = 0
         # Seconds of the monotonic clock.
         self._started_s = started_s
-        self._submitted_s: float | None = None  # None while no Mac works on it
-        self._begun_s: float | None = None  # when this attempt was submitted; for its outcome
-        self._event_s = started_s
-        self._first_s: float | None = None  # first token of this attempt
         self._sending_s: float | None = None  # a write is under way since
-        self._quiet_s = started_s  # last sign of life to the client
         self._checkpoint_s = started_s
 
     @property
@@ -92,15 +75,14 @@ class Run:
 
     def left(self) -> None:
         """The client closed its connection: stop the Mac at once, then do the books."""
-        self._gone = True
-        if self._progress.open:
-            self._seat.stop()
-        self._inbox.poke()
+        self._relay.gone = True
+        self._relay.stop()
+        self._relay.inbox.poke()
 
     def end(self, error: MarketError) -> None:
         """The market ends the request: its client is told `error` and nobody pays."""
-        self._fault = self._ended = error
-        self._inbox.poke()
+        self._relay.fault = self._ended = error
+        self._relay.inbox.poke()
 
     def cut(self) -> None:
         """Wait no longer for what holds up an ended request: a reader, an actor, a Mac."""
@@ -111,22 +93,19 @@ class Run:
 
     def tick(self, now_s: float) -> None:
         """Look for what no event will tell: silence, deadlines, a reader that stands still."""
-        limits = self._desk.limits
+        limits, relay = self._desk.limits, self._relay
         if self._sending_s is not None:
-            if self._inbox.full:
-                self._seat.stop()
+            if relay.inbox.full:
+                relay.race.stop_all()
             if now_s - self._sending_s > limits.write_s:
                 self.cut()
         elif now_s - self._started_s > limits.total_s:
-            self._fault = self._fault or overdue(limits.total_s)
-        elif self._submitted_s is not None:
-            allowed_s = limits.first_token_s if self._first_s is None else limits.stall_s
-            if now_s - max(self._event_s, self._submitted_s) > allowed_s:
-                stalled = JobFailure("lost", f"The Mac was silent for {allowed_s:g} s.")
-                self._inbox.put(Event(self._request_id, 0, (), "", 0, error=stalled))
+            relay.fault = relay.fault or overdue(limits.total_s)
+        else:
+            relay.look_for_silence(now_s)
         if now_s - self._checkpoint_s >= limits.checkpoint_s:
             self._checkpoint(now_s)
-        self._inbox.poke()
+        relay.inbox.poke()
 
     def guarded(self, send: Send) -> Send:
         """`send`, watched by `tick`: a reader that stands still must not keep us for ever."""
@@ -145,12 +124,12 @@ class Run:
         Raises CancelledError, after the books, and ReplayedError when there is nothing to
         serve because it was served before.
         """
-        self._reply = reply
+        self._reply = self._relay.reply = reply
         self._task = asyncio.current_task()
         try:
             await self._serve()
         except ReplayedError:
-            self._give_up_seat()
+            self._relay.give_up()
             raise
         except (ClientLeftError, ConnectionError):
             self._desk.counters.add(metric_names.CLIENTS_LEFT)
@@ -181,164 +160,69 @@ class Run:
         """End the request with an error; nobody pays unless a settle is under way."""
         if isinstance(error, Unauthenticated):
             self._desk.keys.forget(self._key_hash)
-        self._give_up_seat()
+        self._relay.give_up()
         if self._hold.admitted is None or error is self._ended:
             self._hold.abandon(None)  # off the path: who is ended is told at once
         else:
-            await self._hold.void(error.code or error.type, self._attempt)
+            await self._hold.void(error.code or error.type, self._relay.seat.attempts)
         await self._fail(error)
 
     async def _fail(self, error: MarketError) -> None:
         if self._reply.written:
             self._desk.counters.add(metric_names.STREAMS_BROKEN)
-        if not self._gone:
+        if not self._relay.gone:
             await self._reply.fail(error)
 
     # ── the steps ────────────────────────────────────────────────────────────────────
 
     async def _serve(self) -> None:
-        self._serving = True
-        try:
-            grant, admitted = await self._admit_and_route()
-            while True:
-                try:
-                    await self._relay(grant, admitted)
-                    break
-                except AttemptFailedError as failed:
-                    grant = await self._next_grant(grant, admitted, failed.failure)
-            await self._settle_and_end(grant, admitted)
-        finally:
-            self._serving = False
-
-    async def _admit_and_route(self) -> tuple[Grant, Admitted]:
-        """Both at once: a hold, and a slot that is free now; else wait in the queue.
+        """Admit and route at once; answer; charge; say that all is done.
 
         One after the other under the caller's own key, which may need no slot at all.
         """
-        wanted = self._prepared.call.max_tokens or self._prepared.max_tokens_cap
-        early = None if self._recording else self._ask(wanted)
-        admitted = await self._hold.admit()
-        routing = early or self._ask(admitted.max_tokens)
-        await self._until_answered(routing)
-        answer = self._seat.answer(routing)
-        if isinstance(answer, Grant):
-            return answer, admitted
-        return await self._queue(admitted), admitted
+        self._serving = True
+        relay = self._relay
+        try:
+            wanted = self._prepared.call.max_tokens or self._prepared.max_tokens_cap
+            early = None if self._recording else relay.ask(wanted)
+            admitted = await self._hold.admit()
+            attempt = await relay.first(early, admitted)
+            attempt = await relay.whole(attempt, admitted)
+            await self._settle_and_end(attempt, admitted)
+        finally:
+            self._serving = False
 
-    def _ask(self, max_tokens: int, funding: Funding | None = None) -> Route:
-        return self._seat.ask(self._inbox.poke, max_tokens=max_tokens, funding=funding)
+    def _progressed(self, now_s: float) -> None:
+        tokens = self._relay.answer.progress.tokens
+        if tokens - self._checkpoint_tokens >= self._desk.limits.checkpoint_tokens:
+            self._checkpoint(now_s)
 
-    async def _queue(self, admitted: Admitted) -> Grant:
-        """Stand in the fair queue with the hold as funding."""
-        routing = self._ask(admitted.max_tokens, admitted.funding)
-        await self._until_answered(routing)
-        answer = self._seat.answer(routing)
-        if not isinstance(answer, Grant):
-            raise Internal("The router left a funded request without an answer.")
-        return answer
-
-    async def _until_answered(self, routing: Route) -> None:
-        while not routing.done():
-            await self._wait()
-
-    async def _relay(self, grant: Grant, admitted: Admitted) -> None:
-        """Submit to one Mac and pass its events on until every choice has ended."""
-        progress = Progress(
-            self._prepared.call.n, admitted.max_tokens, len(self._prepared.prompt_ids)
-        )
-        self._progress = progress
-        self._attempt += 1
-        self._first_s = None
-        reply, inbox, clock = self._reply, self._inbox, self._desk.ports.clock
-        limits = self._desk.limits
-        inbox.clear()
-        reply.begin(progress, grant.provider)
-        await self._submit(grant, admitted)
-        while progress.open:
-            await self._wait()
-            events = inbox.take()
-            if not events:
-                continue
-            now_s = self._event_s = clock.monotonic_s()
-            if self._first_s is None:
-                self._first_s = now_s
-            for event in events:
-                reply.add(event, progress.absorb(event))
-            await reply.flush()
-            if not progress.open:
-                break
-            if progress.tokens - self._checkpoint_tokens >= limits.checkpoint_tokens:
-                self._checkpoint(now_s)
-            inbox.hold(limits.coalesce_s)
-        inbox.clear()
-        self._submitted_s = None
-
-    async def _submit(self, grant: Grant, admitted: Admitted) -> None:
-        """Hand the job over; AttemptFailedError when this Mac cannot take it."""
-        job = self._prepared.job(self._request_id, admitted)
-        attempt, inbox, seat = self._attempt, self._inbox, self._seat
-
-        def on_event(event: Event) -> None:
-            if attempt == self._attempt and seat.grant is not None:
-                inbox.put(event)
-            else:
-                self._desk.counters.add(metric_names.LATE_EVENTS)
-
-        if self._gone:
-            raise ClientLeftError
-        self._submitted_s = self._begun_s = self._desk.ports.clock.monotonic_s()
-        await seat.submit(grant, job, on_event)
-
-    async def _wait(self) -> None:
-        """Sleep until something changed, and find out whether it still matters."""
-        await self._inbox.wait()
-        if self._gone:
-            raise ClientLeftError
-        if self._fault is not None:
-            raise self._fault
-        if self._inbox.full:
-            raise SlowReaderError
-        if not self._reply.written:
-            now_s = self._desk.ports.clock.monotonic_s()
-            if now_s - self._quiet_s >= self._desk.limits.heartbeat_s:
-                self._quiet_s = now_s
-                if await self._reply.heartbeat():
-                    self._desk.counters.add(metric_names.HEARTBEATS)
-
-    async def _next_grant(self, grant: Grant, admitted: Admitted, failure: JobFailure) -> Grant:
-        """Another Mac for a failed attempt, or the error that ends the request."""
-        written = self._reply.written
-        last = failure.code == "invalid" or written or self._attempt >= self._desk.limits.attempts
-        self._seat.stop()
-        self._report("rejected" if failure.code in _REFUSALS else "failed", final=last)
-        if last:
-            if written:
-                await self._reply.flush()  # what came before the loss in the same batch
-            raise given_up(failure, self._attempt, self._progress.tokens if written else None)
-        self._desk.counters.add(metric_names.FAILOVERS)
-        self._seat.exclude(grant.machine)
-        return await self._queue(admitted)
-
-    async def _settle_and_end(self, grant: Grant, admitted: Admitted) -> None:
+    async def _settle_and_end(self, attempt: Attempt, admitted: Admitted) -> None:
         """The charge is durable before the last chunk says that all is done.
 
         The last bytes are made before it, with the bill in them, so that an answer that is
         kept is the very one that is sent.
         """
-        if self._gone and not self._reply.written:
+        relay, answer = self._relay, self._relay.answer
+        if relay.gone and not self._reply.written:
             raise ClientLeftError
-        self._report("ok", final=True)
-        progress = self._progress
-        delivery = self._delivery(grant, progress.tokens, progress.choices[0].finish or "stop")
+        progress = answer.progress
+        relay.leave(attempt, "ok", final=True, prefix=answer.prefix(admitted.account))
+        finish = progress.choices[0].finish or "stop"
+        delivery = self._delivery(attempt, progress.tokens, finish)
         bill = Bill(
-            delivery.usage, admitted.cost_nano(delivery.usage), grant.provider, self._attempt
+            delivery.usage,
+            delivery.cost_nano(admitted),
+            attempt.grant.provider,
+            relay.seat.attempts,
+            delivery.shares(),
         )
         last, outcome = self._reply.last(bill), None
         if self._recording is not None:
             kind = self._reply.content_type
             outcome = self._recording.sealed(admitted.account, self._request_id, kind, last)
         settled = await self._hold.settle(delivery, outcome)
-        delivery.count(self._desk.counters, self._progress.mismatches)
+        delivery.count(self._desk.counters, progress.mismatches)
         if (settled.cost_nano, settled.usage) != (bill.cost_nano, bill.usage):
             self._desk.counters.add(metric_names.COST_MISMATCHES)
             _log.error("%s was charged otherwise than computed", self._request_id)
@@ -349,50 +233,31 @@ class Run:
 
     def _abandon(self, *, charge: bool) -> None:
         """Leave at once; what was delivered is charged off the path, or nothing is."""
-        grant, delivered = self._seat.grant, self._reply.delivered
+        attempt, delivered = self._relay.race.front, self._reply.delivered
         delivery = None
-        if charge and grant is not None and delivered and self._recording is None:
-            delivery = self._delivery(grant, delivered, "cancelled")
-        self._give_up_seat()
+        if charge and attempt is not None and delivered and self._recording is None:
+            delivery = self._delivery(attempt, delivered, "cancelled")
+        self._relay.give_up()
         self._hold.abandon(delivery)
 
-    def _give_up_seat(self) -> None:
-        self._seat.abandon()
-        if self._progress.open:
-            self._seat.stop()
-        self._report("cancelled", final=True)
-
-    def _report(self, result: str, *, final: bool) -> None:
-        begun_s, self._begun_s = self._begun_s, None
-        self._submitted_s = None
+    def _delivery(self, attempt: Attempt, tokens: int, finish_reason: str) -> Delivery:
+        answer = self._relay.answer
         now_s = self._desk.ports.clock.monotonic_s()
-        begun_s = now_s if begun_s is None else begun_s
-        self._seat.give_back(
-            result,
-            final=final,
-            completion_tokens=self._progress.tokens,
-            cached_tokens=self._progress.cached_tokens,
-            ttft_ms=None if self._first_s is None else (self._first_s - begun_s) * 1000,
-            total_ms=(now_s - begun_s) * 1000,
-        )
-
-    def _delivery(self, grant: Grant, tokens: int, finish_reason: str) -> Delivery:
-        now_s = self._desk.ports.clock.monotonic_s()
-        first_s = now_s if self._first_s is None else self._first_s
+        first_s = now_s if answer.first_s is None else answer.first_s
         return Delivery(
-            grant=grant,
-            usage=self._usage(tokens),
+            grant=attempt.grant,
+            usage=answer.usage(tokens),
             finish_reason=finish_reason,
-            attempts=self._attempt,
+            attempts=self._relay.seat.attempts,
             ttft_ms=(first_s - self._started_s) * 1000,
             total_ms=(now_s - self._started_s) * 1000,
+            before=answer.before(tokens),
         )
 
-    def _usage(self, tokens: int) -> Usage:
-        return Usage(len(self._prepared.prompt_ids), tokens, self._progress.cached_tokens)
-
     def _checkpoint(self, now_s: float) -> None:
+        answer, front = self._relay.answer, self._relay.race.front
         self._checkpoint_s = now_s
-        self._checkpoint_tokens = self._progress.tokens
+        self._checkpoint_tokens = answer.progress.tokens
         delivered = self._reply.delivered if self._recording is None else 0
-        self._hold.checkpoint(self._usage(delivered), self._seat.grant if delivered else None)
+        grant = front.grant if front is not None and delivered else None
+        self._hold.checkpoint(answer.usage(delivered), grant, answer.before(delivered))

@@ -1,4 +1,4 @@
-"""One request's place in the fleet: the slot it waits for, has, and gives back once."""
+"""One request's place in the fleet: what it asks the router for, and the slot it waits for."""
 
 from __future__ import annotations
 
@@ -7,33 +7,67 @@ from collections.abc import Callable
 
 from market.errors import InvalidRequest, MarketError
 from market.messages import Funding
-from market.routing.messages import Busy, Grant, Outcome, RouteRequest
+from market.routing.messages import Busy, Grant, RouteRequest
 from market.types import AccountId, Event, Job, JobFailure, MachineId, RequestId
 from serve_app.desk import Desk
 from serve_app.prepare import Prepared
 from serve_app.progress import AttemptFailedError
+from serve_app.race import Attempt, Race
 
 Route = asyncio.Future[Grant | Busy]
 
 
 class Seat:
-    """Asks for slots and gives them back; at most one is held at a time."""
+    """Asks for slots, one at a time; what is granted enters the race."""
 
     def __init__(
-        self, desk: Desk, prepared: Prepared, request_id: RequestId, consumer: AccountId
+        self,
+        desk: Desk,
+        prepared: Prepared,
+        request_id: RequestId,
+        consumer: AccountId,
+        race: Race,
     ) -> None:
         self._desk = desk
         self._prepared = prepared
         self._request_id = request_id
         self._consumer = consumer
+        self._race = race
         self._routing: Route | None = None
         self._queued = False
-        self._excluded: tuple[MachineId, ...] = ()
-        self.grant: Grant | None = None
+        self._tried: tuple[MachineId, ...] = ()
+        self.attempts = 0  # granted so far
 
-    def ask(self, wake: Callable[[], None], *, max_tokens: int, funding: Funding | None) -> Route:
-        """Ask for a slot, in parallel with whatever else; `wake` is called at the answer."""
-        request = RouteRequest(
+    def ask(
+        self,
+        wake: Callable[[], None],
+        *,
+        max_tokens: int,
+        funding: Funding | None = None,
+        digest: str = "",
+        said_tokens: int = 0,
+    ) -> Route:
+        """Ask for a slot, in parallel with whatever else; `wake` is called at the answer.
+
+        With a `digest` only Macs with those weights will do: they go on after `said_tokens`.
+        """
+        request = self._request(max_tokens, funding, digest, said_tokens)
+        routing = asyncio.ensure_future(self._desk.ports.router.route(request))
+        routing.add_done_callback(lambda _: wake())
+        self._routing = routing
+        self._queued = funding is not None
+        return routing
+
+    def _request(
+        self,
+        max_tokens: int,
+        funding: Funding | None,
+        digest: str = "",
+        said_tokens: int = 0,
+        *,
+        hedge: bool = False,
+    ) -> RouteRequest:
+        return RouteRequest(
             request_id=self._request_id,
             gateway=self._desk.ports.gateway,
             consumer=self._consumer,
@@ -41,30 +75,53 @@ class Seat:
             prompt_tokens=len(self._prepared.prompt_ids),
             max_tokens=max_tokens,
             n=self._prepared.call.n,
-            attempt=len(self._excluded) + 1,
-            excluded=self._excluded,
+            attempt=self.attempts + 1,
+            excluded=self._tried,
             deadline_s=self._desk.limits.queue_s,
             funding=funding,
+            digest=digest,
+            said_tokens=said_tokens,
+            hedge=hedge,
         )
-        routing = asyncio.ensure_future(self._desk.ports.router.route(request))
-        routing.add_done_callback(lambda _: wake())
-        self._routing = routing
-        self._queued = funding is not None
-        return routing
 
-    def answer(self, routing: Route) -> Grant | Busy:
+    def answer(self, routing: Route, said_tokens: int = 0) -> Attempt | Busy:
         """The answer of a finished asking; raises the router's refusal."""
         self._routing = None
         answer = routing.result()
-        if isinstance(answer, Grant):
-            self.grant = answer
-        return answer
+        return self._taken(answer, said_tokens) if isinstance(answer, Grant) else answer
 
-    async def submit(self, grant: Grant, job: Job, on_event: Callable[[Event], None]) -> None:
+    def _taken(self, grant: Grant, said_tokens: int = 0) -> Attempt:
+        """A slot was granted: its Mac is not asked for again."""
+        self.attempts += 1
+        self._tried = (*self._tried, grant.machine)
+        attempt = Attempt(grant, said_tokens)
+        self._race.enter(attempt)
+        return attempt
+
+    async def hedge(self, max_tokens: int, beside: Attempt) -> Attempt | None:
+        """A second try beside one that is slow, if the router has room for it."""
+        routing = asyncio.ensure_future(
+            self._desk.ports.router.route(self._request(max_tokens, None, hedge=True))
+        )
+        try:
+            answer = await routing
+        except MarketError:
+            return None
+        if not isinstance(answer, Grant):
+            return None
+        attempt = self._taken(answer)
+        race = self._race
+        if race.closed or race.lead is not None or beside not in race.live[:-1]:
+            self._race.leave(attempt, "cancelled", final=False)
+            return None
+        return attempt
+
+    async def submit(self, attempt: Attempt, job: Job, on_event: Callable[[Event], None]) -> None:
         """Hand the job over; AttemptFailedError when this Mac cannot take it."""
+        attempt.begun_s = self._desk.ports.clock.monotonic_s()
         try:
             async with asyncio.timeout(self._desk.limits.submit_s):
-                await self._desk.ports.providers.submit(grant, job, on_event)
+                await self._desk.ports.providers.submit(attempt.grant, job, on_event)
         except (OSError, TimeoutError):
             raise AttemptFailedError(JobFailure("lost", "The Mac cannot be reached.")) from None
         except InvalidRequest as error:
@@ -72,44 +129,9 @@ class Seat:
         except MarketError as error:
             raise AttemptFailedError(JobFailure("rejected", error.message)) from None
 
-    def stop(self) -> None:
-        """Tell the Mac to stop. A job it does not know is ignored there."""
-        if self.grant is not None:
-            self._desk.ports.providers.cancel(self.grant, self._request_id)
-
-    def exclude(self, machine: MachineId) -> None:
-        """Ask for another Mac next time: `machine` failed this request."""
-        self._excluded = (*self._excluded, machine)
-
-    def give_back(
-        self,
-        result: str,
-        *,
-        final: bool,
-        completion_tokens: int = 0,
-        cached_tokens: int = 0,
-        ttft_ms: float | None = None,
-        total_ms: float | None = None,
-    ) -> None:
-        """Report the attempt and free its slots, once."""
-        grant, self.grant = self.grant, None
-        if grant is not None:
-            self._desk.ports.router.report(
-                Outcome(
-                    request_id=self._request_id,
-                    attempt=grant.attempt,
-                    machine=grant.machine,
-                    result=result,
-                    final=final,
-                    completion_tokens=completion_tokens,
-                    cached_tokens=cached_tokens,
-                    ttft_ms=ttft_ms,
-                    total_ms=total_ms,
-                )
-            )
-
     def abandon(self) -> None:
         """Leave the queue; a slot that was granted meanwhile goes back unused."""
+        self._race.closed = True
         routing, self._routing = self._routing, None
         if routing is not None:
             self._desk.background.start(self._release(routing))
@@ -122,5 +144,4 @@ class Seat:
             return
         answer = routing.result()
         if isinstance(answer, Grant):
-            self.grant = answer
-            self.give_back("cancelled", final=True)
+            self._race.leave(self._taken(answer), "cancelled", final=True)

@@ -33,18 +33,25 @@ class ChoiceText:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What the final usage says besides tokens."""
+    """What the final usage says besides tokens.
+
+    `shares` are the completion tokens of each Mac, in the order in which they said them, where
+    more than one did.
+    """
 
     usage: Usage
     cost_nano: int
     provider: ProviderId
     attempts: int
+    shares: tuple[tuple[ProviderId, int], ...] = ()
 
 
 def usage_object(bill: Bill) -> dict[str, Any]:
     """OpenAI's usage and the exact cost; micro-USD is the floor of the nano sum."""
     usage = bill.usage
+    shares = [{"provider": who, "completion_tokens": tokens} for who, tokens in bill.shares]
     return {
+        **({"providers": shares} if shares else {}),
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,

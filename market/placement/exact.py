@@ -1,7 +1,7 @@
 """The placement as a small integer program, solved by HiGHS: scipy's only doorway.
 
 Importing scipy takes a second, so it happens in the first call. HiGHS lets go of the interpreter
-while it searches (measured, docs/decisions/0012-placement.md), so that a thread is enough.
+while it searches (measured, docs/decisions/0013-placement.md), so that a thread is enough.
 """
 
 from __future__ import annotations

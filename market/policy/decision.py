@@ -95,7 +95,8 @@ class Decision:
         """Slots to reserve on the chosen Mac."""
         if self.index is None:
             return 0
-        return int(slots_needed(self.candidates, self.ask)[self.index])
+        slots = max(int(self.candidates["slots"][self.index]), 1)
+        return min(self.ask.n, slots)
 
     def high_factor(self) -> float:
         """How much worse than predicted the chosen Mac may be, nine times in ten."""
@@ -171,9 +172,7 @@ def _filter(candidates: Candidates, ask: Ask) -> tuple[BoolArray, dict[str, int]
     return eligible, counts
 
 
-def _score(
-    view: View, policy: Policy
-) -> tuple[dict[str, FloatArray], FloatArray, tuple[str, ...]]:
+def _score(view: View, policy: Policy) -> tuple[dict[str, FloatArray], FloatArray, tuple[str, ...]]:
     """The terms that are numbers for every eligible Mac, their sum, what was wrong with others."""
     terms: dict[str, FloatArray] = {}
     faults: list[str] = []

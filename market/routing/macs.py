@@ -7,7 +7,7 @@ place for a while, because most come back, and requests may wait for it meanwhil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -147,6 +147,14 @@ class Macs:
             known.quarantined = ""
         self._observe(known, now_s)
         return welcome
+
+    def still_here(self, machines: Sequence[MachineId], now_s: float) -> None:
+        """Known Macs that are as they were."""
+        for machine in machines:
+            mac = self._macs[machine]
+            mac.here_s += now_s - mac.last_beat_s
+            mac.last_beat_s = now_s
+        self.fleet.touch(machines, now_s)
 
     def _observe(self, mac: Mac, now_s: float) -> None:
         beat, machine = mac.beat, mac.beat.machine

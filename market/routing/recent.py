@@ -7,6 +7,7 @@ because a decision over 1,000 Macs is a hundred times larger than one over ten.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from market.policy.decision import Decision
 from market.types import RequestId
@@ -41,6 +42,10 @@ class RecentDecisions:
         ):
             _, oldest = self._kept.popitem(last=False)
             self._rows -= len(oldest.candidates)
+
+    def newest(self) -> Iterator[Decision]:
+        """All of them, the latest first."""
+        return reversed(self._kept.values())
 
     def find(self, request_id: RequestId) -> Decision | None:
         """The request's newest decision, if it is recent enough."""

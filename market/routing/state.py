@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from market.errors import MarketError, Unavailable
-from market.policy.decision import Verdict, materialise
-from market.policy.registry import policy_named
+from market.policy.decision import Decision
+from market.policy.registry import Policy, policy_named
 from market.routing import refusals
 from market.routing.dispatcher import Dispatcher
 from market.routing.log import Intent, OutcomeRecord
@@ -35,8 +35,9 @@ from market.routing.messages import (
 )
 from market.routing.notes import Noted
 from market.routing.reservations import Reservation
+from market.routing.stories import machine_story, queue_story, story_of
 from market.routing.view import availability, metrics, status
-from market.types import GatewayId, MachineId, ModelId, RequestId
+from market.types import GatewayId, MachineId, ModelId, ProviderId, RequestId
 
 MAX_ATTEMPTS = 3
 """Tries of one request before its client is told."""
@@ -267,6 +268,10 @@ class RouterState:
         desk.pump_machine(beat.machine, now_s)
         return ProviderOrders(drain=desk.macs.drain_reason(beat.machine) is not None)
 
+    def beat_unchanged(self, machines: Sequence[MachineId], now_s: float) -> None:
+        """Beats that say nothing new: these Macs are still there."""
+        self._desk.macs.still_here(machines, now_s)
+
     def machine_lost(self, machine: MachineId, reason: str, now_s: float) -> None:
         """A death notice: its process is gone, and every job on it."""
         self._lose(machine, reason, now_s)
@@ -314,9 +319,35 @@ class RouterState:
         """How each model stands, for the public list of models."""
         return availability(self._desk, now_s)
 
-    def use_policy(self, name: str) -> None:
-        """Route by another policy from now on; raises InvalidRequest for an unknown one."""
-        self._desk.asker.policy = policy_named(name)
+    def decision_of(self, request_id: RequestId) -> Decision | None:
+        """The newest decision of a recent request."""
+        return self._desk.recent.find(request_id)
+
+    def story(self, request_id: RequestId) -> dict[str, Any] | None:
+        """The newest decision of a recent request: every candidate, and what would have helped."""
+        decision = self._desk.recent.find(request_id)
+        return story_of(decision) if decision is not None else None
+
+    def machine_story(self, machine: MachineId, now_s: float) -> dict[str, Any] | None:
+        """How a Mac stands and why; None when there is none of this id."""
+        return machine_story(self._desk, machine, now_s)
+
+    def machine_of(self, provider: str) -> MachineId | None:
+        """The Mac with this public id."""
+        return self._desk.macs.machine_of(ProviderId(provider))
+
+    def queue_story(self, now_s: float) -> list[dict[str, Any]]:
+        """Who waits for which model, in order."""
+        return queue_story(self._desk, now_s)
+
+    def calibration(self) -> dict[str, dict[str, object]]:
+        """How predicted times to the first token compare with what was, by model."""
+        known = self._desk.learning.calibration
+        return {model: known[model].as_json() for model in sorted(known)}
+
+    def use_policy(self, policy: Policy | str) -> None:
+        """Route by another policy from now on; raises InvalidRequest for an unknown name."""
+        self._desk.asker.policy = policy_named(policy) if isinstance(policy, str) else policy
 
     def status(self, now_s: float) -> dict[str, Any]:
         """Everything an operator may want to see, as JSON-able data."""
@@ -325,11 +356,6 @@ class RouterState:
     def metrics(self, now_s: float) -> dict[str, float]:
         """The gateways' counters added up, and the router's own."""
         return metrics(self._desk, now_s)
-
-    def verdicts(self, request_id: RequestId) -> list[Verdict] | None:
-        """Every candidate of a recent decision."""
-        decision = self._desk.recent.find(request_id)
-        return materialise(decision) if decision is not None else None
 
     def take_journal(self) -> list[Noted | OutcomeRecord]:
         """Decisions and outcomes since the last call, to be made into records and stored."""

@@ -37,6 +37,7 @@ class Mac:
     pace_s: float = 0.0
     silent: bool = False
     fail_after: int | None = None
+    ask_pct: int = 100
     cancelled: list[RequestId] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
 
@@ -49,7 +50,7 @@ class Fleet:
     """Router and transport in one: grants slots of its Macs and runs their echo jobs.
 
     A Mac answers with the characters of the prompt, over and over, up to `max_tokens` or
-    24 tokens, then stops.
+    24 tokens, then stops. What was said elsewhere before it goes on after.
     """
 
     LENGTH = 24
@@ -59,17 +60,23 @@ class Fleet:
         self.outcomes: list[Outcome] = []
         self.requests: list[RouteRequest] = []
         self.grants = 0
+        self.digest = ""  # with one, a Mac can go on where another was lost
+        self.hedge_after_ms = 0.0
+        self.room_for_hedges = True
         self.payee = MAC_OWNER
         self.error: MarketError | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopped: set[tuple[RequestId, MachineId]] = set()
         self.produced: dict[RequestId, int] = {}
+        self.delivered: dict[tuple[RequestId, MachineId], int] = {}
 
     async def route(self, request: RouteRequest) -> Grant | Busy:
         self.requests.append(request)
         await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
+        if request.hedge and not self.room_for_hedges:
+            return Busy(request.request_id, 0)
         ends_s = time.monotonic() + request.deadline_s
         while True:
             mac = self._free(request)
@@ -84,6 +91,9 @@ class Fleet:
                     self.payee,
                     Endpoint("127.0.0.1", 1),
                     1.0,
+                    self.digest,
+                    hedge_after_ms=0.0 if request.hedge else self.hedge_after_ms,
+                    ask_pct=mac.ask_pct,
                 )
             if request.funding is None:
                 return Busy(request.request_id, 1)
@@ -135,7 +145,7 @@ class Fleet:
             return
         length = min(job.max_tokens, self.LENGTH)
         reason = "stop" if length == self.LENGTH else "length"
-        for at in range(length):
+        for at in range(len(job.said), length):
             if (job.request_id, mac.machine) in self.stopped:
                 return
             if mac.fail_after == at:
@@ -163,3 +173,5 @@ class Fleet:
                     )
                 )
             self.produced[job.request_id] = (at + 1) * job.n
+            key = (job.request_id, mac.machine)
+            self.delivered[key] = self.delivered.get(key, 0) + job.n

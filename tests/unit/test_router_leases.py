@@ -279,7 +279,9 @@ def test_every_grant_refusal_and_outcome_is_journaled() -> None:
     ]
     assert [r.result for r in journal if isinstance(r, OutcomeRecord)] == ["ok"]
     assert state.take_journal() == []
-    assert [v.provider for v in state.verdicts(RequestId("r")) or []] == ["prv_a"]
+    story = state.story(RequestId("r"))
+    assert story is not None
+    assert [v["provider"] for v in story["verdicts"]] == ["prv_a"]
 
 
 def test_availability_counts_what_can_be_used_now() -> None:
