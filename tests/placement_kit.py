@@ -182,9 +182,11 @@ class World:
         self.plans: list[Plan] = []
         self.random = np.random.default_rng(7)
         self.asked_s: dict[ModelId, float] = {}
+        self.waited: dict[ModelId, int] = {}
 
     def view(self) -> FleetView:
         waiting = tuple(self._waiting(name) for name in self.names)
+        self.waited = {model.size.model: model.waiting for model in waiting}
         macs = tuple(mac.seen(self.now_s) for mac in self.macs.values())
         return FleetView(macs, waiting, self.pins)
 
