@@ -22,7 +22,7 @@ from market.placement.case import (
     prices_of,
 )
 from market.placement.problem import BoolArray, FloatArray, IntArray
-from market.placement.tables import LEAVING
+from market.placement.tables import LEAVING, LOADING
 
 LOAD_SLOWS_SHARE = 0.25
 """Share of a Mac's work that a load beside it holds up: reading weights and the first compile
@@ -192,6 +192,36 @@ class Office:
         """An idle model does not push out one that has no copy to spare; two would go round."""
         spare = self._copies[other] > self.case.least[other]
         return not spare and not bool(self.case.asked[column])
+
+
+def ready_in_s(office: Office, column: int) -> float | None:
+    """Seconds until a first copy of a model could serve: what is being loaded, else the soonest
+    place for it. A place that something else must keep for a while counts from then on, one whose
+    price is not paid from when waiting, as it goes on now, will have paid it.
+    """
+    tables = office.case.tables
+    loading = tables.place[:, column] == LOADING
+    if loading.any():
+        left_s = tables.load_s[loading, column] - tables.since_s[loading, column]
+        return float(np.maximum(left_s, 0.0).min())
+    found = [_opens_in_s(office, quote) for quote in office.choices(column)]
+    times = [seconds for seconds in found if seconds is not None]
+    return min(times) if times else None
+
+
+def _opens_in_s(office: Office, quote: Quote) -> float | None:
+    case, tables = office.case, office.case.tables
+    if quote.locked:
+        locks = office.locks[quote.row, list(quote.locked)]
+        if not (locks == IS_YOUNG).all():
+            return None
+        since_s = tables.since_s[quote.row, list(quote.locked)]
+        return quote.load_s + float(np.max(case.settings.residency_s - since_s))
+    if quote.barrier:
+        return None
+    missing = max(0.0, quote.price - float(case.paid[quote.column]))
+    work = float(tables.waiting_work[quote.column])
+    return quote.load_s + (missing / work if work > 0 else 0.0)
 
 
 def _gb(count: FloatArray | float) -> str:

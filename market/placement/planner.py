@@ -24,7 +24,7 @@ from market.placement.case import Case, Refusal, mask_of
 from market.placement.demand import Demand
 from market.placement.explain import macs_as_json, model_as_json, models_as_json
 from market.placement.orders import Orders
-from market.placement.permits import Office
+from market.placement.permits import Office, ready_in_s
 from market.placement.plan import Answer, Plan
 from market.placement.problem import BoolArray
 from market.placement.rent import Rent
@@ -77,6 +77,10 @@ class Planner:
     ) -> None:
         """A request has come that is expected to say so much. Called for each one."""
         self._demand.arrived(model, prompt_tokens, completion_tokens, now_s)
+
+    def begin(self, now_s: float) -> None:
+        """Every Mac has declared itself: plans may be made from now on."""
+        self._begins_s = min(self._begins_s, now_s)
 
     def observe(self, view: FleetView, now_s: float) -> None:
         """Look at the fleet; once a second."""
@@ -205,7 +209,20 @@ class Planner:
         wanted = self._orders.of(machine)
         return has if wanted is None else wanted
 
+    def knows(self, machine: MachineId) -> bool:
+        """Whether a plan has been made for this Mac, or none ever will."""
+        return not self._settings.enabled or self._orders.of(machine) is not None
+
     # ── telling ───────────────────────────────────────────────────────────────────────
+
+    def ready_in_s(self, model: ModelId, now_s: float) -> float | None:
+        """Seconds until a copy could serve, if requests go on waiting for it; None when no Mac
+        that takes work could ever hold one.
+        """
+        tables = self._tables
+        if not self._settings.enabled or tables is None or model not in tables.models:
+            return None
+        return ready_in_s(Office(self.case_now(now_s)), tables.models.index(model))
 
     def as_json(self, now_s: float) -> dict[str, Any]:
         """Everything that `coster placement` shows."""
