@@ -27,7 +27,8 @@ class Engine(Protocol):
     exactly once per choice; counts are cumulative and never exceed `max_tokens`; after
     `cancel` at most one more step's events come, then a `cancelled` finish for each open
     choice; concatenated text equals the decoded tokens cut at the first stop string;
-    an invalid job raises and leaves the others exact.
+    an invalid job raises and leaves the others exact; what a job says after `said` joins
+    to what another engine said before it, as if one had said it all.
     """
 
     async def load(self, sink: EventSink) -> ModelFacts:

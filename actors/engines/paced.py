@@ -60,7 +60,7 @@ class _Row:
     def __init__(self, choice: Choice, script: tuple[int, ...], left: int) -> None:
         self.choice = choice
         self.script = script
-        self.place = 0
+        self.place = choice.count
         self.left = left
 
 
@@ -133,7 +133,7 @@ class PacedEngine:
             raise Unavailable("The engine's queue is full.", None, "queue_full", 1.0)
         script = tuple(i for i in job.prompt_ids if i not in self._silent) or job.prompt_ids
         rows = [
-            _Row(Choice(job, index, self._vocabulary), script, len(job.prompt_ids))
+            _Row(Choice(job, index, self._vocabulary), script, len(job.prompt_ids) + len(job.said))
             for index in range(job.n)
         ]
         self._jobs[job.request_id] = rows

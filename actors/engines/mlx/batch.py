@@ -28,16 +28,20 @@ WARM_PROMPT_TOKENS = 4
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One choice in the batch. `said` are its delivered tokens, `left` its unread prompt.
+    """One choice in the batch. `said` are its delivered tokens, by whatever Mac, `left` what
+    it has not read yet.
 
     `admission` numbers the group it joined with: after a fault the newest group leaves.
     """
 
     choice: Choice
-    said: list[int] = field(default_factory=list)
+    said: list[int] = field(init=False)
     uid: int = -1
     left: int = 0
     admission: int = 0
+
+    def __post_init__(self) -> None:
+        self.said = list(self.choice.job.said)
 
     @property
     def full_tokens(self) -> int:
@@ -117,7 +121,7 @@ class Batch:
         job, tokens = row.choice.job, row.tokens_so_far()
         hit = self._prefixes.find(job.cache_scope, tokens)
         done = hit.tokens if hit is not None else 0
-        if not row.said:
+        if row.uid < 0:  # its first start; what a restart finds is none of the client's business
             row.choice.cached_tokens = min(done, len(job.prompt_ids))
         (row.uid,) = self._generator.insert(
             [tokens[done:]],

@@ -140,7 +140,7 @@ class EngineCore:
                 break
             self._waiting.popleft()
             joining.append(row)
-            backlog += len(row.choice.job.prompt_ids)
+            backlog += len(row.tokens_so_far())
         if not joining:
             return
         self._batch.begin_admission()
