@@ -11,7 +11,7 @@ from pathlib import Path
 from actors.engines.echo import EchoEngine
 from actors.engines.mlx.engine import MlxEngine
 from actors.engines.model_folder import read_folder
-from actors.engines.simulated import SimulatedEngine
+from actors.engines.simulated import SimulatedEngine, SimulatedMac
 from actors.engines.text import TokenizerVocabulary, Vocabulary, WordVocabulary
 from market.ports import Engine
 from market.types import Event, Job, ModelId, RequestId, Sampling
@@ -24,6 +24,12 @@ PATIENCE_S = 20.0
 
 Build = Callable[[Path], Engine]
 
+
+def quick_mac() -> SimulatedMac:
+    """A fast simulated Mac, whose disk delivers any model at once."""
+    return SimulatedMac("M3 Ultra", seed=1, disk_bytes_per_s=1e15)
+
+
 ENGINES: dict[str, Build] = {
     "mlx": lambda folder: MlxEngine(
         MODEL, folder, slots=SLOTS, waiting_max=WAITING, memory_bytes_budget=2**30
@@ -33,7 +39,7 @@ ENGINES: dict[str, Build] = {
         MODEL, slots=SLOTS, waiting_max=WAITING, context_tokens=512, vocab_size=360
     ),
     "simulated": lambda folder: SimulatedEngine(
-        MODEL, folder=folder, chip="M3 Ultra", slots=SLOTS, seed=1, waiting_max=WAITING
+        MODEL, mac=quick_mac(), folder=folder, slots=SLOTS, waiting_max=WAITING
     ),
 }
 

@@ -6,7 +6,7 @@ it to a fresh generator, because after an exception the old one's state cannot b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,9 +67,15 @@ class Batch:
     """The rows of one model. Lives on the engine's thread."""
 
     def __init__(
-        self, loaded: runtime.Loaded, eos_ids: Iterable[int], slots: int, prefixes: PrefixCache
+        self,
+        loaded: runtime.Loaded,
+        eos_ids: Iterable[int],
+        slots: int,
+        prefixes: PrefixCache,
+        limit_memory: Callable[[], None],
     ) -> None:
         self._loaded = loaded
+        self._limit_memory = limit_memory
         self._eos_ids = tuple(eos_ids)
         self._slots = slots
         self._prefixes = prefixes
@@ -92,7 +98,7 @@ class Batch:
         # The generator wires all memory it is recommended; how much to wire is decided in
         # `limit_memory`, and closing this one must not change it back.
         generator._old_wired_limit = None  # noqa: SLF001 - pinned by the surface test
-        runtime.limit_memory(self._loaded.weight_bytes)
+        self._limit_memory()
         return generator
 
     @property
