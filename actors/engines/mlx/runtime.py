@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.engines.memory import CPU_MEMORY_SHARE, ram_bytes
+from actors.engines.memory import CACHE_BLOCK_TOKENS, CPU_MEMORY_SHARE, ram_bytes
 from actors.engines.model_folder import FolderFacts
 from market.errors import InvalidRequest
 from market.hardware import GIB, USABLE_MEMORY_SHARE
@@ -35,6 +35,11 @@ LOAD_SLICE_BYTES = 256 * 2**20
 PROBE_CHUNK_TOKENS = 512
 PROBE_CHUNKS = 8
 """Cache sizes are taken at 4096 tokens, past the windows of common models."""
+
+WINDOWLESS = ("KVCache", "ArraysCache")
+"""Caches that grow by every token, or never: two blocks of tokens tell all about them, and
+describing 4096 steps of a recurrence would take seconds per layer without Metal.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +197,16 @@ def _probe(model: Any) -> tuple[int, int, bool, int]:
 
     cache = make_prompt_cache(model)
     trimmable = bool(can_trim_prompt_cache(cache))
-    chunk = mx.zeros((1, PROBE_CHUNK_TOKENS), dtype=mx.int32)
+    windowless = all(type(layer).__name__ in WINDOWLESS for layer in cache)
+    tokens, chunks = (CACHE_BLOCK_TOKENS, 1) if windowless else (PROBE_CHUNK_TOKENS, PROBE_CHUNKS)
+    chunk = mx.zeros((1, tokens), dtype=mx.int32)
     sizes: list[int] = []
     width = 0
-    for _ in range(PROBE_CHUNKS + 1):
+    for _ in range(chunks + 1):
         width = int(model(chunk, cache=cache).shape[-1])
         sizes.append(sum(layer.nbytes for layer in cache))
-    kv_bytes = max(0, sizes[-1] - sizes[-2]) // PROBE_CHUNK_TOKENS
-    state_bytes = max(0, sizes[-2] - kv_bytes * PROBE_CHUNKS * PROBE_CHUNK_TOKENS)
+    kv_bytes = max(0, sizes[-1] - sizes[-2]) // tokens
+    state_bytes = max(0, sizes[-2] - kv_bytes * chunks * tokens)
     return kv_bytes, state_bytes, trimmable, width
 
 
