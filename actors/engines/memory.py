@@ -32,6 +32,11 @@ def ram_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def reserve_bytes(budget_bytes: int) -> int:
+    """What is kept free of this budget."""
+    return min(RESERVE_BYTES_MAX, int(budget_bytes * RESERVE_SHARE_MAX))
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """What one model needs on this machine, all in bytes.
@@ -47,7 +52,7 @@ class MemoryPlan:
 
     @property
     def reserve_bytes(self) -> int:
-        return min(RESERVE_BYTES_MAX, int(self.budget_bytes * RESERVE_SHARE_MAX))
+        return reserve_bytes(self.budget_bytes)
 
     def need_bytes(self, sequence_tokens: Iterable[int], taken_bytes: int = 0) -> int:
         """The worst case of running sequences of these full lengths together.
@@ -98,14 +103,15 @@ class Tenant(Protocol):
 class SharedMemory:
     """The memory of one process, between its models. Used on one thread, weights read from any.
 
-    A model whose oldest sequence waits for room has a claim: until it has been let in, the others
-    admit nothing more, or a steady flow of small ones would keep a large one waiting for ever.
+    Models whose oldest sequence waits for room queue up for it: until the first has been let in
+    nobody else admits anything, or a steady flow of small sequences would keep a large one waiting
+    for ever.
     """
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self._tenants: list[Tenant] = []
-        self._claimant: Tenant | None = None
+        self._claims: list[Tenant] = []
 
     def join(self, tenant: Tenant) -> None:
         self._tenants.append(tenant)
@@ -134,14 +140,15 @@ class SharedMemory:
         return not any(each.batch_bytes() for each in self._tenants if each is not tenant)
 
     def may_admit(self, tenant: Tenant) -> bool:
-        """Whether no other model is waiting for room."""
-        return self._claimant in (None, tenant)
+        """Whether no other model waits for room before this one."""
+        return not self._claims or self._claims[0] is tenant
 
     def claim(self, tenant: Tenant) -> None:
-        """Its oldest sequence waits for room."""
-        self._claimant = self._claimant or tenant
+        """Its oldest sequence waits for room; it keeps the place in the queue that it has."""
+        if tenant not in self._claims:
+            self._claims.append(tenant)
 
     def settle(self, tenant: Tenant) -> None:
-        """It waits for room no more."""
-        if self._claimant is tenant:
-            self._claimant = None
+        """It has been let in, or waits no more."""
+        if tenant in self._claims:
+            self._claims.remove(tenant)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.engines.choice import Choice
-from actors.engines.memory import MemoryPlan, SharedMemory
+from actors.engines.memory import MemoryPlan, SharedMemory, reserve_bytes
 from actors.engines.mlx import runtime
 from actors.engines.mlx.batch import Batch, Drawn, Row
 from actors.engines.mlx.prefix_cache import PrefixCache
@@ -188,22 +188,30 @@ class EngineCore:
 
     def _admit(self) -> None:
         """Join waiting rows, oldest first, as far as slots, memory and prefill allow."""
-        if not self._memory.may_admit(self):
+        if not self._waiting:
+            self._memory.settle(self)
             return
-        self._memory.settle(self)
+        if not self._memory.may_admit(self):
+            self._memory.claim(self)
+            return
         joining: list[Row] = []
         lengths = [row.full_tokens for row in self._batch.rows.values()]
         backlog = sum(row.left for row in self._batch.rows.values())
         budget = self._prefill_budget()
+        room = True
         while self._waiting and len(lengths) < self._slots and backlog < budget:
             row = self._waiting[0]
             lengths.append(row.full_tokens)
-            if not self._make_room(lengths):
-                self._wait_for_room(row, alone=len(lengths) == 1)
+            room = self._make_room(lengths)
+            if not room:
                 break
             self._waiting.popleft()
             joining.append(row)
             backlog += len(row.tokens_so_far())
+        if joining or room:
+            self._memory.settle(self)
+        if not room:
+            self._wait_for_room(self._waiting[0], alone=len(lengths) == 1)
         if not joining:
             return
         self._batch.begin_admission()
@@ -334,19 +342,22 @@ class EngineCore:
 
 
 def _check_fits(facts: FolderFacts, memory: SharedMemory) -> None:
-    needed, budget = facts.weight_bytes / GIB, memory.budget_bytes / GIB
-    if needed > budget:
+    """Refuse a model that would leave no room to answer anybody."""
+    needed = facts.weight_bytes
+    room = memory.budget_bytes - reserve_bytes(memory.budget_bytes)
+    if needed > room:
         raise InvalidRequest(
-            f"{facts.folder} holds {needed:.1f} GiB of weights; this machine plans with "
-            f"{budget:.1f} GiB. Choose a smaller model or quantisation.",
+            f"{facts.folder} holds {needed / GIB:.1f} GiB of weights; this machine plans with "
+            f"{room / GIB:.1f} GiB for them. Choose a smaller model or quantisation.",
             "model",
             "too_large",
         )
-    taken = memory.weight_bytes() / GIB
-    if needed > budget - taken:
+    taken = memory.weight_bytes()
+    if needed > room - taken:
         raise Unavailable(
-            f"{facts.folder} holds {needed:.1f} GiB of weights; of this machine's {budget:.1f} GiB "
-            f"other models have {taken:.1f}. Unload one of them first.",
+            f"{facts.folder} holds {needed / GIB:.1f} GiB of weights; of this machine's "
+            f"{room / GIB:.1f} GiB for them other models have {taken / GIB:.1f}. Unload one of "
+            "them first.",
             "model",
             "memory",
         )
