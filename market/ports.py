@@ -34,7 +34,8 @@ class Engine(Protocol):
     async def load(self, sink: EventSink) -> ModelFacts:
         """Load and warm the model; events go to `sink` from now on.
 
-        Raises InvalidRequest when the model folder cannot be served, naming the file.
+        Raises InvalidRequest when the model folder cannot be served, naming the file, and
+        Unavailable when other models leave no room for it now.
         """
         ...
 
@@ -59,7 +60,7 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None:
-        """Cancel what runs, stop the thread and free the model. Idempotent."""
+        """Cancel what runs, or the load under way, and free the model. Idempotent."""
         ...
 
 
