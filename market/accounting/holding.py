@@ -52,7 +52,7 @@ def hold_terms(
     if key.caps is not None:
         cap = _cap_of_the_key(op, key, key.caps, price, cap, now_ns)
     if op.budget_nano is not None:
-        cap = _cap_of_the_budget(op, op.budget_nano, price, cap)
+        cap = cap_of_the_budget(op, op.budget_nano, price, cap)
     available = ledger.available(owner.row.id)
     available_nano = sum(available)
     max_tokens = admission.resolve_max_tokens(
@@ -126,8 +126,11 @@ def _cap_of_the_key(op: Admit, key: Key, caps: Caps, price: Price, cap: int, now
     return min(cap, affordable)
 
 
-def _cap_of_the_budget(op: Admit, budget_nano: int, price: Price, cap: int) -> int:
-    """The longest answer per choice that the caller's budget allows, within `cap`."""
+def cap_of_the_budget(op: Admit, budget_nano: int, price: Price, cap: int) -> int:
+    """The longest answer per choice that the caller's budget allows, within `cap`.
+
+    Raises PaymentRequired, naming what fits, when that is less than what was asked for.
+    """
     affordable = admission.affordable_tokens(
         budget_nano=budget_nano,
         prompt_tokens=op.prompt_tokens,

@@ -12,12 +12,22 @@ from market.errors import (
     MarketError,
     Unavailable,
 )
-from market.routing.messages import Busy, Endpoint, Grant, ModelAvailability, Outcome, RouteRequest
+from market.routing.messages import (
+    Busy,
+    Endpoint,
+    Grant,
+    ModelAvailability,
+    Outcome,
+    Quote,
+    QuotedMac,
+    RouteRequest,
+)
 from market.types import (
     Event,
     Job,
     JobFailure,
     MachineId,
+    ModelId,
     ProviderId,
     RequestId,
     TokenLogprob,
@@ -65,6 +75,8 @@ class Fleet:
         self.room_for_hedges = True
         self.payee = MAC_OWNER
         self.error: MarketError | None = None
+        self.errors: dict[str, MarketError] = {}  # by model
+        self.quoted: list[RouteRequest] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopped: set[tuple[RequestId, MachineId]] = set()
         self.produced: dict[RequestId, int] = {}
@@ -73,8 +85,9 @@ class Fleet:
     async def route(self, request: RouteRequest) -> Grant | Busy:
         self.requests.append(request)
         await asyncio.sleep(0)
-        if self.error is not None:
-            raise self.error
+        error = self.error or self.errors.get(request.model)
+        if error is not None:
+            raise error
         if request.hedge and not self.room_for_hedges:
             return Busy(request.request_id, 0)
         ends_s = time.monotonic() + request.deadline_s
@@ -107,6 +120,25 @@ class Fleet:
             if mac.machine not in request.excluded and fits:
                 return mac
         return None
+
+    async def quote(self, request: RouteRequest) -> Quote:
+        self.quoted.append(request)
+        await asyncio.sleep(0)
+        error = self.error or self.errors.get(request.model)
+        mac = self._free(request)
+        macs = [
+            QuotedMac(ProviderId(f"prv_{m.name}"), m is mac, m.running < m.slots, m.ask_pct, 0,
+                      10.0, 12.0, 100.0, 80.0, 250.0, 300.0)
+            for m in self.macs
+        ]  # fmt: skip
+        wait_s = 0.0 if mac is not None else 3.0
+        return Quote(
+            request.request_id, tuple(macs), len(macs), (), 24.0, 30.0, 0, wait_s, "", error
+        )
+
+    def calibration(self) -> dict[ModelId, dict[str, object]]:
+        told = {"requests": 3, "bias": 1.1, "typical_error": 0.2, "within_p90": 0.9}
+        return {DEMO_MODEL: dict(told)}
 
     def report(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
