@@ -82,14 +82,14 @@ class Fallbacks:
             self._ready[model.id] = prepared
             self._left.insert(0, model)
             await self._order(prepared, request_id, drop_hopeless=drop_hopeless)
-        raise self._together(*self._said.pop())
+        raise self._all()
 
     def fails(self, error: MarketError) -> MarketError | None:
         """The model that was given out last has failed: what to tell, None to try the next."""
-        if error.code in OF_ONE_MODEL and self._left:
-            self._said.append((self._current.id, error))
-            return None
-        return self._together(self._current.id, error)
+        if error.code not in OF_ONE_MODEL:
+            return self._together(self._current.id, error)
+        self._said.append((self._current.id, error))
+        return None if self._left else self._all()
 
     async def _prepared(self, model: ModelWish) -> Prepared:
         found = self._ready.get(model.id)
@@ -130,10 +130,12 @@ class Fallbacks:
             error = quote.error if quote is not None else None
             if quote is not None and quote.served_now:
                 now.append(model)
-            elif drop_hopeless and isinstance(error, MarketError) and error.code in OF_ONE_MODEL:
+            elif not drop_hopeless or not isinstance(error, MarketError):
+                later.append(model)
+            elif error.code in OF_ONE_MODEL:
                 self._said.append((model.id, error))
             else:
-                later.append(model)
+                raise error  # about the caller or the market: every model would say it
         self._left = now + later
 
     def _question(
@@ -145,11 +147,13 @@ class Fallbacks:
         """
         ports = self._desk.ports
         card = ports.catalogue.cards.get(ModelId(model.id))
-        if card is None or not card.enabled or ports.models.get(card.id) is None:
+        served = None if card is None else ports.models.get(card.id)
+        if card is None or not card.enabled or served is None:
             return None
         call, price = like.call, self._preparing.price(card)
         wanted = replace(like.wanted, price=price, preferences=self._wishes.of(model))
-        room = max(min(card.max_output_tokens, card.context_tokens - len(like.prompt_ids)), 1)
+        context = min(card.context_tokens, served.context_tokens)
+        room = max(min(card.max_output_tokens, context - len(like.prompt_ids)), 1)
         same = model.id == like.card.id
         asked = like if same else replace(like, card=card, max_tokens_cap=room, prefix=())
         return replace(asked, wanted=wanted).request(
@@ -163,13 +167,19 @@ class Fallbacks:
 
     # ── what all of them said ────────────────────────────────────────────────────────
 
+    def _all(self) -> MarketError:
+        """Every model has failed: what the last of the caller's own order said, and the others."""
+        places = {model.id: at for at, model in enumerate(self._wishes.models)}
+        self._said.sort(key=lambda said: places[said[0]])
+        return self._together(*self._said.pop())
+
     def _together(self, model: str, last: MarketError) -> MarketError:
-        """The last refusal, with what the models before it said."""
+        """A refusal, with what the other models said."""
         if not self._said:
             return last
-        tried = "; ".join(f"{model}: {error.message}" for model, error in self._said)
+        tried = " ".join(f"{name}: {error.message}" for name, error in self._said)
         return type(last)(
-            f"{model}: {last.message} Tried before: {tried}",
+            f"{model}: {last.message} And of the others: {tried}",
             last.param,
             last.code,
             last.retry_after_s,

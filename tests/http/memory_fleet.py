@@ -47,6 +47,7 @@ class Mac:
     pace_s: float = 0.0
     silent: bool = False
     fail_after: int | None = None
+    cannot: set[str] = field(default_factory=set)  # models that fail here at once
     ask_pct: int = 100
     cancelled: list[RequestId] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
@@ -111,7 +112,7 @@ class Fleet:
             if request.funding is None:
                 return Busy(request.request_id, 1)
             if time.monotonic() > ends_s:
-                raise Unavailable("No slot came free.", None, "queue_deadline", 2.0)
+                raise Unavailable("No slot came free.", None, "queue_timeout", 2.0)
             await asyncio.sleep(0.005)
 
     def _free(self, request: RouteRequest) -> Mac | None:
@@ -171,8 +172,8 @@ class Fleet:
     async def _run(self, mac: Mac, job: Job, on_event: Callable[[Event], None]) -> None:
         if mac.silent:
             return
-        if mac.fails:
-            failure = mac.fails.pop(0)
+        if mac.fails or job.model in mac.cannot:
+            failure = mac.fails.pop(0) if mac.fails else JobFailure("engine", "It broke.")
             on_event(Event(job.request_id, 0, (), "", 0, error=failure))
             return
         length = min(job.max_tokens, self.LENGTH)
