@@ -12,6 +12,7 @@ from market.routing.messages import Busy, Grant, Outcome, Quote, Refused, RouteR
 from market.routing.state import RouterState
 from market.types import GatewayId, ModelId, RequestId
 from serve_app.limits import Limits
+from serve_app.ports import GatewayPorts
 from serve_app.served_model import ServedModel
 from tests.http.memory_accountant import MAC_OWNER
 from tests.http.memory_fleet import Fleet, Mac
@@ -95,15 +96,15 @@ def routed_market(
     fleet = RoutedFleet(*macs, **traits)
     market.fleet = fleet
     market.ports = replace(market.ports, router=fleet, providers=fleet)
-    serve_more(market, folder)
+    serve_more(market.ports, folder)
     market.rebuild(limits)
     return market
 
 
-def serve_more(market: Market, folder: Path) -> None:
+def serve_more(ports: GatewayPorts, folder: Path) -> None:
     """Let the gateway speak two more models of the catalogue; nobody need have them."""
     for model in (SMALL, LARGE):
-        market.ports.models.add(  # type: ignore[attr-defined]
+        ports.models.add(  # type: ignore[attr-defined]
             ServedModel(
                 model, folder / "tokenizer.json", chat_template=TEMPLATE, context_tokens=1024
             )
