@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from market.catalogue import DEMO_MODEL
 from market.errors import (
@@ -47,6 +48,7 @@ class Mac:
     pace_s: float = 0.0
     silent: bool = False
     fail_after: int | None = None
+    fail_code: Literal["lost", "invalid"] = "lost"
     cannot: set[str] = field(default_factory=set)  # models that fail here at once
     ask_pct: int = 100
     cancelled: list[RequestId] = field(default_factory=list)
@@ -182,7 +184,7 @@ class Fleet:
             if (job.request_id, mac.machine) in self.stopped:
                 return
             if mac.fail_after == at:
-                lost = JobFailure("lost", "The Mac is gone.")
+                lost = JobFailure(mac.fail_code, "The Mac is gone.")
                 on_event(Event(job.request_id, 0, (), "", at, error=lost))
                 return
             await asyncio.sleep(mac.pace_s)

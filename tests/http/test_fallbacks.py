@@ -223,15 +223,20 @@ async def test_what_is_about_the_caller_or_the_market_stops_at_once(
     await settled(several)
 
 
-async def test_an_answer_that_has_begun_is_never_another_models(several: Market) -> None:
+@pytest.mark.parametrize(
+    ("failure", "code"), [("lost", "provider_lost"), ("invalid", "invalid_job")]
+)
+async def test_an_answer_that_has_begun_is_never_another_models(
+    several: Market, failure: Any, code: str
+) -> None:
     """What a client has read of one model cannot go on with another."""
     for mac in several.fleet.macs:
-        mac.fail_after, mac.pace_s = 4, 0.002
+        mac.fail_after, mac.fail_code, mac.pace_s = 4, failure, 0.002
     exchange = await ask(chat(models=[SMALL], stream=True)).go(several.app)
     await settled(several)
 
     assert exchange.text == ECHO[:4]
-    assert exchange.events[-1]["error"]["code"] == "provider_lost"
+    assert exchange.events[-1]["error"]["code"] == code
     assert set(models_asked(several)) == {DEMO}
 
 
@@ -302,6 +307,34 @@ async def test_a_client_that_leaves_ends_it_whichever_model_it_was(tmp_path: Pat
     rows = [row.status for row in market.accountant.rows.values()]
     assert rows.count("settled") <= 1
     assert set(rows) <= {"voided", "settled"}
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_before_its_first_run_a_call_can_be_left_and_ended(
+    several: Market, leaves: bool
+) -> None:
+    """While it is asked which model can be served, nothing runs that could be told."""
+    honest = several.fleet.quote
+    exchange = ask(chat(models=[SMALL]))
+    ending: list[asyncio.Task[None]] = []
+
+    async def late(request: Any) -> Any:
+        if leaves:
+            exchange.left.set()
+        elif not ending:
+            ending.append(asyncio.create_task(several.app.end_all("The market is closing.")))
+        await asyncio.sleep(0.01)
+        return await honest(request)
+
+    several.fleet.quote = late  # type: ignore[method-assign]
+    await exchange.go(several.app)
+    await asyncio.gather(*ending)
+
+    assert not several.fleet.requests
+    assert leaves == (not exchange.out)
+    if not leaves:
+        assert exchange.error["code"] == "draining"
+    await settled(several)
 
 
 async def test_a_market_that_closes_ends_it_between_two_models(several: Market) -> None:
