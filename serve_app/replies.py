@@ -131,7 +131,7 @@ class StreamReply:
             return
         parts, self._parts = self._parts, []
         if not self.started:
-            await self._start()
+            await self._start(self._provider)
         self.written = True
         await self._send({"type": "http.response.body", "body": b"".join(parts), "more_body": True})
         if self._progress is not None:
@@ -141,7 +141,7 @@ class StreamReply:
         if not self._heartbeats:
             return False
         if not self.started:
-            await self._start()
+            await self._start(None)  # who will answer is not known yet
         await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
         return True
 
@@ -157,7 +157,7 @@ class StreamReply:
 
     async def end(self, last: bytes) -> None:
         if not self.started:
-            await self._start()
+            await self._start(self._provider)
         await self._send({"type": "http.response.body", "body": last})
 
     async def fail(self, error: MarketError) -> None:
@@ -173,9 +173,9 @@ class StreamReply:
         body = self._wire.failure(error, choices or [self._last])
         await self._send({"type": "http.response.body", "body": body})
 
-    async def _start(self) -> None:
+    async def _start(self, provider: ProviderId | None) -> None:
         self.started = True
-        headers = [*self._headers_for(self._provider), *head_of(SSE_TYPE)]
+        headers = [*self._headers_for(provider), *head_of(SSE_TYPE)]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
