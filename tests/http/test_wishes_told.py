@@ -13,6 +13,7 @@ from market.messages import Admitted
 from market.policy.prefixes import block_hashes
 from market.types import AccountId, MachineId
 from serve_app.limits import DEADLINE_S_MAX, Limits
+from storage.memory import MemoryLedger
 from tests.http.asgi_client import HI, Exchange, ask, chat
 from tests.http.ledger_market import LedgerMarket, call, open_market
 from tests.http.memory_accountant import ADA
@@ -80,6 +81,17 @@ async def test_whose_machine_it_is_is_known_as_fast_as_a_revocation(tmp_path: Pa
         assert market.fleet.requests[-1].preferences.own_machines == (MINE,)
         await accountant.unlink_machine(MINE, "op")
         assert (await mine()).error["code"] == "no_own_machine"
+
+
+async def test_links_outlive_the_accountant(tmp_path: Path) -> None:
+    """They are read from the books, and a key of the account finds them at once."""
+    disk = MemoryLedger()
+    async with open_market(tmp_path, ledger=disk) as market:
+        await market.ledger.accountant.link_machine(MINE, ADA, "op")
+    async with open_market(tmp_path, ledger=disk) as later:
+        exchange = await ask(chat(provider={"own": "self"}), key=later.inference).go(later.app)
+        assert exchange.status == 200
+        assert later.fleet.requests[0].preferences.own_machines == (MINE,)
 
 
 @pytest.mark.parametrize("privacy", [{"zdr": True}, {"data_collection": "deny"}])
