@@ -34,6 +34,7 @@ from market.routing.messages import (
     Outcome,
     ProviderBeat,
     ProviderOrders,
+    Quote,
     Refused,
     RouteRequest,
 )
@@ -188,6 +189,10 @@ class Router:
             if is_newest:
                 del self._polls[beat.gateway]
         return self._state.take_mail(beat.gateway) if is_newest else []
+
+    async def quote(self, requests: list[RouteRequest]) -> list[Quote]:
+        """What would become of each request, in order; nothing changes by asking."""
+        return self._state.quote(requests, time.monotonic())
 
     async def availability(self) -> list[ModelAvailability]:
         return self._state.availability(time.monotonic())
