@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -14,7 +13,7 @@ from market.catalogue import ModelCard
 from market.types import AccountId, RequestClass
 from serve_app.desk import Desk
 from serve_app.parameters import Call, Kind
-from serve_app.prepare import Begun, Prepared, begin, prepare
+from serve_app.prepare import Begun, Prepared, Wanted, begin, prepare
 from serve_app.views import list_price
 from serve_app.wishes import ModelWish, Wishes
 
@@ -69,15 +68,15 @@ class Preparing:
         """
         session = wishes.session and self._desk.ports.sealer.session(account, wishes.session)
         finish_at_s = None if wishes.deadline_s is None else started_s + wishes.deadline_s
-        wanted = replace(
-            prepared.wanted,
+        wanted = Wanted(
             price=self.price(prepared.card),
             patience_s=self.patience_s(wishes.request_class),
             preferences=wishes.of(model),
+            request_class=wishes.request_class,
             finish_at_s=finish_at_s,
             session=session,
         )
-        return replace(prepared, wanted=wanted)
+        return prepared.wanting(wanted)
 
     def price(self, card: ModelCard) -> Price:
         """What a model costs now, as far as this gateway knows."""

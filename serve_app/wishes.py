@@ -44,6 +44,7 @@ USED: Final[Mapping[str, Check]] = {
     "max_cost_usd": dollars(BUDGET_USD_MAX),
     "service_tier": one_of(*CLASSES),
 }
+NO_WISH: Final = ProviderWish()
 SESSION: Final = ("prompt_cache_key", "user")
 """Names of a conversation or of who leads it, the better one first. Anything else is no name."""
 
@@ -106,7 +107,7 @@ def read_wishes(
     `route` is the header that means the same as `provider.own`. Raises InvalidRequest naming
     both sides of a contradiction.
     """
-    told: ProviderWish = found.get("provider", ProviderWish())
+    told: ProviderWish = found.get("provider", NO_WISH)
     preferences, own_field = _with_route(told.preferences, route)
     models = _models(found.get("model"), found.get("models", ()), preferences.sort)
     if told.private is not None and preferences.own != "self":
@@ -134,7 +135,7 @@ def read_wishes(
 
 def check_parameters(found: Mapping[str, Any], ignored: Sequence[str], shown: str) -> None:
     """Refuse a request that wants every parameter used, if one is not; `shown` are their names."""
-    told: ProviderWish = found.get("provider", ProviderWish())
+    told: ProviderWish = found.get("provider", NO_WISH)
     if told.require_parameters and ignored:
         raise InvalidRequest(
             f"provider.require_parameters is true and these would be ignored: {shown}. Leave them "
