@@ -12,7 +12,7 @@ from typing import Final
 
 from market.errors import MarketError
 from market.messages import KeyRecord
-from market.routing.messages import RouteRequest
+from market.routing.messages import Quote, RouteRequest
 from market.types import ModelId, RequestId
 from serve_app.desk import Desk
 from serve_app.prepare import Begun, Prepared
@@ -34,6 +34,8 @@ OF_ONE_MODEL: Final = frozenset(
     }
 )
 """Codes of refusals that another model may not meet: its Macs, its queue, its price."""
+FOR_ITS_SIZE: Final = frozenset({"context", "memory"})
+"""What rules Macs out by the prompt's length, which another tokeniser counts otherwise."""
 
 
 class Fallbacks:
@@ -124,6 +126,7 @@ class Fallbacks:
         except MarketError:
             return  # the router is away: the caller's own order stands
         by_model = {str(one.model): quote for one, quote in zip(asked, quotes, strict=True)}
+        counted = prepared.card.id
         now, later = [], []
         for model in self._left:
             quote = by_model.get(model.id)
@@ -132,6 +135,8 @@ class Fallbacks:
                 now.append(model)
             elif not drop_hopeless or not isinstance(error, MarketError):
                 later.append(model)
+            elif model.id != counted and quote is not None and _for_its_size(quote):
+                later.append(model)  # asked in earnest, with the length that is its own
             elif error.code in OF_ONE_MODEL:
                 self._said.append((model.id, error))
             else:
@@ -186,3 +191,9 @@ class Fallbacks:
             last.retry,
             last.rate,
         )
+
+
+def _for_its_size(quote: Quote) -> bool:
+    """Whether the length of the prompt is among what keeps a model from serving it."""
+    too_long = any(reason in FOR_ITS_SIZE for reason, _, _ in quote.ruled_out)
+    return too_long or getattr(quote.error, "code", None) == "deadline_infeasible"

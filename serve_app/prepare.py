@@ -102,9 +102,12 @@ class Prepared:
         said_tokens: int = 0,
         hedge: bool = False,
     ) -> RouteRequest:
-        """What the router is asked; `now_s` is of the monotonic clock."""
+        """What the router is asked; `now_s` is of the monotonic clock.
+
+        Who goes on after `said_tokens` has no deadline: what has begun is not broken off.
+        """
         wanted, left_s = self.wanted, None
-        if wanted.finish_at_s is not None:
+        if wanted.finish_at_s is not None and not said_tokens:
             left_s = round(max(wanted.finish_at_s - now_s, DEADLINE_S_MIN), 3)
         return RouteRequest(
             request_id=request_id,

@@ -17,8 +17,10 @@ from market.messages import KeyRecord
 from market.types import ProviderId, RequestId
 from serve_app.asgi import ClientLeftError, Send
 from serve_app.desk import Desk
+from serve_app.endings import answered_meanwhile
 from serve_app.envelope import Headers
 from serve_app.fallbacks import Fallbacks
+from serve_app.hold import ReplayedError
 from serve_app.parameters import Call, ignored_header
 from serve_app.prepare import Prepared
 from serve_app.rates import rate_headers
@@ -105,12 +107,21 @@ class Turns:
             self._over = True
             self._run = run
             with running(run):
-                await run.go(self._reply)
+                await self._go(run, self._reply)
             self._run = None
             self.status = self._reply.status
             if self._over:
                 return
             request_id = new_request_id(self._desk.ports.clock.now_s(), os.urandom(RANDOM_BYTES))
+
+    async def _go(self, run: Run, reply: Reply) -> None:
+        """One run. A kept answer cannot follow the head of another: then the stream says so."""
+        try:
+            await run.go(reply)
+        except ReplayedError as before:
+            if not reply.started:
+                raise
+            await reply.fail(answered_meanwhile(before.replay.request_id))
 
     async def _next(self, request_id: RequestId) -> Prepared:
         drop_hopeless = self._visit.recording is None
