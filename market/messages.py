@@ -7,8 +7,10 @@ gateway keeps one batch in flight to each actor, so a batch is as large as its b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from market.accounting.pricing import pieces_of
 from market.types import (
     AccountId,
     KeyId,
@@ -132,6 +134,20 @@ class Funding:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What one Mac delivered of an answer before it was lost and another one went on.
+
+    Its price per token is `ask_pct` per cent of the hold's (`market.money.asked_nano`).
+    """
+
+    payee: AccountId
+    machine: MachineId
+    provider: ProviderId
+    completion_tokens: int
+    ask_pct: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
     """A hold that covers the worst case at prices frozen now."""
 
@@ -145,28 +161,13 @@ class Admitted:
     rate: RateState
     price_cached_nano: int = 0  # nano-USD per prompt token found in a cache
 
-    def cost_nano(self, usage: Usage) -> int:
-        """What this usage costs at the frozen prices."""
-        fresh = usage.prompt_tokens - usage.cached_tokens
-        return (
-            fresh * self.price_in_nano
-            + usage.cached_tokens * self.price_cached_nano
-            + usage.completion_tokens * self.price_out_nano
-        )
+    def cost_nano(self, usage: Usage, before: Sequence[Part] = (), ask_pct: int = 100) -> int:
+        """What a settlement with this usage, these parts and this ask will charge.
 
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What one Mac delivered of an answer before it was lost and another one went on.
-
-    Its price per token is `ask_pct` per cent of the hold's (`market.money.asked_nano`).
-    """
-
-    payee: AccountId
-    machine: MachineId
-    provider: ProviderId
-    completion_tokens: int
-    ask_pct: int = 100
+        By the very function that the ledger charges with, so that the two cannot differ.
+        """
+        prices_nano = (self.price_in_nano, self.price_cached_nano, self.price_out_nano)
+        return sum(piece.cost_nano for piece in pieces_of(usage, prices_nano, before, ask_pct))
 
 
 @dataclass(frozen=True, slots=True)

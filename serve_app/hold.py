@@ -41,7 +41,7 @@ class Delivery:
 
     def cost_nano(self, admitted: Admitted) -> int:
         """What it costs at the frozen prices and at what each Mac asks."""
-        return admitted.cost_nano(self.usage)
+        return admitted.cost_nano(self.usage, self.before, self.grant.ask_pct)
 
     def shares(self) -> tuple[tuple[ProviderId, int], ...]:
         """Completion tokens by Mac, in order; empty when one Mac said all."""

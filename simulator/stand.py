@@ -178,6 +178,15 @@ class Stand:
         self.mac.lose_all()
         self.places.clear()
         self.loading = None
+        self._tell_losers()
+
+    def lose_jobs(self) -> None:
+        """Nobody listens any more: what runs is stopped, what is loaded stays."""
+        for job, _ in list(self.losers.values()):
+            self.mac.cancel(job.request_id)
+        self._tell_losers()
+
+    def _tell_losers(self) -> None:
         losers, self.losers = self.losers, {}
         for _, lost in losers.values():
             lost()

@@ -17,10 +17,12 @@ from market.catalogue import Catalogue
 from market.fleet_file import MacSpec
 from market.hardware import memory_budget_bytes, profile_of
 from market.policy.registry import Policy
+from market.routing.messages import ProviderBeat
 from market.routing.state import RouterState
 from market.types import ModelId, ModelSize
 from simulator.bank import Bank
 from simulator.door import Door
+from simulator.faults import NO_FAULTS, Faults, Misfortune
 from simulator.kernel import Kernel
 from simulator.mac import SimMac
 from simulator.records import Arrival, Ended, MacUsed
@@ -59,6 +61,7 @@ class Setting:
     catalogue: Catalogue
     slots: int = 32
     fee_bps: int = 0
+    faults: Faults = NO_FAULTS
 
 
 @dataclass(slots=True)
@@ -114,6 +117,15 @@ class World:
             )
         }
         self.door = Door(self.kernel, self.router, self.bank, self.stands, self._ended)
+        self._misfortune = Misfortune(
+            self.kernel,
+            setting.faults,
+            self.stands.values(),
+            lambda name: np.random.Generator(np.random.PCG64(seed_of(seed, name))),
+            self._lost,
+            self.door.stalled,
+            self._over,
+        )
         self._requests = 0
         self._last_s = START_S
         self._arriving = True
@@ -156,6 +168,7 @@ class World:
         self._beat()
         self._gateway_beat()
         self._tick()
+        self._misfortune.begin()
         self._next(arrivals)
         kernel.run(self._over)
         self.door.close()
@@ -192,6 +205,11 @@ class World:
         self.door.arrive(arrival)
         self._next(arrivals)
 
+    def _lost(self, stand: Stand, reason: str) -> None:
+        """Ray says that the process is gone."""
+        self.router.machine_lost(stand.machine, reason, self.kernel.now_s)
+        self.door.collect()
+
     def _ended(self, ended: Ended) -> None:
         self._sink.ended(ended)
 
@@ -219,10 +237,24 @@ class World:
             due = (self._beats + stand.number) % every == 0
             if stand.changed or due:
                 stand.changed = False
-                stand.follow(self.router.beat_provider(stand.beat(), now_s))
+                self._deliver(stand, stand.beat())
             else:
                 quiet.append(stand.machine)
         self.router.beat_unchanged(quiet, now_s)
         self._beats += 1
         self.door.collect()
         self.kernel.after(BEAT_S, self._beat)
+
+    def _deliver(self, stand: Stand, beat: ProviderBeat) -> None:
+        """A beat arrives, at once or late, and its answer is followed."""
+        late_s = self._setting.faults.stale_beats_s
+        if late_s > 0:
+            self.kernel.after(late_s, self._heard, stand, beat)
+        else:
+            self._heard(stand, beat)
+
+    def _heard(self, stand: Stand, beat: ProviderBeat) -> None:
+        orders = self.router.beat_provider(beat, self.kernel.now_s)
+        if stand.here and stand.incarnation == beat.incarnation:
+            stand.follow(orders)
+        self.door.collect()

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from market.accounting import exports
-from market.accounting.chart import Account, Posting
+from market.accounting.chart import LEGS_PER_MAC, SETTLING, Account, Posting
 from market.accounting.exports import Entry, Format, Selection
-from market.accounting.rows import TransferRow
+from market.accounting.rows import DeliveryRow, TransferRow
 from market.errors import NotFound
 from storage.database import StorageError
 from storage.ledger_rows import LedgerRows
@@ -82,6 +82,7 @@ def _concerns(entry: Entry, chosen: Selection) -> bool:
 
 
 def _entries(rows: LedgerRows, accounts: dict[int, Account]) -> Iterator[Entry]:
+    deliveries = _Deliveries(rows)
     for number, *fields, batch, _ in rows.journal("transfer"):
         moved = TransferRow(*fields)
         debit, credit = accounts.get(moved.debit), accounts.get(moved.credit)
@@ -90,4 +91,25 @@ def _entries(rows: LedgerRows, accounts: dict[int, Account]) -> Iterator[Entry]:
                 f"The transfer {number} names an account or a reason that does not exist; "
                 "`coster ledger verify --full` says what else is wrong."
             )
-        yield Entry(number, moved, debit, credit, batch)
+        paid = deliveries.of(moved, batch) if moved.code in SETTLING else None
+        yield Entry(number, moved, debit, credit, batch, paid)
+
+
+class _Deliveries:
+    """The deliveries of one batch after the other, as the transfers that pay them go by."""
+
+    def __init__(self, rows: LedgerRows) -> None:
+        self._rows = rows.journal("delivery")
+        self._ahead = next(self._rows, None)
+        self._found: dict[tuple[str, int], DeliveryRow] = {}
+        self._batch = 0
+
+    def of(self, moved: TransferRow, batch: int) -> DeliveryRow | None:
+        """The delivery that this transfer of this batch pays for, if one was written."""
+        if batch != self._batch:
+            self._batch, self._found = batch, {}
+            while self._ahead is not None and self._ahead[-2] <= batch:
+                delivery = DeliveryRow(*self._ahead[1:-2])
+                self._found[delivery.request_id, delivery.number] = delivery
+                self._ahead = next(self._rows, None)
+        return self._found.get((moved.id, moved.leg // LEGS_PER_MAC))

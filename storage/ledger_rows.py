@@ -15,7 +15,7 @@ from market.accounting.chart import Account
 from market.accounting.rows import HoldRow
 from market.accounting.state_rows import Row
 
-Journal = Literal["account", "transfer", "request", "operation"]
+Journal = Literal["account", "transfer", "request", "delivery", "operation"]
 
 
 class OpenHold(NamedTuple):

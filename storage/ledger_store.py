@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from market.accounting.chain import Head, Sealed, seal
-from market.accounting.ledger import PROMO_LEG
 from market.accounting.rows import (
     Changes,
+    DeliveryRow,
     Earned,
     RequestRow,
     Revenue,
@@ -43,7 +43,8 @@ from storage.database import (
 )
 from storage.reads import (
     LOAD,
-    earned_queries,
+    earned_of,
+    promo_paid_of,
     revenue_of,
     rows_query,
     snapshot_of,
@@ -151,6 +152,14 @@ class SqliteLedgerStore:
             rows.extend(RequestRow(*row) for row in found)
         return rows
 
+    async def deliveries(self, request_ids: Sequence[RequestId]) -> list[DeliveryRow]:
+        rows: list[DeliveryRow] = []
+        for start in range(0, len(request_ids), LOOKUP_MAX):
+            ids = request_ids[start : start + LOOKUP_MAX]
+            found = await self._read(sql.select_deliveries(len(ids)), ids)
+            rows.extend(DeliveryRow(*row) for row in found)
+        return rows
+
     async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
         rows: list[TransferRow] = []
         for start in range(0, len(ids), LOOKUP_MAX):
@@ -163,14 +172,10 @@ class SqliteLedgerStore:
         return [RequestRow(*row) for row in await self._read(*usage_query(owner, limit))]
 
     async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
-        ((paid_nano,),) = await self._read(sql.SELECT_PROMO_PAID, (payee, owner, PROMO_LEG))
-        return int(paid_nano)
+        return await promo_paid_of(self._read, owner, payee)
 
     async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
-        newest, totals = earned_queries(payees, limit)
-        recent = tuple(RequestRow(*row) for row in await self._read(*newest))
-        ((total_nano, jobs),) = await self._read(*totals)
-        return Earned(int(total_nano), jobs, recent)
+        return await earned_of(self._read, payees, limit)
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from market.accounting.chain import Head, Sealed, seal
+from market.accounting.chart import LEGS_PER_MAC
 from market.accounting.ledger import PROMO_LEG
 from market.accounting.rows import (
     AccountRow,
     Changes,
     CheckpointRow,
+    DeliveryRow,
     Earned,
     HoldRow,
     OperationRow,
@@ -47,6 +49,7 @@ class MemoryLedger:
         self.counters: dict[int, tuple[int, int, int, int]] = {}
         self.holds: dict[RequestId, tuple[HoldRow, CheckpointRow]] = {}
         self.requests: dict[RequestId, RequestRow] = {}
+        self.deliveries: dict[RequestId, list[DeliveryRow]] = {}
         self.transfers: dict[tuple[str, int], TransferRow] = {}
         self.operations: list[OperationRow] = []
         self.sealed: list[Sealed] = []
@@ -110,12 +113,18 @@ class MemoryLedgerStore:
         for request_id in changes.closed:
             del ledger.holds[request_id]
         ledger.requests.update((row.request_id, row) for row in changes.requests)
+        for row in changes.deliveries:
+            ledger.deliveries.setdefault(row.request_id, []).append(row)
         ledger.transfers.update(((row.id, row.leg), row) for row in changes.transfers)
         ledger.operations.extend(changes.operations)
 
     async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:
         found = self._ledger.requests
         return [found[request_id] for request_id in request_ids if request_id in found]
+
+    async def deliveries(self, request_ids: Sequence[RequestId]) -> list[DeliveryRow]:
+        known = self._ledger.deliveries
+        return [row for request_id in request_ids for row in known.get(request_id, ())]
 
     async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
         wanted = set(ids)
@@ -129,27 +138,39 @@ class MemoryLedgerStore:
         ]
         return rows[: max(0, limit)]
 
+    def _shares(self) -> Iterator[tuple[RequestRow, DeliveryRow | None]]:
+        """Every charged request for each of its Macs, with what is written of that Mac.
+
+        In the order of their ends. A Mac that was lost before its first token is left out.
+        """
+        for row in self._ledger.requests.values():
+            if row.status != "settled" and row.cost_nano == 0:
+                continue
+            if row.deliveries is None:
+                yield row, None
+                continue
+            for part in self._ledger.deliveries[row.request_id]:
+                if part.completion_tokens > 0 or part.number == row.deliveries - 1:
+                    yield row, part
+
     async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
-        between = {
-            row.request_id
-            for row in self._ledger.requests.values()
-            if (row.owner, row.payee) == (owner, payee)
-        }
-        return sum(
-            int(str(row[5]))
-            for sealed in self._ledger.sealed
-            for row in sealed.transfers
-            if row[1] in between and row[2] == PROMO_LEG
-        )
+        transfers, paid_nano = self._ledger.transfers, 0
+        for row, part in self._shares():
+            if (row.owner, (part or row).payee) == (owner, payee):
+                leg = (part.number if part else 0) * LEGS_PER_MAC + PROMO_LEG
+                transfer = transfers.get((row.request_id, leg))
+                paid_nano += transfer.amount_nano if transfer else 0
+        return paid_nano
 
     async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
-        rows = [
-            row
-            for row in reversed(self._ledger.requests.values())
-            if row.payee in payees and (row.status == "settled" or row.cost_nano > 0)
-        ]
-        total_nano = sum(row.provider_nano for row in rows)
-        return Earned(total_nano, len(rows), tuple(rows[: max(0, limit)]))
+        found = [(row, part) for row, part in self._shares() if (part or row).payee in payees]
+        total_nano = sum((part or row).provider_nano for row, part in found)
+        newest = found[::-1][: max(0, limit)]
+        return Earned(
+            total_nano,
+            len({row.request_id for row, _ in found}),
+            tuple(part.as_request(row) if part else row for row, part in newest),
+        )
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell
@@ -166,10 +187,13 @@ class MemoryLedgerStore:
         return found[: max(0, limit)]
 
     async def revenue(self, since_ns: int, limit: int) -> list[Revenue]:
+        newest = set(list(self._ledger.requests)[-limit:] if limit > 0 else ())
         sums: Counter[tuple[AccountId, AccountId]] = Counter()
-        for row in list(self._ledger.requests.values())[-max(0, limit) :]:
-            if row.finished_ns >= since_ns and row.payee is not None and row.provider_nano:
-                sums[row.payee, row.owner] += row.provider_nano
+        for row, part in self._shares():
+            paid = part or row
+            late = row.request_id in newest and row.finished_ns >= since_ns
+            if late and paid.payee is not None and paid.provider_nano:
+                sums[paid.payee, row.owner] += paid.provider_nano
         return [Revenue(payee, owner, nano) for (payee, owner), nano in sums.items()]
 
     async def close(self) -> None:

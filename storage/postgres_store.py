@@ -17,9 +17,9 @@ from typing import Any, Final
 import asyncpg  # type: ignore[import-untyped]
 
 from market.accounting.chain import GENESIS, Head, Sealed, seal
-from market.accounting.ledger import PROMO_LEG
 from market.accounting.rows import (
     Changes,
+    DeliveryRow,
     Earned,
     RequestRow,
     Revenue,
@@ -35,7 +35,8 @@ from storage.postgres import FAULTS, Address
 from storage.postgres_migrations import migrate
 from storage.reads import (
     LOAD,
-    earned_queries,
+    earned_of,
+    promo_paid_of,
     revenue_of,
     rows_query,
     snapshot_of,
@@ -46,6 +47,10 @@ READERS_MAX: Final = 4
 COMMIT_S_MAX: Final = 60.0
 CLOSE_S_MAX: Final = 5.0
 _FOUND: Final = f"SELECT {sql.REQUEST_COLUMNS} FROM request WHERE request_id = ANY($1::text[])"  # noqa: S608
+_DELIVERED: Final = (
+    f"SELECT {sql.DELIVERY_COLUMNS} FROM delivery "  # noqa: S608
+    "WHERE request_id = ANY($1::text[]) ORDER BY seq"
+)
 _POSTED: Final = (
     f"SELECT {sql.TRANSFER_COLUMNS} FROM transfer WHERE id = ANY($1::text[]) "  # noqa: S608
     "ORDER BY id, leg"
@@ -180,6 +185,10 @@ class PostgresLedgerStore:
             return []
         return [RequestRow(*row) for row in await self._read(_FOUND, (list(request_ids),))]
 
+    async def deliveries(self, request_ids: Sequence[RequestId]) -> list[DeliveryRow]:
+        found = await self._read(_DELIVERED, (list(request_ids),))
+        return [DeliveryRow(*row) for row in found]
+
     async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
         return [TransferRow(*row) for row in await self._read(_POSTED, (list(ids),))]
 
@@ -187,14 +196,10 @@ class PostgresLedgerStore:
         return [RequestRow(*row) for row in await self._read(*usage_query(owner, limit))]
 
     async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
-        ((paid_nano,),) = await self._read(sql.SELECT_PROMO_PAID, (payee, owner, PROMO_LEG))
-        return int(paid_nano)
+        return await promo_paid_of(self._read, owner, payee)
 
     async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
-        newest, totals = earned_queries(payees, limit)
-        recent = tuple(RequestRow(*row) for row in await self._read(*newest))
-        ((total_nano, jobs),) = await self._read(*totals)
-        return Earned(int(total_nano), jobs, recent)
+        return await earned_of(self._read, payees, limit)
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell

@@ -7,15 +7,19 @@ shrinking, and PostgreSQL from tidying up. Records leave this room, tables never
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from market.accounting.ledger import PROMO_LEG
 from market.accounting.rows import (
     AccountRow,
     CheckpointRow,
+    DeliveryRow,
+    Earned,
     HoldRow,
     OperationRow,
     RequestRow,
@@ -33,6 +37,7 @@ _REQUEST: Final = sql.T["request"]
 _COLUMNS: Final = [_REQUEST.c[name] for name in RequestRow._fields]
 _CHARGED: Final = or_(_REQUEST.c.status == "settled", _REQUEST.c.cost_nano > 0)
 _TERMS: Final = len(HoldRow._fields)
+_REQUEST_CELLS: Final = len(RequestRow._fields)
 
 LOAD: Final = (
     sql.SELECT_META,
@@ -67,15 +72,6 @@ def usage_query(owner: AccountId, limit: int) -> tuple[str, tuple[Cell, ...]]:
     return sql.SELECT_USAGE, (owner, max(0, min(limit, USAGE_MAX)))
 
 
-def earned_queries(
-    payees: Sequence[AccountId], limit: int
-) -> tuple[tuple[str, tuple[Cell, ...]], tuple[str, tuple[Cell, ...]]]:
-    """What requests paid to these accounts: the newest USAGE_MAX of them; the sum and number."""
-    newest, totals = sql.select_earned(len(payees))
-    bound = max(0, min(limit, USAGE_MAX))
-    return (newest, (*payees, bound)), (totals, tuple(payees))
-
-
 def rows_query(
     kind: type[StateRow], *, limit: int, before_ns: int | None, equal: Mapping[str, Cell]
 ) -> tuple[str, tuple[Cell, ...]]:
@@ -87,6 +83,34 @@ def rows_query(
 
 Read = Callable[[str, Sequence[Cell]], Awaitable[Sequence[Sequence[Any]]]]
 """One query of a store's own, with its cells."""
+
+
+async def earned_of(read: Read, payees: Sequence[AccountId], limit: int) -> Earned:
+    """What requests paid to these accounts, with the newest USAGE_MAX of them at most.
+
+    Requests that one Mac delivered say so themselves; of the others the deliveries do.
+    """
+    bound = max(0, min(limit, USAGE_MAX))
+    newest, totals = sql.select_earned(len(payees))
+    newest_parts, totals_parts = sql.select_delivered(len(payees))
+    listed = [(seq, 0, RequestRow(*row)) for seq, *row in await read(newest, (*payees, bound))]
+    for seq, *row in await read(newest_parts, (*payees, bound)):
+        whole, part = RequestRow(*row[:_REQUEST_CELLS]), DeliveryRow(*row[_REQUEST_CELLS:])
+        listed.append((seq, part.number, part.as_request(whole)))
+    listed.sort(key=lambda found: found[:2], reverse=True)
+    sums = [(await read(query, tuple(payees)))[0] for query in (totals, totals_parts)]
+    return Earned(
+        sum(int(total_nano) for total_nano, _ in sums),
+        sum(jobs for _, jobs in sums),
+        tuple(row for _, _, row in listed[:bound]),
+    )
+
+
+async def promo_paid_of(read: Read, owner: AccountId, payee: AccountId) -> int:
+    """What this owner's promo credit has ever paid to that payee, in nano-USD."""
+    ((whole_nano,),) = await read(sql.SELECT_PROMO_PAID, (payee, owner, PROMO_LEG))
+    ((parts_nano,),) = await read(sql.SELECT_PROMO_DELIVERED, (PROMO_LEG, payee, owner))
+    return int(whole_nano) + int(parts_nano)
 
 
 async def revenue_of(read: Read, since_ns: int, limit: int) -> list[Revenue]:
@@ -104,8 +128,11 @@ async def revenue_of(read: Read, since_ns: int, limit: int) -> list[Revenue]:
             low = found[0][0]
         else:
             high = middle
-    rows = await read(sql.SELECT_REVENUE, (low,))
-    return [Revenue(payee, owner, int(earned_nano)) for payee, owner, earned_nano in rows]
+    sums: Counter[tuple[AccountId, AccountId]] = Counter()
+    for query in (sql.SELECT_REVENUE, sql.SELECT_REVENUE_DELIVERED):
+        for payee, owner, earned_nano in await read(query, (low,)):
+            sums[payee, owner] += int(earned_nano)
+    return [Revenue(payee, owner, nano) for (payee, owner), nano in sums.items()]
 
 
 class LedgerReads:

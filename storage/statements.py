@@ -19,10 +19,12 @@ from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.elements import ClauseElement
 
 from market.accounting.chain import BatchRow, Sealed
+from market.accounting.chart import LEGS_PER_MAC
 from market.accounting.rows import (
     AccountRow,
     Changes,
     CheckpointRow,
+    DeliveryRow,
     HoldRow,
     OperationRow,
     RequestRow,
@@ -64,6 +66,7 @@ JOURNALS: Final = {
     "account": [*AccountRow._fields, "batch", "crc"],
     "transfer": ["seq", *TransferRow._fields, "batch", "crc"],
     "request": ["seq", *RequestRow._fields, "batch", "crc"],
+    "delivery": ["seq", *DeliveryRow._fields, "batch", "crc"],
     "operation": ["seq", *OperationRow._fields, "batch", "crc"],
 }
 """The columns of each journal in the order they are sealed in: number, fields, batch, crc."""
@@ -72,12 +75,14 @@ HOLD_TERMS: Final = [*HoldRow._fields, "crc"]
 INSERT_ACCOUNT: Final = _insert(T["account"], JOURNALS["account"])
 INSERT_TRANSFER: Final = _insert(T["transfer"], JOURNALS["transfer"])
 INSERT_REQUEST: Final = _insert(T["request"], JOURNALS["request"])
+INSERT_DELIVERY: Final = _insert(T["delivery"], JOURNALS["delivery"])
 INSERT_OPERATION: Final = _insert(T["operation"], JOURNALS["operation"])
 INSERT_BATCH: Final = _insert(T["batch"], _names("batch"))
 INSERT_HOLD: Final = _insert(T["hold"], HOLD_TERMS)
 INSERTED: Final[dict[str, tuple[str, list[str]]]] = {
     INSERT_TRANSFER: ("transfer", JOURNALS["transfer"]),
     INSERT_REQUEST: ("request", JOURNALS["request"]),
+    INSERT_DELIVERY: ("delivery", JOURNALS["delivery"]),
     INSERT_HOLD: ("hold", HOLD_TERMS),
 }
 """Table and columns of the inserts that bring many rows, for databases that take a stream."""
@@ -87,7 +92,8 @@ DELETE_HOLD: Final = sql(delete(T["hold"]).where(T["hold"].c.request_id == bindp
 UPDATE_ACCOUNT: Final = "UPDATE account SET dp=?, dpo=?, cp=?, cpo=? WHERE number=?"
 UPDATE_CHECKPOINT: Final = (
     "UPDATE hold SET ckpt_prompt_tokens=?, ckpt_completion_tokens=?, ckpt_cached_tokens=?, "
-    "ckpt_reasoning_tokens=?, payee=?, machine=?, provider=? WHERE request_id=?"
+    "ckpt_reasoning_tokens=?, payee=?, machine=?, provider=?, ask_pct=?, parts=? "
+    "WHERE request_id=?"
 )
 ADVANCE: Final = "UPDATE meta SET head_number=?, head_hash=?, last_ts_ns=? WHERE id=1 AND epoch=?"
 ENSURE_META: Final = (
@@ -99,7 +105,8 @@ SELECT_META: Final = "SELECT epoch, head_number, head_hash, last_ts_ns FROM meta
 SELECT_NEXT: Final = (
     "SELECT coalesce((SELECT max(seq) FROM transfer), 0) + 1, "
     "coalesce((SELECT max(seq) FROM request), 0) + 1, "
-    "coalesce((SELECT max(seq) FROM operation), 0) + 1"
+    "coalesce((SELECT max(seq) FROM operation), 0) + 1, "
+    "coalesce((SELECT max(seq) FROM delivery), 0) + 1"
 )
 
 
@@ -136,7 +143,15 @@ SELECT_USAGE: Final = (
 SELECT_PROMO_PAID: Final = (
     "SELECT coalesce(sum(transfer.amount_nano), 0) FROM request "
     "JOIN transfer ON transfer.id = request.request_id "
-    "WHERE request.payee = ? AND request.owner = ? AND transfer.leg = ?"
+    "WHERE request.payee = ? AND request.owner = ? AND transfer.leg = ? "
+    "AND request.deliveries IS NULL"
+)
+_DELIVERED: Final = "FROM delivery JOIN request ON request.request_id = delivery.request_id"
+SELECT_PROMO_DELIVERED: Final = (
+    f"SELECT coalesce(sum(transfer.amount_nano), 0) {_DELIVERED} "
+    "JOIN transfer ON transfer.id = delivery.request_id "
+    f"AND transfer.leg = delivery.number * {LEGS_PER_MAC} + ? "
+    "WHERE delivery.payee = ? AND request.owner = ?"
 )
 SELECT_LAST_REQUEST: Final = "SELECT coalesce(max(seq), 0) FROM request"
 SELECT_FINISHED_AFTER: Final = (
@@ -144,8 +159,17 @@ SELECT_FINISHED_AFTER: Final = (
 )
 SELECT_REVENUE: Final = (
     "SELECT payee, owner, sum(provider_nano) FROM request WHERE seq > ? AND provider_nano > 0 "
-    "GROUP BY payee, owner"
+    "AND deliveries IS NULL GROUP BY payee, owner"
 )
+# Deliveries are numbered in the order of their requests, so the first one bounds the search.
+SELECT_REVENUE_DELIVERED: Final = (
+    f"SELECT delivery.payee, request.owner, sum(delivery.provider_nano) {_DELIVERED} "  # noqa: S608
+    "WHERE delivery.seq >= (SELECT begun.seq FROM request AS late JOIN delivery AS begun "
+    "ON begun.request_id = late.request_id AND begun.number = 0 "
+    "WHERE late.seq > ? AND late.deliveries IS NOT NULL ORDER BY late.seq LIMIT 1) "
+    "AND delivery.provider_nano > 0 GROUP BY request.owner, delivery.payee"
+)
+DELIVERY_COLUMNS: Final = ", ".join(DeliveryRow._fields)
 
 
 def select_requests(ids: int) -> str:
@@ -155,16 +179,43 @@ def select_requests(ids: int) -> str:
     return f"SELECT {REQUEST_COLUMNS} FROM request WHERE request_id IN ({marks})"  # noqa: S608
 
 
+def select_deliveries(ids: int) -> str:
+    """The deliveries of this many requests, in the order of delivery."""
+    marks = ", ".join("?" * ids)
+    return (
+        f"SELECT {DELIVERY_COLUMNS} FROM delivery WHERE request_id IN ({marks}) "  # noqa: S608
+        "ORDER BY seq"
+    )
+
+
 def select_earned(payees: int) -> tuple[str, str]:
-    """For this many payees: the newest requests that paid them, and their sum and number."""
+    """For this many payees: the newest requests that paid them alone, and their sum and number."""
     where = (
-        f"FROM request WHERE payee IN ({', '.join('?' * payees)}) "
+        f"FROM request WHERE payee IN ({', '.join('?' * payees)}) AND deliveries IS NULL "
         "AND (status = 'settled' OR cost_nano > 0)"
     )
     # Only column names of our own and marks are put together here.
     return (
-        f"SELECT {REQUEST_COLUMNS} {where} ORDER BY seq DESC LIMIT ?",
+        f"SELECT seq, {REQUEST_COLUMNS} {where} ORDER BY seq DESC LIMIT ?",
         f"SELECT coalesce(sum(provider_nano), 0), count(*) {where}",
+    )
+
+
+def select_delivered(payees: int) -> tuple[str, str]:
+    """The same of requests with deliveries: what was these payees' part of them.
+
+    A Mac that was lost before its first token has delivered nothing, and that is no job.
+    """
+    where = (
+        f"{_DELIVERED} WHERE delivery.payee IN ({', '.join('?' * payees)}) "
+        "AND (request.status = 'settled' OR request.cost_nano > 0) "
+        "AND (delivery.completion_tokens > 0 OR delivery.number = request.deliveries - 1)"
+    )
+    columns = [f"request.{name}" for name in ("seq", *RequestRow._fields)]
+    columns += [f"delivery.{name}" for name in DeliveryRow._fields]
+    return (
+        f"SELECT {', '.join(columns)} {where} ORDER BY delivery.seq DESC LIMIT ?",
+        f"SELECT coalesce(sum(delivery.provider_nano), 0), count(DISTINCT request.seq) {where}",
     )
 
 
@@ -250,6 +301,7 @@ def _writes(changes: Changes, sealed: Sealed) -> Iterator[tuple[str, Sequence[Se
         yield INSERT_ACCOUNT, sealed.accounts
         yield INSERT_TRANSFER, sealed.transfers
         yield INSERT_REQUEST, sealed.requests
+        yield INSERT_DELIVERY, sealed.deliveries
         yield INSERT_OPERATION, sealed.operations
         yield INSERT_BATCH, [sealed.batch]
     yield INSERT_HOLD, sealed.holds

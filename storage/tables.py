@@ -5,9 +5,9 @@ objects on it (1.3 to 3.5 ms of CPU per row against 10 µs). Column order is the
 of the rows in `market.accounting.rows` and `.chain`, younger columns last: a test holds the
 two together.
 
-Journal tables (`account` identities, `transfer`, `request`, `operation`, `batch`) refuse
-UPDATE, DELETE and TRUNCATE by trigger; `hold` refuses changes to its frozen terms. All tables
-are STRICT on SQLite. Sums are 64-bit integers of nano-USD; times nanoseconds since 1970.
+Journal tables (`account` identities, `transfer`, `request`, `delivery`, `operation`, `batch`)
+refuse UPDATE, DELETE and TRUNCATE by trigger; `hold` refuses changes to its frozen terms. All
+tables are STRICT on SQLite. Sums are 64-bit integers of nano-USD; times nanoseconds since 1970.
 """
 
 from __future__ import annotations
@@ -179,6 +179,8 @@ class HoldTable(LedgerTable, table=True):
     provider: str | None = text_column(null=True)
     price_cached_nano: int | None = int_column(null=True)
     idempotency: str | None = text_column(null=True)
+    ask_pct: int = int_column(default="100")
+    parts: str = word_column()
 
 
 class RequestTable(LedgerTable, table=True):
@@ -233,6 +235,47 @@ class RequestTable(LedgerTable, table=True):
     batch: int = int_column()
     crc: int = int_column()
     price_cached_nano: int | None = int_column(null=True)
+    deliveries: int | None = int_column(null=True)
+
+
+class DeliveryTable(LedgerTable, table=True):
+    """What one of several Macs delivered of a request. Never changed, never deleted."""
+
+    __tablename__: ClassVar[str] = "delivery"
+    __table_args__ = (
+        UniqueConstraint("request_id", "number"),
+        Index(None, "payee", "seq"),
+        CheckConstraint("number >= 0", name="number"),
+        CheckConstraint("ask_pct BETWEEN 1 AND 100", name="ask"),
+        CheckConstraint("cost_nano = provider_nano + fee_nano", name="shares"),
+        CheckConstraint("cost_nano = promo_nano + cash_nano + earnings_nano", name="funding"),
+        CheckConstraint(
+            "cached_tokens >= 0 AND cached_tokens <= prompt_tokens AND completion_tokens >= 0",
+            name="tokens",
+        ),
+        STRICT,
+    )
+    seq: int = int_column(primary=True)
+    request_id: str = text_column()
+    number: int = int_column()
+    payee: str = text_column()
+    machine: str | None = text_column(null=True)
+    provider: str | None = text_column(null=True)
+    prompt_tokens: int = int_column()
+    cached_tokens: int = int_column()
+    completion_tokens: int = int_column()
+    ask_pct: int = int_column()
+    price_in_nano: int = int_column()
+    price_cached_nano: int = int_column()
+    price_out_nano: int = int_column()
+    cost_nano: int = int_column()
+    provider_nano: int = int_column()
+    fee_nano: int = int_column()
+    promo_nano: int = int_column()
+    cash_nano: int = int_column()
+    earnings_nano: int = int_column()
+    batch: int = int_column()
+    crc: int = int_column()
 
 
 class OperationTable(LedgerTable, table=True):

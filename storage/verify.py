@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from market.accounting.acts import Acts
-from market.accounting.audit import Audit, BatchContents, VerifyReport
-from market.accounting.checkpoints import checkpoint_of
+from market.accounting.audit import Audit, VerifyReport
+from market.accounting.chain import BatchContents
+from market.accounting.checkpoints import JOURNAL_KINDS, checkpoint_of
 from market.accounting.rows import OperationRow
 from market.accounting.state_rows import (
     DisputeRow,
@@ -120,7 +121,8 @@ def _audit(rows: LedgerRows, problems: Iterable[str], *, full: bool) -> VerifyRe
             for stray in journal.before(batch.number):
                 audit.stray(kind, stray)
         contents = {
-            f"{kind}s": list(journal.of(batch.number)) for kind, journal in journals.items()
+            JOURNAL_KINDS[kind]: list(journal.of(batch.number))
+            for kind, journal in journals.items()
         }
         audit.batch(batch, BatchContents(**contents))
     for kind, journal in journals.items():

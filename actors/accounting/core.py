@@ -35,6 +35,7 @@ from market.messages import AccountantOp, AccountantReply, ResolveKey
 from market.payments.desk import Desk
 from market.payments.laws import broken_payment_laws
 from market.settings import PaymentSettings
+from market.types import RequestId
 from storage.database import Away, StorageError
 from storage.opening import open_ledger, verify_ledger
 from storage.pepper import load_pepper
@@ -212,7 +213,7 @@ class AccountantCore:
         unknown = self._books.unknown(ops)
         if unknown:
             try:
-                self._books.remember(await self._store.finished(unknown))
+                await self._look_up(unknown)
             except StorageError as error:
                 self._commits.fail(str(error))
         if self._refusal:
@@ -224,6 +225,13 @@ class AccountantCore:
             if self._refusal:
                 return [self._refusal] * len(ops)
         return replies
+
+    async def _look_up(self, unknown: Sequence[RequestId]) -> None:
+        """Bring ended requests back into memory: one may be settled again after a restart."""
+        rows = await self._store.finished(unknown)
+        several = [row.request_id for row in rows if row.deliveries is not None]
+        deliveries = await self._store.deliveries(several) if several else []
+        self._books.ended.remember(rows, deliveries)
 
     def _apply(self, op: AccountantOp) -> AccountantReply | MarketError:
         clock = self._clock

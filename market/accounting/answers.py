@@ -51,17 +51,16 @@ def settled(row: RequestRow) -> Settled:
     )
 
 
-def settled_before(op: Settle, payee: AccountId, row: RequestRow) -> Settled:
+def settled_before(op: Settle, row: RequestRow, *, same_macs: bool) -> Settled:
     """The first answer again, if this is the same settlement; raises Conflict otherwise.
 
-    Timings and attempts may differ: they are measurements, not money. A machine may have
-    been linked to an account in between: `payee` is who it earns for now.
+    `same_macs` says whether it pays those who were paid. Timings and attempts may differ:
+    they are measurements, not money.
     """
     if row.status != "settled":
         raise other_end(row, "settled")
-    paid = row.payee if row.payee in (op.payee, payee) else None
-    same = (paid, op.machine, op.provider, op.usage, op.finish_reason)
-    if same != (row.payee, row.machine, row.provider, usage_of(row), row.finish_reason):
+    same = same_macs and (op.usage, op.finish_reason) == (usage_of(row), row.finish_reason)
+    if not same:
         raise Conflict(
             f"The request {row.request_id} was settled with other contents.",
             None,
@@ -133,6 +132,7 @@ def progress_of(op: Settle | Checkpoint, payee: AccountId | None) -> CheckpointR
         payee,
         op.machine,
         op.provider,
+        op.ask_pct,
     )
 
 

@@ -20,23 +20,34 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
-from market.accounting.chain import BatchRow, Cell, batch_hash, crc_of, sealed_text
+from market.accounting.chain import (
+    BatchContents,
+    BatchRow,
+    Cell,
+    batch_hash,
+    crc_of,
+    sealed_text,
+)
 from market.accounting.chart import (
     NO_NEGATIVE,
-    SHAPES,
+    SETTLING,
     SPENDING_ORDER,
     Account,
     Code,
     Posting,
 )
-from market.accounting.checkpoints import Checkpoint
-from market.accounting.rows import HoldRow, RequestRow, TransferRow
-from market.accounting.settlements import lot_problems, payment_problems, settlement_problems
+from market.accounting.checkpoints import JOURNAL_KINDS, Checkpoint
+from market.accounting.rows import DeliveryRow, HoldRow, RequestRow, TransferRow
+from market.accounting.settlements import (
+    lot_problems,
+    payment_problems,
+    settlement_problems,
+    shape_problems,
+)
 from market.accounting.state_rows import DisputeRow, LotRow, PayoutRow
 from market.money import format_usd_exact
 
 PROBLEMS_MAX: Final = 100  # sentences kept; the count goes on
-_SETTLING: Final = (Posting.SETTLE_PROVIDER, Posting.SETTLE_FEE)
 _NAMES: Final = {
     Posting.PROMO_GRANT: "promo_granted",
     Posting.GOODWILL: "goodwill",
@@ -102,16 +113,6 @@ class VerifyReport:
         self.problem_count += len(numbers) - len(named) - known
 
 
-@dataclass(slots=True)
-class BatchContents:
-    """A batch's journal rows as stored: (number, fields…, batch, crc)."""
-
-    accounts: Sequence[tuple[Cell, ...]]
-    transfers: Sequence[tuple[Cell, ...]]
-    requests: Sequence[tuple[Cell, ...]]
-    operations: Sequence[tuple[Cell, ...]]
-
-
 class Audit:
     """Feed it accounts, then batches in order, then holds and the head; then `finish`."""
 
@@ -163,6 +164,7 @@ class Audit:
             ("account", batch.accounts, contents.accounts),
             ("transfer", batch.transfers, contents.transfers),
             ("request", batch.requests, contents.requests),
+            ("delivery", contents.deliveries_count, contents.deliveries),
             ("operation", batch.operations, contents.operations),
         ):
             damaged |= self._rows(kind, count, rows, batch.number, texts)
@@ -186,7 +188,7 @@ class Audit:
         first = self._next[kind]
         expected = range(first, first + count)
         self._next[kind] = first + count
-        self._counts[f"{kind}s"] += len(rows)
+        self._counts[JOURNAL_KINDS[kind]] += len(rows)
         before = self.report.problem_count
         found = {row[0] for row in rows}
         self.report.add_missing(expected, found, f"The {kind} {{}} of batch {number} is missing.")
@@ -209,23 +211,31 @@ class Audit:
         for row in contents.transfers:
             transfer = TransferRow(*row[1:-2])  # type: ignore[arg-type]
             self._post(int(str(row[0])), transfer)
-            if transfer.code in _SETTLING:
+            if transfer.code in SETTLING:
                 legs[transfer.id].append(transfer)
             else:
                 self._one_owner(transfer, whose)
             if transfer.code in _NAMES:
                 self._totals[_NAMES[Posting(transfer.code)]] += transfer.amount_nano
+        delivered: defaultdict[str, list[DeliveryRow]] = defaultdict(list)
+        for row in contents.deliveries:
+            delivery = DeliveryRow(*row[1:-2])  # type: ignore[arg-type]
+            delivered[delivery.request_id].append(delivery)
         for row in contents.requests:
             request = RequestRow(*row[1:-2])  # type: ignore[arg-type]
-            self._request(request, legs.pop(request.request_id, []))
+            name = request.request_id
+            self._request(request, legs.pop(name, []), delivered.pop(name, []))
         for request_id in legs:
             self.report.add(f"A transfer pays for {request_id}, which did not end in its batch.")
+        for request_id in delivered:
+            self.report.add(f"A delivery is of {request_id}, which did not end in its batch.")
 
     def _post(self, seq: int, transfer: TransferRow) -> None:
         for side in (transfer.debit, transfer.credit):
             if side not in self._accounts:
                 self.report.add(f"The transfer {seq} names account {side}, which does not exist.")
-        self._shape(seq, transfer)
+        for problem in shape_problems(seq, transfer, self._accounts):
+            self.report.add(problem)
         self._debited[transfer.debit] += transfer.amount_nano
         self._credited[transfer.credit] += transfer.amount_nano
         debit = self._accounts.get(transfer.debit)
@@ -250,23 +260,14 @@ class Audit:
                         "they may concern one owner only."
                     )
 
-    def _shape(self, seq: int, transfer: TransferRow) -> None:
-        """A reason moves money only between the accounts it may."""
-        debit, credit = self._accounts.get(transfer.debit), self._accounts.get(transfer.credit)
-        if transfer.code not in {int(posting) for posting in Posting}:
-            self.report.add(f"The transfer {seq} has the reason {transfer.code}: there is none.")
-        elif debit and credit and (debit.code, credit.code) not in SHAPES[Posting(transfer.code)]:
-            self.report.add(
-                f"The transfer {seq} ({Posting(transfer.code).name.lower()}) moves money from "
-                f"{debit.label()} to {credit.label()}, which it may not."
-            )
-
-    def _request(self, row: RequestRow, legs: list[TransferRow]) -> None:
+    def _request(
+        self, row: RequestRow, legs: list[TransferRow], deliveries: list[DeliveryRow]
+    ) -> None:
         self._totals["spent"] += row.cost_nano
         self._totals["providers"] += row.provider_nano
         self._totals["fees"] += row.fee_nano
         self._totals["promo_spent"] += row.promo_nano
-        for problem in settlement_problems(row, legs, self._accounts):
+        for problem in settlement_problems(row, legs, deliveries, self._accounts):
             self.report.add(problem)
 
     # ── the present ───────────────────────────────────────────────────────────────────
@@ -325,7 +326,9 @@ class Audit:
             report.checkpoint = self._checkpoint()
         held = sum(self._held.values())
         present = {"held": held, "debits": posted_debits, "credits": posted_credits}
-        report.counts = {**self._counts, **({"holds": self._holds} if self._holds else {})}
+        counts = {**self._counts, "holds": self._holds}
+        rare = ("deliveries", "holds")  # not told of where there is none
+        report.counts = {name: n for name, n in counts.items() if n or name not in rare}
         report.totals_nano = {**self._totals, **present}
         return report
 

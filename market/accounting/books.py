@@ -8,7 +8,8 @@ nothing; repeating one that applied returns the first answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from market.accounting import admission
@@ -26,9 +27,11 @@ from market.accounting.answers import (
 )
 from market.accounting.caps import windows_of
 from market.accounting.customers import Key, check_may_spend
+from market.accounting.ended import Ended
 from market.accounting.holding import BookTerms, hold_terms
 from market.accounting.kept_answers import KeptAnswers
 from market.accounting.ledger import Ledger, OpenHold
+from market.accounting.parts import check_parts, parts_of, parts_text, same_macs
 from market.accounting.registry import Registry
 from market.accounting.rows import (
     Changes,
@@ -42,7 +45,7 @@ from market.accounting.state_rows import (
     OwnerRow,
     QuotaRow,
 )
-from market.errors import Conflict, NotFound, PaymentRequired, RateLimited
+from market.errors import Conflict, PaymentRequired, RateLimited
 from market.messages import (
     AccountantOp,
     AccountantReply,
@@ -50,6 +53,7 @@ from market.messages import (
     Admitted,
     Checkpoint,
     KeyRecord,
+    Part,
     Replay,
     ResolveKey,
     Settle,
@@ -59,7 +63,6 @@ from market.messages import (
 )
 from market.types import AccountId, MachineId, RequestId
 
-FINISHED_MAX: Final = 65_536  # finished requests remembered; older ones are found on disk
 PAYEE_TIER: Final = "free"
 """What an account opened by its first earning may consume until its owner claims it."""
 SWEEP_GAP_NS: Final = 60_000_000_000  # a longer pause between sweeps means we were asleep
@@ -73,13 +76,14 @@ class Books(Registry):
         ledger = Ledger(snapshot, lease_ends_tick_ns=tick_ns + terms.lease_ttl_ns)
         super().__init__(terms, snapshot, ledger)
         self.answers = KeptAnswers(snapshot.rows(IdempotencyRow))
-        self._finished: dict[RequestId, RequestRow] = {}
+        self.ended = Ended()
         self._last_sweep_tick_ns = tick_ns
         # Ledger time, not the wall's: after a step back of the clock the holds of the day that
         # the ledger has already reached must still count.
         present_ns = max(now_ns, self.last_ts_ns)
         today = admission.day_of(present_ns)
         for opened in self.ledger.holds.values():
+            parts_of(opened.checkpoint.parts)  # unreadable ones must be seen now, not at the end
             meter = self.customers.get(opened.terms.owner).meter
             meter.roll(today)
             if admission.day_of(opened.terms.created_ns) == meter.day:
@@ -115,7 +119,7 @@ class Books(Registry):
 
     def unknown(self, ops: Sequence[AccountantOp]) -> list[RequestId]:
         """The requests these operations name that are not in memory: look for them on disk."""
-        holds, finished = self.ledger.holds, self._finished
+        holds, finished = self.ledger.holds, self.ended.rows
         return [
             op.request_id
             for op in ops
@@ -123,13 +127,6 @@ class Books(Registry):
             and op.request_id not in holds
             and op.request_id not in finished
         ]
-
-    def remember(self, rows: Iterable[RequestRow]) -> None:
-        """Keep finished requests in memory, the newest FINISHED_MAX of them."""
-        for row in rows:
-            self._finished[row.request_id] = row
-        while len(self._finished) > FINISHED_MAX:
-            del self._finished[next(iter(self._finished))]
 
     def take(self) -> Changes:
         """What to write now, in one commit."""
@@ -148,7 +145,7 @@ class Books(Registry):
         opened = self.ledger.holds.get(op.request_id)
         if opened is not None:
             return self._admitted_before(op, opened, key, now_ns, tick_ns)
-        if op.request_id in self._finished:
+        if op.request_id in self.ended.rows:
             raise Conflict(
                 f"The request {op.request_id} has already ended; a new one needs a new id.",
                 None,
@@ -190,12 +187,15 @@ class Books(Registry):
 
     def _settle(self, op: Settle, now_ns: int) -> Settled:
         opened = self.ledger.holds.get(op.request_id)
-        payee = self._earner(op.payee, op.machine)
         if opened is None:
-            return settled_before(op, payee, self._ended(op.request_id))
+            row = self.ended.known(op.request_id)
+            same = same_macs(op, row, self.ended.deliveries(op.request_id), self._earner)
+            return settled_before(op, row, same_macs=same)
         check_settle(op)
         check_usage(op.usage, opened)
-        self._open_payee(payee, now_ns)
+        check_parts(op)
+        payee = self._earner(op.payee, op.machine)
+        before = self._open_payees(payee, op.before, now_ns)
         row = self.ledger.settle(
             opened,
             progress_of(op, payee),
@@ -206,6 +206,7 @@ class Books(Registry):
             total_ms=float(op.total_ms),
             now_ns=now_ns,
             due_day=self._due_day(now_ns),
+            before=before,
         )
         self._end(opened, row, op.outcome)
         return settled(row)
@@ -213,7 +214,7 @@ class Books(Registry):
     def _void(self, op: Void, now_ns: int) -> Voided:
         opened = self.ledger.holds.get(op.request_id)
         if opened is None:
-            row = self._ended(op.request_id)
+            row = self.ended.known(op.request_id)
             if row.cost_nano or row.status == "settled":
                 raise other_end(row, "voided")
             return Voided(op.request_id)
@@ -225,29 +226,22 @@ class Books(Registry):
     def _checkpoint(self, op: Checkpoint, tick_ns: int) -> None:
         opened = self.ledger.holds.get(op.request_id)
         if opened is None:
-            self._ended(op.request_id)  # a late checkpoint of an ended request is harmless
+            self.ended.known(op.request_id)  # a late checkpoint of an ended request is harmless
             return
         check_usage(op.usage, opened)
         if op.payee is not None:
             check_text("payee", op.payee)
         check_text("machine", op.machine or "")
         check_text("provider", op.provider or "")
+        check_parts(op)
         progress = progress_of(op, op.payee)
+        if op.before:
+            progress = progress._replace(parts=parts_text(op.before))
         # A failed-over request starts again at zero on another Mac; a payee, once known,
         # is only replaced by another payee.
         if op.payee is None:
             progress = opened.checkpoint
         self.ledger.checkpoint(opened, progress, tick_ns + self.terms.lease_ttl_ns)
-
-    def _ended(self, request_id: RequestId) -> RequestRow:
-        row = self._finished.get(request_id)
-        if row is None:
-            raise NotFound(
-                f"The request {request_id} is not known to the ledger.",
-                None,
-                "request_not_found",
-            )
-        return row
 
     def change_key(self, row: KeyRow) -> KeyRecord:
         """Replace a key's row. A cap binds at once: what the key has running counts too."""
@@ -288,12 +282,13 @@ class Books(Registry):
     ) -> RequestRow:
         """End a hold without a settlement: voided for nothing, expired at its checkpoint."""
         progress = CheckpointRow()
+        before: tuple[Part, ...] = ()
         if status == "expired" and opened.checkpoint.completion_tokens > 0:
             progress = opened.checkpoint
             if progress.payee is not None:
                 payee = self._earner(progress.payee, progress.machine)
                 progress = progress._replace(payee=payee)
-                self._open_payee(payee, now_ns)
+                before = self._open_payees(payee, parts_of(progress.parts), now_ns)
         row = self.ledger.settle(
             opened,
             progress,
@@ -304,6 +299,7 @@ class Books(Registry):
             total_ms=0.0,
             now_ns=now_ns,
             due_day=self._due_day(now_ns),
+            before=before,
         )
         self._end(opened, row)
         return row
@@ -333,13 +329,31 @@ class Books(Registry):
                 cost_nano=row.cost_nano,
             )
             self.ledger.changes.put(key.meter.row(key.row))
-        self.remember((row,))
+        written = self.ledger.changes.deliveries
+        self.ended.add(row, written[-row.deliveries :] if row.deliveries else ())
 
     # ── who earns ─────────────────────────────────────────────────────────────────────
 
     def _earner(self, payee: AccountId, machine: MachineId | None) -> AccountId:
         """Who a machine earns for: the account it is linked to, whatever its label says."""
         return payee if machine is None else self.machines.get(machine, payee)
+
+    def _open_payees(
+        self, payee: AccountId, before: Sequence[Part], now_ns: int
+    ) -> tuple[Part, ...]:
+        """Open whoever is paid and has no account yet; the parts, with who earns for each."""
+        if not before:
+            self._open_payee(payee, now_ns)
+            return ()
+        if payee not in self.customers:
+            check_text("payee", payee)  # before anything has changed
+        parts = tuple(
+            replace(part, payee=self._earner(part.payee, part.machine)) for part in before
+        )
+        for part in parts:
+            self._open_payee(part.payee, now_ns)
+        self._open_payee(payee, now_ns)
+        return parts
 
     def _open_payee(self, payee: AccountId, now_ns: int) -> None:
         """A Mac may serve before its owner's account was opened: it earns into one of that id.
@@ -353,7 +367,7 @@ class Books(Registry):
     def request(self, request_id: RequestId) -> RequestRow | None:
         """A request as it stands in memory: open, or among the lately finished."""
         opened = self.ledger.holds.get(request_id)
-        return running(opened) if opened else self._finished.get(request_id)
+        return running(opened) if opened else self.ended.rows.get(request_id)
 
     def open_requests(self, owner_id: AccountId) -> list[RequestRow]:
         """The owner's holds, oldest first."""
@@ -368,5 +382,5 @@ class Books(Registry):
         return {
             **self.customers.counts(),
             "open_holds": len(self.ledger.holds),
-            "finished_remembered": len(self._finished),
+            "finished_remembered": len(self.ended.rows),
         }

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-from market.accounting.rows import Changes
+from market.accounting.rows import Changes, RequestRow
 
 GENESIS: Final = bytes(32)
 _SEPARATOR: Final = "\x1f"
 _END: Final = "\x1e"
 
 Cell = int | str | float | None
-OPTIONAL: Final = {"request": 1, "hold": 2}
+OPTIONAL: Final = {"request": 2, "hold": 2}
 """How many last fields a row may lack: columns younger than the first rows of its table."""
+_DELIVERIES_AT: Final = RequestRow._fields.index("deliveries") + 1  # after the number
 
 
 class Head(NamedTuple):
@@ -33,10 +34,14 @@ class Head(NamedTuple):
     next_transfer: int = 1
     next_request: int = 1
     next_operation: int = 1
+    next_delivery: int = 1
 
 
 class BatchRow(NamedTuple):
-    """One commit as the chain sees it; counts let a verifier see what is missing."""
+    """One commit as the chain sees it; counts let a verifier see what is missing.
+
+    How many deliveries there are say the requests they belong to.
+    """
 
     number: int
     ts_ns: int
@@ -46,6 +51,23 @@ class BatchRow(NamedTuple):
     requests: int
     operations: int
     hash: bytes
+
+
+@dataclass(slots=True)
+class BatchContents:
+    """A batch's journal rows as stored: (number, fields…, batch, crc)."""
+
+    accounts: Sequence[tuple[Cell, ...]]
+    transfers: Sequence[tuple[Cell, ...]]
+    requests: Sequence[tuple[Cell, ...]]
+    operations: Sequence[tuple[Cell, ...]]
+    deliveries: Sequence[tuple[Cell, ...]] = ()
+
+    @property
+    def deliveries_count(self) -> int:
+        """How many there are, or how many their requests say there should be, if that is more."""
+        told = (row[_DELIVERIES_AT] for row in self.requests)
+        return max(len(self.deliveries), sum(count for count in told if isinstance(count, int)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +82,7 @@ class Sealed:
     accounts: list[tuple[Cell, ...]]
     transfers: list[tuple[Cell, ...]]
     requests: list[tuple[Cell, ...]]
+    deliveries: list[tuple[Cell, ...]]
     operations: list[tuple[Cell, ...]]
     holds: list[tuple[Cell, ...]]
     head: Head
@@ -118,6 +141,9 @@ def seal(changes: Changes, head: Head, epoch: int) -> Sealed:
     requests = close(
         "request", ((n, *row) for n, row in enumerate(changes.requests, head.next_request))
     )
+    deliveries = close(
+        "delivery", ((n, *row) for n, row in enumerate(changes.deliveries, head.next_delivery))
+    )
     operations = close(
         "operation", ((n, *row) for n, row in enumerate(changes.operations, head.next_operation))
     )
@@ -125,7 +151,7 @@ def seal(changes: Changes, head: Head, epoch: int) -> Sealed:
         (*row, crc_of(sealed_text("hold", row))) for row in changes.opened.values()
     ]
     if not texts:
-        return Sealed(None, [], [], [], [], holds, head)
+        return Sealed(None, [], [], [], [], [], holds, head)
     counts = (len(accounts), len(transfers), len(requests), len(operations))
     batch_head = (number, changes.last_ts_ns, epoch, *counts)
     digest = batch_hash(head.hash, batch_head, texts)
@@ -134,6 +160,7 @@ def seal(changes: Changes, head: Head, epoch: int) -> Sealed:
         accounts=accounts,
         transfers=transfers,
         requests=requests,
+        deliveries=deliveries,
         operations=operations,
         holds=holds,
         head=Head(
@@ -142,5 +169,6 @@ def seal(changes: Changes, head: Head, epoch: int) -> Sealed:
             head.next_transfer + len(transfers),
             head.next_request + len(requests),
             head.next_operation + len(operations),
+            head.next_delivery + len(deliveries),
         ),
     )

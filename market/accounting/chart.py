@@ -44,6 +44,9 @@ NO_NEGATIVE = frozenset(
 SPENDING_ORDER = (Code.CONSUMER_PROMO, Code.CONSUMER_CASH, Code.PROVIDER_EARNINGS)
 """Promo first: it can only be spent. Earnings last: they are the only part one can withdraw."""
 
+LEGS_PER_MAC = 2 * len(SPENDING_ORDER)
+"""A settlement's legs for one Mac: from each source its share and the fee (see Ledger._pay)."""
+
 
 class Posting(IntEnum):
     """Why a transfer happened. SHAPES says between which accounts it may."""
@@ -77,6 +80,9 @@ class Posting(IntEnum):
     CAPITAL_IN = 52  # the platform's own money put in
     CAPITAL_OUT = 53
 
+
+SETTLING = (Posting.SETTLE_PROVIDER, Posting.SETTLE_FEE)
+"""The reasons that belong to the end of a request; their transfers carry its id."""
 
 _CREDIT = (Code.CONSUMER_PROMO, Code.CONSUMER_CASH, Code.PROVIDER_EARNINGS)
 SHAPES: dict[Posting, frozenset[tuple[Code, Code]]] = {

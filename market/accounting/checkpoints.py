@@ -15,7 +15,15 @@ from typing import Final
 from market.accounting.chain import GENESIS
 from market.accounting.state_rows import VerifiedRow
 
-JOURNAL_KINDS: Final = ("account", "transfer", "request", "operation")
+JOURNAL_KINDS: Final = {
+    "account": "accounts",
+    "transfer": "transfers",
+    "request": "requests",
+    "delivery": "deliveries",
+    "operation": "operations",
+}
+"""The journals in the order in which a batch seals them, and what many rows of each are called."""
+_YOUNGER: Final = {"delivery": 1}  # a checkpoint from before this journal has seen none of it
 _ONLY_ID: Final = 1  # there is one checkpoint, the latest
 
 
@@ -57,7 +65,8 @@ def checkpoint_of(row: VerifiedRow) -> Checkpoint:
     try:
         told = json.loads(row.counters)
         sums = {int(number): (int(d), int(c)) for number, (d, c) in told["sums"].items()}
-        following = {kind: int(told["following"][kind]) for kind in JOURNAL_KINDS}
+        following = {**_YOUNGER, **told["following"]}
+        following = {kind: int(following[kind]) for kind in JOURNAL_KINDS}
         counts = {str(name): int(count) for name, count in told["counts"].items()}
         totals_nano = {str(name): int(nano) for name, nano in told["totals_nano"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

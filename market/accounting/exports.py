@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Final, Literal, NamedTuple, get_args
 
 from market.accounting.chart import Account, Code, Posting
-from market.accounting.rows import TransferRow
+from market.accounting.rows import DeliveryRow, TransferRow
 from market.money import format_usd_exact
 
 Format = Literal["beancount", "csv", "jsonl"]
@@ -27,7 +27,9 @@ DAY_NS: Final = 86_400_000_000_000
 COLUMNS: Final = (
     *("number", "time", "ts_ns", "batch", "id", "leg", "reason"),
     *("debit", "debit_account", "credit", "credit_account", "amount_nano_usd", "amount_usd"),
+    *("delivery", "ask_pct"),
 )
+"""The last two are "" but for what pays one of several Macs, or one below the market's prices."""
 
 _NAMES: Final = {
     Code.STRIPE_CLEARING: "Assets:Stripe:Clearing",
@@ -51,13 +53,14 @@ _REST: Final = "Equity:Opening"  # the other side of opening balances when not a
 
 
 class Entry(NamedTuple):
-    """One transfer with the accounts it moves between."""
+    """One transfer with the accounts it moves between, and the delivery that it pays for."""
 
     number: int
     transfer: TransferRow
     debit: Account
     credit: Account
     batch: int
+    delivery: DeliveryRow | None = None
 
 
 class Selection(NamedTuple):
@@ -113,11 +116,12 @@ def beancount_opening(
 
 def beancount_entry(entry: Entry) -> str:
     """One transfer as a transaction of two postings."""
-    moved = entry.transfer
+    moved, paid = entry.transfer, entry.delivery
+    more = f"  delivery: {paid.number}\n  ask_pct: {paid.ask_pct}\n" if paid else ""
     return (
         f'\n{_day_text(moved.ts_ns // DAY_NS)} * "{Posting(moved.code).name.lower()}" '
         f'"{_escaped(moved.id)} leg {moved.leg}"\n'
-        f"  number: {entry.number}\n"
+        f"  number: {entry.number}\n{more}"
         f"  {account_name(entry.debit)}  {_usd(moved.amount_nano)} USD\n"
         f"  {account_name(entry.credit)}  {_usd(-moved.amount_nano)} USD\n"
     )
@@ -152,13 +156,14 @@ def json_entry(entry: Entry) -> str:
 
 
 def _cells(entry: Entry) -> tuple[int | str, ...]:
-    moved, debit, credit = entry.transfer, entry.debit, entry.credit
+    moved, debit, credit, paid = entry.transfer, entry.debit, entry.credit, entry.delivery
     time = datetime.fromtimestamp(moved.ts_ns // 1_000_000_000, UTC).isoformat()
     return (
         *(entry.number, time, moved.ts_ns, entry.batch, moved.id, moved.leg),
         Posting(moved.code).name.lower(),
         *(int(debit.code), debit.owner, int(credit.code), credit.owner),
         *(moved.amount_nano, _usd(moved.amount_nano)),
+        *((paid.number, paid.ask_pct) if paid else ("", "")),
     )
 
 

@@ -2,8 +2,9 @@
 
 Double entry in two phases. A hold reserves the worst case on the payer's accounts without
 moving money. Settling releases it and moves the cost: from promo, then cash, then earnings,
-to the provider and to the platform's fee account. Voiding only releases. No path makes a
-protected account negative, because money is only ever taken from what was reserved.
+to the provider and to the platform's fee account; of several Macs that delivered one answer,
+to each in the order of delivery. Voiding only releases. No path makes a protected account
+negative, because money is only ever taken from what was reserved.
 
 As in `market.accounting.accounts`, every method applies whole or raises before it touched
 anything, and nobody is answered before the changes are durable.
@@ -11,24 +12,41 @@ anything, and nobody is answered before the changes are durable.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-from market.accounting.chart import Code, Posting
+from market.accounting.chart import LEGS_PER_MAC, Code, Posting
 from market.accounting.earnings import Earnings
-from market.accounting.pricing import cost_nano, split_fee
+from market.accounting.pricing import cost_nano, pieces_of, split_fee
 from market.accounting.rows import (
     CheckpointRow,
+    DeliveryRow,
     HoldRow,
     RequestRow,
     RequestStatus,
     Snapshot,
 )
-from market.messages import Funding
-from market.types import AccountId, RequestId
+from market.messages import Funding, Part
+from market.money import ASK_PCT_MAX
+from market.types import AccountId, MachineId, ProviderId, RequestId
 
 PROMO_LEG: Final = 0
 """The leg of a settlement that carries promo credit to the provider (see Ledger._pay)."""
 NO_CHECKPOINT: Final = CheckpointRow()
+
+
+class Paid(NamedTuple):
+    """What was paid for an answer or a Mac's piece; shares and funding each add up to it."""
+
+    cost_nano: int
+    provider_nano: int
+    fee_nano: int
+    promo_nano: int
+    cash_nano: int
+    earnings_nano: int
+
+
+_NOTHING: Final = Paid(0, 0, 0, 0, 0, 0)
 
 
 def funding_of(available: tuple[int, int, int], amount_nano: int) -> Funding | None:
@@ -107,28 +125,25 @@ class Ledger(Earnings):
         total_ms: float,
         now_ns: int,
         due_day: int | None = None,
+        before: Sequence[Part] = (),
     ) -> RequestRow:
         """Release the hold and move the cost of what was delivered.
 
         `delivered.payee` may be None only when nothing was delivered and nothing is owed.
         What is paid with promo credit may be withdrawn from `due_day` on, None is at once.
+        `before` are the parts of Macs that were lost, each with who earns for it.
         """
         terms = opened.terms
-        cost = 0
-        if delivered.payee is not None:
-            cost = cost_nano(
-                prompt_tokens=delivered.prompt_tokens,
-                cached_tokens=delivered.cached_tokens,
-                completion_tokens=delivered.completion_tokens,
-                price_in_nano=terms.price_in_nano,
-                price_cached_nano=terms.cached_price_nano,
-                price_out_nano=terms.price_out_nano,
-            )
         held_nano = opened.held_nano
-        assert cost <= held_nano
-        own = delivered.payee == terms.owner
-        split = split_fee(cost, terms.fee_bps, min(cost, terms.promo_nano) if own else 0)
-        spent = self._pay(opened, delivered.payee, *split, own=own, due_day=due_day, now_ns=now_ns)
+        count: int | None = None
+        if delivered.payee is None:
+            self._release(terms)
+            paid = _NOTHING
+        elif not before and delivered.ask_pct == ASK_PCT_MAX:
+            paid = self._pay_one(terms, delivered, delivered.payee, now_ns, due_day)
+        else:
+            count = len(before) + 1
+            paid = self._pay_each(terms, delivered, delivered.payee, before, now_ns, due_day)
         row = RequestRow(
             terms.request_id,
             terms.owner,
@@ -139,10 +154,7 @@ class Ledger(Earnings):
             delivered.completion_tokens,
             delivered.cached_tokens,
             delivered.reasoning_tokens,
-            cost,
-            split.provider_nano,
-            split.fee_nano,
-            *spent,
+            *paid,
             held_nano,
             terms.price_in_nano,
             terms.price_out_nano,
@@ -159,49 +171,108 @@ class Ledger(Earnings):
             terms.created_ns,
             now_ns,
             terms.price_cached_nano,
+            count,
         )
         self._close(row)
         return row
 
+    def _pay_one(
+        self,
+        terms: HoldRow,
+        delivered: CheckpointRow,
+        payee: AccountId,
+        now_ns: int,
+        due_day: int | None,
+    ) -> Paid:
+        """One Mac delivered all of it, at the market's prices: nearly every request there is."""
+        cost = cost_nano(
+            prompt_tokens=delivered.prompt_tokens,
+            cached_tokens=delivered.cached_tokens,
+            completion_tokens=delivered.completion_tokens,
+            price_in_nano=terms.price_in_nano,
+            price_cached_nano=terms.cached_price_nano,
+            price_out_nano=terms.price_out_nano,
+        )
+        assert cost <= terms.promo_nano + terms.cash_nano + terms.earnings_nano
+        left_nano = self._release(terms)
+        return self._pay(terms, 0, payee, cost, left_nano, now_ns, due_day)
+
+    def _pay_each(
+        self,
+        terms: HoldRow,
+        delivered: CheckpointRow,
+        finisher: AccountId,
+        before: Sequence[Part],
+        now_ns: int,
+        due_day: int | None,
+    ) -> Paid:
+        """Pay every Mac for its own piece, in the order of delivery, and write each down."""
+        prices_nano = (terms.price_in_nano, terms.cached_price_nano, terms.price_out_nano)
+        pieces = pieces_of(delivered, prices_nano, before, delivered.ask_pct)
+        whole_nano = sum(piece.cost_nano for piece in pieces)
+        assert whole_nano <= terms.promo_nano + terms.cash_nano + terms.earnings_nano
+        macs: list[tuple[AccountId, MachineId | None, ProviderId | None]] = [
+            (part.payee, part.machine, part.provider) for part in before
+        ]
+        macs.append((finisher, delivered.machine, delivered.provider))
+        left_nano = self._release(terms)
+        total = _NOTHING
+        for number, (mac, piece) in enumerate(zip(macs, pieces, strict=True)):
+            paid = self._pay(terms, number, mac[0], piece.cost_nano, left_nano, now_ns, due_day)
+            self.changes.deliveries.append(
+                DeliveryRow(terms.request_id, number, *mac, *piece, *paid[1:])
+            )
+            total = Paid(*map(sum, zip(total, paid, strict=True)))
+        return total
+
+    def _release(self, terms: HoldRow) -> list[int]:
+        """Free what was reserved on each account; the sums, to be spent from."""
+        left_nano = list(terms[9:12])
+        for account, leg_nano in zip(self.purse(terms.owner), left_nano, strict=True):
+            if leg_nano:
+                assert account is not None
+                account.dp -= leg_nano
+                assert account.dp >= 0
+                self._touched.add(account)
+        return left_nano
+
     def _pay(
         self,
-        opened: OpenHold,
-        payee: AccountId | None,
-        provider_nano: int,
-        fee_nano: int,
-        *,
-        own: bool,
-        due_day: int | None,
+        terms: HoldRow,
+        number: int,
+        payee: AccountId,
+        due_nano: int,
+        left_nano: list[int],
         now_ns: int,
-    ) -> tuple[int, int, int]:
-        """Release each leg and spend from it, the provider's share first.
+        due_day: int | None,
+    ) -> Paid:
+        """Pay the Mac of this number from what is left of each source, its share first.
 
-        A provider's own promo credit never earns: there all of that leg is the platform's.
-        Leg numbers are 2·source for the provider and 2·source + 1 for the fee, so a
-        transfer's number alone says whose money went where.
+        A provider's own promo credit never earns: there all that it pays is the platform's.
+        From a Mac's first leg on, legs are 2·source for the provider and 2·source + 1 for the
+        fee, so a transfer's number alone says for which Mac whose money went where.
         """
-        terms = opened.terms
+        own = payee == terms.owner
+        split = split_fee(due_nano, terms.fee_bps, min(due_nano, left_nano[0]) if own else 0)
+        provider_nano, fee_nano = split
         spent = [0, 0, 0]
-        purse = self.purse(terms.owner)
-        for source, (account, held_nano) in enumerate(zip(purse, terms[9:12], strict=True)):
-            if not held_nano:
+        leg = number * LEGS_PER_MAC
+        for source, account in enumerate(self.purse(terms.owner)):
+            available_nano = left_nano[source]
+            if not available_nano:
                 continue
             assert account is not None
-            account.dp -= held_nano
-            assert account.dp >= 0
-            self._touched.add(account)
             promo = source == 0
-            to_provider = 0 if own and promo else min(held_nano, provider_nano)
-            to_fee = min(held_nano - to_provider, fee_nano)
+            to_provider = 0 if own and promo else min(available_nano, provider_nano)
+            to_fee = min(available_nano - to_provider, fee_nano)
             if to_provider:
-                assert payee is not None
                 kind = Code.PROVIDER_EARNINGS
                 if promo and due_day is not None:
                     kind = Code.PROVIDER_MATURING
                     self.set_lot(payee, due_day, self.lots.get((payee, due_day), 0) + to_provider)
                 self.post(
                     terms.request_id,
-                    2 * source,
+                    leg + 2 * source,
                     debit=account,
                     credit=self.account(kind, payee),
                     amount_nano=to_provider,
@@ -211,7 +282,7 @@ class Ledger(Earnings):
             if to_fee:
                 self.post(
                     terms.request_id,
-                    2 * source + 1,
+                    leg + 2 * source + 1,
                     debit=account,
                     credit=self.account(Code.PLATFORM_FEE),
                     amount_nano=to_fee,
@@ -221,8 +292,9 @@ class Ledger(Earnings):
             provider_nano -= to_provider
             fee_nano -= to_fee
             spent[source] = to_provider + to_fee
+            left_nano[source] = available_nano - spent[source]
         assert provider_nano == fee_nano == 0
-        return (spent[0], spent[1], spent[2])
+        return Paid(due_nano, *split, *spent)
 
     def _close(self, row: RequestRow) -> None:
         changes = self.changes

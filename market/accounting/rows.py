@@ -84,6 +84,8 @@ class CheckpointRow(NamedTuple):
     payee: AccountId | None = None
     machine: MachineId | None = None
     provider: ProviderId | None = None
+    ask_pct: int = 100
+    parts: str = ""  # of Macs that were lost, as `market.accounting.parts` writes them
 
 
 class RequestRow(NamedTuple):
@@ -91,6 +93,9 @@ class RequestRow(NamedTuple):
 
     The three `*_nano` funding columns say how the cost was paid; they add up to it, as do
     `provider_nano` and `fee_nano`. `held_nano` is what had been reserved.
+
+    Payee, machine and provider are of the Mac that finished it. Whom else was paid, and at
+    which prices, is in so many `DeliveryRow`s; None: all of it is the payee's, at these prices.
     """
 
     request_id: RequestId
@@ -124,6 +129,7 @@ class RequestRow(NamedTuple):
     created_ns: int
     finished_ns: int
     price_cached_nano: int | None = None  # as in HoldRow
+    deliveries: int | None = None
 
     @property
     def cached_price_nano(self) -> int:
@@ -140,8 +146,59 @@ class RequestRow(NamedTuple):
         return self.finished_ns / 1e9 if self.finished_ns else None
 
 
+class DeliveryRow(NamedTuple):
+    """What one Mac delivered of a request, at which prices per token, and who was paid for it.
+
+    Written, one for each Mac, only where the request's own row cannot say it: when more than
+    one Mac delivered, or one asked less than the market's prices. `number` counts the Macs in
+    the order of delivery, from 0; the last one has finished the answer.
+    """
+
+    request_id: RequestId
+    number: int
+    payee: AccountId
+    machine: MachineId | None
+    provider: ProviderId | None
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    ask_pct: int
+    price_in_nano: int
+    price_cached_nano: int
+    price_out_nano: int
+    cost_nano: int
+    provider_nano: int
+    fee_nano: int
+    promo_nano: int
+    cash_nano: int
+    earnings_nano: int
+
+    def as_request(self, whole: RequestRow) -> RequestRow:
+        """The request as this Mac's owner sees it: their tokens, their prices, their share."""
+        return whole._replace(
+            payee=self.payee,
+            machine=self.machine,
+            provider=self.provider,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            completion_tokens=self.completion_tokens,
+            price_in_nano=self.price_in_nano,
+            price_cached_nano=self.price_cached_nano,
+            price_out_nano=self.price_out_nano,
+            cost_nano=self.cost_nano,
+            provider_nano=self.provider_nano,
+            fee_nano=self.fee_nano,
+            promo_nano=self.promo_nano,
+            cash_nano=self.cash_nano,
+            earnings_nano=self.earnings_nano,
+        )
+
+
 class Earned(NamedTuple):
-    """What requests have paid in nano-USD, how many they were, and the newest of them."""
+    """What requests have paid in nano-USD, how many they were, and the newest of them.
+
+    A request that several Macs delivered is here what these accounts have got of it.
+    """
 
     total_nano: int
     jobs: int
@@ -185,6 +242,7 @@ class Changes:
     closed: list[RequestId] = field(default_factory=list)
     checkpoints: dict[RequestId, CheckpointRow] = field(default_factory=dict)
     requests: list[RequestRow] = field(default_factory=list)
+    deliveries: list[DeliveryRow] = field(default_factory=list)
     operations: list[OperationRow] = field(default_factory=list)
     last_ts_ns: int = 0
 
@@ -258,6 +316,10 @@ class LedgerStore(Protocol):
         """Those of these requests that have ended, in no particular order."""
         ...
 
+    async def deliveries(self, request_ids: Sequence[RequestId]) -> list[DeliveryRow]:
+        """What is written of each Mac's delivery of these requests, in the order of delivery."""
+        ...
+
     async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
         """The postings with these ids, by id and leg. Sees committed ones only."""
         ...
@@ -267,11 +329,17 @@ class LedgerStore(Protocol):
         ...
 
     async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
-        """What this owner's promo credit has ever paid to that payee, in nano-USD."""
+        """What this owner's promo credit has ever paid to that payee, in nano-USD.
+
+        Whether they finished the request or were one of several who delivered it.
+        """
         ...
 
     async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
-        """What these accounts were paid for requests, with the newest `limit` of those."""
+        """What these accounts were paid for requests, with the newest `limit` of those.
+
+        Of a request with deliveries that is what their own Macs delivered.
+        """
         ...
 
     async def rows(
@@ -286,7 +354,8 @@ class LedgerStore(Protocol):
     async def revenue(self, since_ns: int, limit: int) -> list[Revenue]:
         """Who earned from whom since then, over at most the `limit` newest requests.
 
-        Unfinished business is not counted. In no particular order.
+        Unfinished business is not counted, a request with deliveries by who delivered it. In no
+        particular order.
         """
         ...
 

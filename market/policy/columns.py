@@ -29,7 +29,11 @@ STANDINGS: Final = (
 PLACES: Final = ("ready", "loading", "leaving", "failed")
 """What is the matter with one model on one Mac; the column holds the index."""
 
+ODDITIES: Final = ("standing", "cap", "collecting", "cooling_until_s")
+"""Columns that are zero for a Mac with which nothing is the matter; `odd` is 1 when one is not."""
+
 MAC_COLUMNS: Final = (
+    "odd",
     "standing",
     "last_beat_s",
     "slots",  # sequences that may decode at once, all models together

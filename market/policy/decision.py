@@ -95,7 +95,8 @@ class Decision:
         """Slots to reserve on the chosen Mac."""
         if self.index is None:
             return 0
-        return int(slots_needed(self.candidates, self.ask)[self.index])
+        slots = max(int(self.candidates["slots"][self.index]), 1)
+        return min(self.ask.n, slots)
 
     def high_factor(self) -> float:
         """How much worse than predicted the chosen Mac may be, nine times in ten."""

@@ -19,7 +19,7 @@ from market.policy.columns import PLACES, STANDINGS
 from market.policy.preferences import NO_PREFERENCES, TRUST
 
 Kind = Literal["lasting", "wish", "passing"]
-Group = Literal["", "wish", "standing", "place"]
+Group = Literal["", "wish", "odd", "place"]
 CAP_GROWS_S = 60.0
 """A learned cap grows by one slot for each clean minute."""
 
@@ -44,10 +44,10 @@ class Filter:
     group: Group = ""
 
 
-def slots_needed(candidates: Candidates, ask: Ask) -> FloatArray:
+def slots_needed(candidates: Candidates, ask: Ask) -> FloatArray | float:
     """Slots to reserve on each Mac: one per choice, at most all that the Mac has."""
     if ask.n == 1:
-        return np.ones(len(candidates))
+        return 1.0
     return np.minimum(ask.n, np.maximum(candidates["slots"], 1))
 
 
@@ -62,7 +62,7 @@ def _is_not(column: str, code: int) -> Passes:
 def idle_groups(candidates: Candidates, ask: Ask) -> frozenset[str]:
     """The groups that rule nobody out for this request: most requests skip them all."""
     idle = ["wish"] if ask.preferences is NO_PREFERENCES else []
-    idle += [name for name in ("standing", "place") if not candidates[name].any()]
+    idle += [name for name in ("odd", "place") if not candidates[name].any()]
     return frozenset(idle)
 
 
@@ -167,19 +167,15 @@ def _heard_from(candidates: Candidates, ask: Ask) -> BoolArray:
     return fresh
 
 
-def _not_cooling(candidates: Candidates, ask: Ask) -> BoolArray | None:
+def _not_cooling(candidates: Candidates, ask: Ask) -> BoolArray:
     """After a cool-down one request at a time probes a Mac until one has succeeded."""
     until = candidates["cooling_until_s"]
-    if not until.any():
-        return None
     probing = (until > 0) & (candidates["in_flight"] > 0)
     return (ask.now_s >= until) & ~probing
 
 
-def _not_collecting(candidates: Candidates, ask: Ask) -> BoolArray | None:
+def _not_collecting(candidates: Candidates, ask: Ask) -> BoolArray:
     collecting = candidates["collecting"]
-    if not collecting.any():
-        return None
     free: BoolArray = collecting == 0
     if ask.collector is None:
         return free
@@ -195,14 +191,12 @@ def effective_slots(candidates: Candidates, now_s: float) -> FloatArray:
     return np.where(cap > 0, np.minimum(slots, np.maximum(grown, 1.0)), slots)
 
 
-def _within_cap(candidates: Candidates, ask: Ask) -> BoolArray | None:
-    if not candidates["cap"].any():
-        return None
+def _within_cap(candidates: Candidates, ask: Ask) -> BoolArray:
     # An idle Mac is never capped: then it could not show that it has recovered.
-    idle: BoolArray = candidates["in_flight"] == 0
+    free: BoolArray = (candidates["in_flight"] == 0) | (candidates["cap"] == 0)
     needed = candidates["in_flight"] + slots_needed(candidates, ask)
     within: BoolArray = needed <= effective_slots(candidates, ask.now_s)
-    return idle | within
+    return free | within
 
 
 def _memory_free(candidates: Candidates, ask: Ask) -> BoolArray:
@@ -230,13 +224,13 @@ def _wish(name: str, phrase: str, remedy: str, passes: Passes) -> Filter:
     return Filter(name, phrase, remedy, "wish", passes, "wish")
 
 
-def _passing(name: str, phrase: str, remedy: str, passes: Passes) -> Filter:
-    return Filter(name, phrase, remedy, "passing", passes)
+def _passing(name: str, phrase: str, remedy: str, passes: Passes, group: Group = "") -> Filter:
+    return Filter(name, phrase, remedy, "passing", passes, group)
 
 
 def _standing(name: str, phrase: str, remedy: str, kind: Kind) -> Filter:
     passes = _is_not("standing", STANDINGS.index(name))
-    return Filter(name, phrase, remedy, kind, passes, "standing")
+    return Filter(name, phrase, remedy, kind, passes, "odd")
 
 
 def _place(name: str, state: str, phrase: str, remedy: str, kind: Kind) -> Filter:
@@ -266,14 +260,19 @@ FILTERS: tuple[Filter, ...] = (
     _place("loading", "loading", "loading it", "it had finished loading", "passing"),
     _place("leaving", "leaving", "unloading it", "the model were kept there", "passing"),
     _passing("suspect", "silent", "its beat came again", _heard_from),
-    _passing("cooling_down", "cooling down after failures", "its pause were over", _not_cooling),
+    _passing(
+        "cooling_down", "cooling down after failures", "its pause were over", _not_cooling, "odd"
+    ),
     _passing(
         "collecting",
         "kept free for a request of several choices",
         "that request were served",
         _not_collecting,
+        "odd",
     ),
-    _passing("capped", "at the load they cope with", "one of its requests ended", _within_cap),
+    _passing(
+        "capped", "at the load they cope with", "one of its requests ended", _within_cap, "odd"
+    ),
     _passing("memory_busy", "with their memory in use", "one of its requests ended", _memory_free),
     _passing("no_slot", "busy", "one of its requests ended", _slot_free),
 )

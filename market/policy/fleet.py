@@ -14,7 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from market.policy.candidates import AnyArray, Candidates, FloatArray, IntArray, Name
-from market.policy.columns import AT, MAC_COLUMNS, MACS, PLACE_AT, PLACE_COLUMNS, STEP_COLUMNS
+from market.policy.columns import (
+    AT,
+    MAC_COLUMNS,
+    MACS,
+    ODDITIES,
+    PLACE_AT,
+    PLACE_COLUMNS,
+    STEP_COLUMNS,
+)
 from market.policy.rates import Rates
 from market.types import AccountId, MachineId, ModelFacts, ModelId, ProviderId
 
@@ -29,6 +37,9 @@ _START: dict[str, float] = {
 }
 """What columns begin with that do not begin at zero. A spread of 0.25 is the error that the
 tables are expected to have on a chip they were not fitted to."""
+
+_QUIET = frozenset(ODDITIES)
+_ODD_ROWS = [AT[name] for name in ODDITIES]
 
 _LEARNED = ("scale_step", "scale_prefill", "bias_step", "bias_prefill", "spread", "seen")
 """Columns of a place that outlive its model: loaded again, it is as fast as it was."""
@@ -146,6 +157,8 @@ class Fleet:
         row = self._row_of[machine]
         for name, value in values.items():
             self._macs[AT[name], row] = value
+        if not _QUIET.isdisjoint(values):
+            self._macs[AT["odd"], row] = float(self._macs[_ODD_ROWS, row].any())
         self.version += 1
 
     def touch(self, machines: Sequence[MachineId], now_s: float) -> None:

@@ -31,12 +31,13 @@ FIRST_TOKENS = 128.0
 FIRST_SERVICE_S = 2.0
 """Guesses before the first request of a model has ended."""
 
-NEWS = 8
-"""Answers after which expectations are computed again."""
+NEWS = 32
+"""Answers of a model after which an expectation is computed again: a sixth of what counts."""
 
 SERVICE_WEIGHT = 0.05
 """Weight of the newest request in how long a slot is held: about the last 40 count."""
 
+_Asked = tuple[ModelId, AccountId | None, int, int]  # model, consumer, most tokens, said
 _MIDDLES: FloatArray = 2.0 ** ((np.arange(BINS) + 0.5) / PER_OCTAVE)
 
 
@@ -72,20 +73,24 @@ class Lengths:
         self._models: dict[ModelId, _Histogram] = {}
         self._consumers: OrderedDict[tuple[ModelId, AccountId], _Histogram] = OrderedDict()
         self._service_s: dict[ModelId, float] = {}
-        self._cache: dict[tuple[ModelId, AccountId | None, int, int], tuple[float, float]] = {}
-        self._news = 0
+        self._cache: dict[_Asked, tuple[int, tuple[float, float]]] = {}
+        self._news: dict[ModelId, int] = {}
 
     def expected(
         self, model: ModelId, consumer: AccountId | None, max_tokens: int, said: int = 0
     ) -> tuple[float, float]:
         """Mean and 90th percentile of what one choice still says after `said` tokens."""
         key = (model, consumer, max_tokens, said)
+        news = self._news.get(model, 0)
         known = self._cache.get(key)
-        if known is None:
-            if len(self._cache) >= MAX_CONSUMERS:
-                self._cache.clear()
-            known = self._cache[key] = self._compute(model, consumer, max_tokens, said)
-        return known
+        if known is not None and news - known[0] < NEWS:
+            return known[1]
+        if len(self._cache) >= MAX_CONSUMERS:
+            self._cache.clear()
+        found = self._compute(model, consumer, max_tokens, said)
+        # The first answers of all change more than later ones do.
+        self._cache[key] = (news if news >= NEWS else news - NEWS + 1, found)
+        return found
 
     def _compute(
         self, model: ModelId, consumer: AccountId | None, max_tokens: int, said: int
@@ -131,7 +136,4 @@ class Lengths:
                 self._consumers.popitem(last=False)
         before = self._service_s.get(model, FIRST_SERVICE_S)
         self._service_s[model] = before + SERVICE_WEIGHT * (service_s - before)
-        self._news += 1
-        if self._news >= NEWS:
-            self._news = 0
-            self._cache.clear()
+        self._news[model] = self._news.get(model, 0) + 1

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from market.accounting.rows import LedgerStore
+from storage.ledger_store import SqliteLedgerStore
+from storage.memory import MemoryLedger, MemoryLedgerStore
 from storage.postgres import Address
 from storage.postgres_migrations import migrate
+from storage.postgres_store import PostgresLedgerStore
 from storage.private_loop import PrivateLoop
 from tests.support.places import Place
 from tests.support.postgres import REQUIRED, Postgres, binaries, running_postgres
@@ -49,3 +53,28 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     on_server = request.param == "postgres"
     url = request.getfixturevalue("database") if on_server else ""
     return Place(tmp_path / "data", url)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+async def opened(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[Callable[[], Awaitable[LedgerStore]]]:
+    """Opens the same ledger again and again; each opening supersedes the one before."""
+    memory = MemoryLedger()
+    stores: list[LedgerStore] = []
+    url = request.getfixturevalue("database") if request.param == "postgres" else ""
+
+    async def open_store() -> LedgerStore:
+        if request.param == "memory":
+            store: LedgerStore = MemoryLedgerStore(memory)
+        elif url:
+            address = Address.of(url)
+            store = await PostgresLedgerStore.open(address, tmp_path, now_ns=1, locked=False)
+        else:
+            store = await SqliteLedgerStore.open(tmp_path / "data", now_ns=1, locked=False)
+        stores.append(store)
+        return store
+
+    yield open_store
+    for store in stores:
+        await store.close()

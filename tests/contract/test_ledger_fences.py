@@ -192,6 +192,7 @@ def test_rows_that_do_not_fit_together_are_refused_at_start(healthy: Path, tmp_p
         "UPDATE account SET code = 7777 WHERE number = 3",
         "DELETE FROM owner WHERE id = 'acct_1'",
         "UPDATE lot SET amount_nano = amount_nano + 1",
+        "UPDATE hold SET parts = '[[]]'",
         "UPDATE owner SET name = CAST(x'ff' AS TEXT)",
     ):
         data = tmp_path / damage.replace(" ", "")[:20]

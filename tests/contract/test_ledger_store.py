@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -30,38 +29,9 @@ from market.accounting.state_rows import (
 )
 from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId
 from storage.database import Fenced
-from storage.ledger_store import SqliteLedgerStore
-from storage.memory import MemoryLedger, MemoryLedgerStore
-from storage.postgres import Address
-from storage.postgres_store import PostgresLedgerStore
 
 ANN, BOB = AccountId("acct_ann"), AccountId("acct_bob")
 Open = Callable[[], Awaitable[LedgerStore]]
-
-
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
-async def opened(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncIterator[Callable[[], Awaitable[LedgerStore]]]:
-    """Opens the same ledger again and again; each opening supersedes the one before."""
-    memory = MemoryLedger()
-    stores: list[LedgerStore] = []
-    url = request.getfixturevalue("database") if request.param == "postgres" else ""
-
-    async def open_store() -> LedgerStore:
-        if request.param == "memory":
-            store: LedgerStore = MemoryLedgerStore(memory)
-        elif url:
-            address = Address.of(url)
-            store = await PostgresLedgerStore.open(address, tmp_path, now_ns=1, locked=False)
-        else:
-            store = await SqliteLedgerStore.open(tmp_path / "data", now_ns=1, locked=False)
-        stores.append(store)
-        return store
-
-    yield open_store
-    for store in stores:
-        await store.close()
 
 
 def terms(ledger: Ledger, request_id: str, max_tokens: int = 10) -> HoldRow:

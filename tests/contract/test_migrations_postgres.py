@@ -64,7 +64,7 @@ async def test_up_down_and_up_again_is_the_same_schema(empty: Address) -> None:
 
     assert none == []
     assert again == first
-    assert len([kind for kind, *_ in first if kind == "trigger"]) == 16
+    assert len([kind for kind, *_ in first if kind == "trigger"]) == 19
     assert ("function", "coster_refuse") in [row[:2] for row in first]
 
 
@@ -111,7 +111,7 @@ async def test_an_older_ledger_is_migrated_after_a_dump(
     await asyncio.to_thread(migrate, address, 1_800_000_000 * 10**9, backups, scripts)
 
     (copy,) = backups.iterdir()
-    assert copy.name == "ledger-0002-1800000000.dump"
+    assert copy.name == "ledger-0003-1800000000.dump"
     assert copy.stat().st_mode & 0o777 == 0o600
     assert await within(address, has_novelty)
     restored = Place(tmp_path / "other", postgres.url(await postgres.new_database()))

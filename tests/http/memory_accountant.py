@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from market.accounting.prices import Price
+from market.accounting.pricing import pieces_of
 from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
 from market.errors import (
@@ -196,15 +197,16 @@ class Accountant:
             raise Conflict("It has ended already.", None, "request_ended")
         card = self.catalogue.get(row.model)
         usage = op.usage
-        cost = (
-            usage.prompt_tokens * card.price_in_nano + usage.completion_tokens * card.price_out_nano
-        )
+        prices_nano = (card.price_in_nano, card.price_in_nano, card.price_out_nano)
+        pieces = pieces_of(usage, prices_nano, op.before, op.ask_pct)
+        cost = sum(piece.cost_nano for piece in pieces)
         if row.status == "held":
             assert cost <= row.held_nano
             account = self.accounts[row.owner]
             account.held_nano -= row.held_nano
             account.credit_nano -= cost
-            self.accounts[op.payee].earnings_nano += cost
+            for mac, piece in zip((*op.before, op), pieces, strict=True):
+                self.accounts[mac.payee].earnings_nano += piece.cost_nano
             row.status, row.cost_nano = "settled", cost
             row.completion_tokens = usage.completion_tokens
             row.cached_tokens = usage.cached_tokens

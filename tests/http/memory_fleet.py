@@ -37,6 +37,7 @@ class Mac:
     pace_s: float = 0.0
     silent: bool = False
     fail_after: int | None = None
+    ask_pct: int = 100
     cancelled: list[RequestId] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
 
@@ -92,6 +93,7 @@ class Fleet:
                     1.0,
                     self.digest,
                     hedge_after_ms=0.0 if request.hedge else self.hedge_after_ms,
+                    ask_pct=mac.ask_pct,
                 )
             if request.funding is None:
                 return Busy(request.request_id, 1)

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from market.messages import Settle, Void
+from market.money import asked_nano
 from market.types import MachineId, RequestId
 from serve_app import metric_names
 from tests.http.asgi_client import Exchange, ask, chat, settled
@@ -66,6 +67,31 @@ async def test_a_mac_lost_at_any_token_costs_a_pause_and_nothing_else(
     shares = [(s["provider"], s["completion_tokens"]) for s in usage.get("providers", [])]
     assert shares == ([("prv_a", at), ("prv_b", LENGTH - at)] if at else [])
     assert [o.result for o in market.fleet.outcomes] == ["failed", "ok"]
+    assert market.nothing_is_left()
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("lost", [None, 10], ids=["one Mac", "two Macs"])
+async def test_the_bill_is_what_each_mac_asks(
+    tmp_path: Path, lost: int | None, stream: bool
+) -> None:
+    """What the gateway computes before it settles is what is charged: each part at its ask."""
+    market = market_of(tmp_path, Mac("a", fail_after=lost, ask_pct=90), Mac("b", ask_pct=33))
+    options = {"stream_options": {"include_usage": True}} if stream else {}
+
+    exchange = await ask(chat(stream=stream, **options)).go(market.app)
+
+    (op,) = settles(market)
+    card = market.accountant.catalogue.get(market.accountant.rows[op.request_id].model)
+    cost = asked_nano(card.price_out_nano, 90) * (lost or 0)
+    asks = 33 if lost else 90
+    cost += asked_nano(card.price_in_nano, asks) * op.usage.prompt_tokens
+    cost += asked_nano(card.price_out_nano, asks) * (LENGTH - (lost or 0))
+    usage = (exchange.events[-1] if stream else exchange.json)["usage"]
+    assert usage["cost_nano_usd"] == str(cost)
+    assert market.accountant.rows[op.request_id].cost_nano == cost
+    assert market.ada.credit_nano == TEN_DOLLARS - cost
+    assert metric_names.COST_MISMATCHES not in market.app.counters()
     assert market.nothing_is_left()
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from market.accounting.rows import LedgerStore
 from market.types import Usage
-from tests.support.ledger_model import DAY_NS, Wanted
-from tests.support.twin import MOVES, Twin
+from tests.support.ledger_model import DAY_NS, Lost, Wanted
+from tests.support.twin import Twin
+from tests.support.twin_registries import MOVES
 
 OWNERS = [f"acct_{number}" for number in range(12)]
 MACHINES = [f"mac_{number}" for number in range(6)]
@@ -50,6 +51,7 @@ class Life:
                 self.twin.check()
         self.twin.check()
         self.restart()
+        self.twin.check_reads()
 
     # ── acts ──────────────────────────────────────────────────────────────────────────
 
@@ -73,6 +75,24 @@ class Life:
         at = self.rng.random()
         return f"unclaimed_{machine}" if at < 0.4 else self.rng.choice(OWNERS)
 
+    def lost(self, usage: Usage) -> tuple[list[Lost], int]:
+        """Macs that were lost on the way, seldom more than one, and what the finisher asks.
+
+        At times what no answer can be: too many parts, more tokens than there are, no ask.
+        """
+        rng = self.rng
+        asks = [100, 100, 95, 50, 1] if rng.random() < 0.99 else [0, 101, -5]
+        ask = rng.choice(asks) if rng.random() < 0.3 else 100
+        if rng.random() < 0.7:
+            return [], ask
+        left, macs = usage.completion_tokens, []
+        for _ in range(rng.choice([1, 1, 2, 3, 8, 8, 9])):
+            tokens = rng.randrange(left + 1) if rng.random() < 0.98 else left + 1
+            machine = rng.choice(MACHINES)
+            macs.append(Lost(self.payee(machine), machine, tokens, rng.choice([100, 90, 33])))
+            left = max(0, left - tokens)
+        return macs, ask
+
     def admit(self) -> None:
         rng = self.rng
         if len(self.twin.model.open) >= OPEN_MAX:
@@ -90,12 +110,14 @@ class Life:
 
     def settle(self) -> None:
         request, machine = self.some_request(), self.rng.choice(MACHINES)
-        self.twin.settle(request, self.payee(machine), machine, self.usage(request))
+        usage = self.usage(request)
+        self.twin.settle(request, self.payee(machine), machine, usage, *self.lost(usage))
 
     def checkpoint(self) -> None:
         request, machine = self.some_request(), self.rng.choice(MACHINES)
         payee = self.payee(machine) if self.rng.random() < 0.8 else None
-        self.twin.checkpoint(request, payee, machine, self.usage(request))
+        usage = self.usage(request)
+        self.twin.checkpoint(request, payee, machine, usage, *self.lost(usage))
 
     def void(self) -> None:
         self.twin.void(self.some_request())

@@ -9,15 +9,27 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from math import ceil
 
 from market.types import Usage
 
 POTS = ("promo", "cash", "earnings")
 DAY_NS = 86_400 * 10**9
 NOTHING = Usage(0, 0)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A Mac that was lost after so many tokens, and what it asks in per cent."""
+
+    payee: str
+    machine: str
+    tokens: int
+    ask: int = 100
 
 
 @dataclass
@@ -41,6 +53,8 @@ class Purchase:
     reached: Usage = NOTHING
     payee: str | None = None
     machine: str | None = None
+    ask: int = 100
+    lost: tuple[Lost, ...] = ()
 
     @property
     def total(self) -> int:
@@ -115,6 +129,9 @@ class Model:
     used: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     replays: dict[tuple[str, str], tuple[str | None, str, str, int]] = field(default_factory=dict)
     linked: dict[str, str] = field(default_factory=dict)
+    jobs: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    takings: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    promo_to: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     swept_ns: int = 0
 
     # ── what may start ────────────────────────────────────────────────────────────────
@@ -209,32 +226,61 @@ class Model:
         return self.linked.get(machine, payee) if machine else payee
 
     def finish(
-        self, made: Purchase, usage: Usage, payee: str | None, status: str, now_ns: int
+        self,
+        made: Purchase,
+        usage: Usage,
+        payee: str | None,
+        status: str,
+        now_ns: int,
+        lost: Sequence[Lost] = (),
+        ask: int = 100,
     ) -> Ended:
-        """Pay for what was delivered and give the rest back."""
+        """Pay every Mac for what it delivered and give the rest back."""
         del self.open[made.request]
-        price_in, price_cached, price_out = made.prices
-        fresh = usage.prompt_tokens - usage.cached_tokens
-        cost = fresh * price_in + usage.cached_tokens * price_cached
-        cost = 0 if payee is None else cost + usage.completion_tokens * price_out
-        left, taken = cost, {}
+        done = Ended(status)
+        purse = dict(made.legs)
+        if payee is not None:
+            rest, workers = usage.completion_tokens, {payee}
+            for mac in lost:
+                rest -= mac.tokens
+                earner = self.earner(mac.payee, mac.machine)
+                workers |= {earner} if mac.tokens else set()
+                due = _sum(made, Usage(0, mac.tokens), mac.ask)
+                self._pay(made, purse, done, earner, due, now_ns)
+            last = Usage(usage.prompt_tokens, rest, usage.cached_tokens)
+            self._pay(made, purse, done, payee, _sum(made, last, ask), now_ns)
+            for worker in workers if done.cost or status == "settled" else ():
+                self.jobs[worker].add(made.request)
         for pot in POTS:
-            taken[pot] = min(left, made.legs[pot])
+            self.pots[pot, made.owner] += purse[pot]
+        self._count(made, usage, done.cost, status)
+        self.ended[made.request] = done
+        return done
+
+    def _pay(
+        self, made: Purchase, purse: dict[str, int], done: Ended, payee: str, due: int, now_ns: int
+    ) -> None:
+        """What one Mac's tokens cost, out of what its consumer has set aside."""
+        taken, left = {}, due
+        for pot in POTS:
+            taken[pot] = min(left, purse[pot])
+            purse[pot] -= taken[pot]
             left -= taken[pot]
-            self.pots[pot, made.owner] += made.legs[pot] - taken[pot]
         assert left == 0
         barren = taken["promo"] if payee == made.owner else 0
-        part = -(-(cost - barren) * (10_000 - made.fee_bps) // 10_000)  # rounded up: the rest
-        self.fees += cost - part
-        late = min(part, taken["promo"]) if not barren and self.mature_days else 0
+        part = -(-(due - barren) * (10_000 - made.fee_bps) // 10_000)  # rounded up: the rest
+        self.fees += due - part
+        of_promo = 0 if barren else min(part, taken["promo"])
+        late = of_promo if self.mature_days else 0
         if part:
-            assert payee is not None
             self.pots["earnings", payee] += part - late
+            self.takings[payee, made.owner] += part
+            self.promo_to[made.owner, payee] += of_promo
             if late:
                 self.lots[payee, now_ns // DAY_NS + self.mature_days] += late
-        self._count(made, usage, cost, status)
-        self.ended[made.request] = Ended(status, cost, part, cost - part)
-        return self.ended[made.request]
+        done.cost, done.provider, done.fee = (
+            done.cost + due, done.provider + part, done.fee + due - part,
+        )  # fmt: skip
 
     def _count(self, made: Purchase, usage: Usage, cost: int, status: str) -> None:
         then = windows(made.made_ns)
@@ -312,3 +358,12 @@ class Model:
         """All the money there is, wherever it lies."""
         held = sum(made.total for made in self.open.values())
         return sum(self.pots.values()) + sum(self.lots.values()) + held + self.fees
+
+
+def _sum(made: Purchase, usage: Usage, ask: int) -> int:
+    """What these tokens cost at so many per cent of each price, rounded up to whole nanos."""
+    price_in, price_cached, price_out = (ceil(Fraction(ask * p, 100)) for p in made.prices)
+    fresh = usage.prompt_tokens - usage.cached_tokens
+    return (
+        fresh * price_in + usage.cached_tokens * price_cached + usage.completion_tokens * price_out
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from market.accounting.audit import Audit, BatchContents, VerifyReport
-from market.accounting.chain import crc_of, sealed_text
+from market.accounting.audit import Audit, VerifyReport
+from market.accounting.chain import BatchContents, crc_of, sealed_text
 from market.accounting.chart import Account, Code
 from storage.memory import MemoryLedger
 
@@ -18,7 +18,13 @@ def audited(disk: MemoryLedger) -> VerifyReport:
         assert sealed.batch is not None
         audit.batch(
             sealed.batch,
-            BatchContents(sealed.accounts, sealed.transfers, sealed.requests, sealed.operations),
+            BatchContents(
+                sealed.accounts,
+                sealed.transfers,
+                sealed.requests,
+                sealed.operations,
+                sealed.deliveries,
+            ),
         )
     for request_id, (terms, _) in disk.holds.items():
         crc = crc_of(sealed_text("hold", terms))

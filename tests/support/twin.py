@@ -7,18 +7,15 @@ when; after a step `check` compares everything that both sides know about money.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from copy import deepcopy
 from typing import Any, TypeVar
 
-from market import keys
 from market.accounting.books import Books
-from market.accounting.chart import Code, Posting
+from market.accounting.chart import Code
 from market.accounting.holding import BookTerms
 from market.accounting.laws import broken_laws
-from market.accounting.prices import Price
 from market.accounting.rows import LedgerStore
-from market.accounting.state_rows import KeyRow, OwnerRow, scopes_text
 from market.catalogue import Catalogue
 from market.errors import MarketError
 from market.messages import (
@@ -26,41 +23,21 @@ from market.messages import (
     Admitted,
     Balance,
     Checkpoint,
+    Part,
     Replay,
     Settle,
     Settled,
     Void,
     Voided,
 )
-from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId, Usage
+from market.types import AccountId, MachineId, ProviderId, RequestId, Usage
 from storage.memory import MemoryLedger, MemoryLedgerStore
-from tests.support.books import portrait
-from tests.support.ledger_model import DAY_NS, POTS, Model, ModelKey, Purchase, Wanted
+from tests.support.ledger_model import POTS, Lost, Model, Purchase, Wanted
+from tests.support.twin_registries import MODEL, Registries, key_hash
 
-MODEL = ModelId("qwen3.5-27b-claude-opus-8bit")  # 100 and 780 nano-USD per token
 START_NS = 1_800_000_000 * 10**9
 TTL_NS = 60 * 10**9
 Result = TypeVar("Result")
-
-MOVES: dict[str, list[tuple[Posting, Code, Code]]] = {
-    "top_up": [(Posting.TOP_UP, Code.STRIPE_CLEARING, Code.CONSUMER_CASH)],
-    "refund": [(Posting.REFUND, Code.CONSUMER_CASH, Code.STRIPE_CLEARING)],
-    "goodwill": [(Posting.GOODWILL, Code.GOODWILL, Code.CONSUMER_PROMO)],
-    "payout": [
-        (Posting.PAYOUT, Code.PROVIDER_EARNINGS, Code.PAYOUT_IN_TRANSIT),
-        (Posting.PAYOUT_SENT, Code.PAYOUT_IN_TRANSIT, Code.STRIPE_CLEARING),
-    ],
-    "payout_back": [
-        (Posting.PAYOUT, Code.PROVIDER_EARNINGS, Code.PAYOUT_IN_TRANSIT),
-        (Posting.PAYOUT_RETURNED, Code.PAYOUT_IN_TRANSIT, Code.PROVIDER_EARNINGS),
-    ],
-}
-_POT_OF = {
-    Code.CONSUMER_PROMO: "promo",
-    Code.CONSUMER_CASH: "cash",
-    Code.PROVIDER_EARNINGS: "earnings",
-    Code.PAYOUT_IN_TRANSIT: "leaving",
-}
 
 
 def now(work: Coroutine[Any, Any, Result]) -> Result:
@@ -73,11 +50,7 @@ def now(work: Coroutine[Any, Any, Result]) -> Result:
     raise AssertionError("it waited")
 
 
-def key_hash(key: str) -> bytes:
-    return key.encode().ljust(32, b"\0")
-
-
-class Twin:
+class Twin(Registries):
     """Two ledgers that must agree."""
 
     def __init__(
@@ -109,16 +82,13 @@ class Twin:
         snapshot = now(self.store.load())
         self.books = Books(self.terms, snapshot, now_ns=self.wall_ns, tick_ns=self.tick_ns)
 
-    @property
-    def next_ns(self) -> int:
-        """The ledger time of the next act: the wall clock, never going back."""
-        return max(self.books.last_ts_ns + 1, self.wall_ns)
-
     # ── requests ──────────────────────────────────────────────────────────────────────
 
     def _try(self, op: Any) -> Any:
         unknown = self.books.unknown([op])
-        self.books.remember(now(self.store.finished(unknown)))
+        rows = now(self.store.finished(unknown))
+        deliveries = now(self.store.deliveries([row.request_id for row in rows]))
+        self.books.ended.remember(rows, deliveries)
         before = self.books.last_ts_ns
         try:
             reply = self.books.apply(op, wall_ns=self.wall_ns, tick_ns=self.tick_ns)
@@ -151,14 +121,22 @@ class Twin:
             assert isinstance(reply, MarketError), reply
             assert reply.status == expected, reply
 
-    def settle(self, request: str, payee: str, machine: str, usage: Usage) -> None:
+    def settle(
+        self,
+        request: str,
+        payee: str,
+        machine: str,
+        usage: Usage,
+        lost: Sequence[Lost] = (),
+        ask: int = 100,
+    ) -> None:
         """End a request with what was delivered."""
         made, ended = self.model.open.get(request), self.model.ended.get(request)
         at_ns = self.next_ns
         reply = self._try(
             Settle(
                 RequestId(request), AccountId(payee), MachineId(machine), ProviderId("prv"),
-                usage, "stop",
+                usage, "stop", ask_pct=ask, before=_parts(lost),
             )
         )  # fmt: skip
         if made is None:
@@ -168,15 +146,15 @@ class Twin:
                 assert self._sums(reply) == (ended.cost, ended.provider, ended.fee)
             else:
                 assert reply.status == (404 if ended is None else 409)
-        elif _fits(made, usage):
+        elif (refusal := _refusal(made, usage, lost, ask)) is None:
             paid = self.model.finish(
-                made, usage, self.model.earner(payee, machine), "settled", at_ns
+                made, usage, self.model.earner(payee, machine), "settled", at_ns, lost, ask
             )
             assert isinstance(reply, Settled), reply
             assert self._sums(reply) == (paid.cost, paid.provider, paid.fee)
         else:
             assert isinstance(reply, MarketError), reply
-            assert reply.status == 409
+            assert reply.status == refusal
 
     def _sums(self, reply: Settled) -> tuple[int, int, int]:
         assert reply.provider_nano + reply.fee_nano == reply.cost_nano
@@ -194,21 +172,33 @@ class Twin:
         else:
             assert reply.status == (404 if ended is None else 409)
 
-    def checkpoint(self, request: str, payee: str | None, machine: str, usage: Usage) -> None:
+    def checkpoint(
+        self,
+        request: str,
+        payee: str | None,
+        machine: str,
+        usage: Usage,
+        lost: Sequence[Lost] = (),
+        ask: int = 100,
+    ) -> None:
         made, ended = self.model.open.get(request), self.model.ended.get(request)
         named = None if payee is None else AccountId(payee)
         reply = self._try(
-            Checkpoint(RequestId(request), usage, named, MachineId(machine), ProviderId("prv"))
-        )
+            Checkpoint(
+                RequestId(request), usage, named, MachineId(machine), ProviderId("prv"),
+                ask, _parts(lost),
+            )
+        )  # fmt: skip
         if made is None:
             assert reply is None if ended else reply.status == 404
-        elif not _fits(made, usage):
-            assert reply.status == 409
+        elif (refusal := _refusal(made, usage, lost, ask)) is not None:
+            assert reply.status == refusal
         else:
             assert reply is None
             made.lease_ns = self.tick_ns + TTL_NS
             if payee is not None:
                 made.reached, made.payee, made.machine = usage, payee, machine
+                made.ask, made.lost = ask, tuple(lost)
 
     def sweep(self) -> None:
         """Close what has been silent for a lease."""
@@ -220,7 +210,9 @@ class Twin:
             usage, payee = Usage(0, 0), None
             if made.reached.completion_tokens and made.payee is not None:
                 usage, payee = made.reached, self.model.earner(made.payee, made.machine)
-            paid = self.model.finish(made, usage, payee, "expired", row.finished_ns)
+            paid = self.model.finish(
+                made, usage, payee, "expired", row.finished_ns, made.lost, made.ask
+            )
             assert (row.cost_nano, row.provider_nano) == (paid.cost, paid.provider)
 
     def repeat(self, at: int) -> None:
@@ -235,119 +227,15 @@ class Twin:
                 )
             )  # fmt: skip
         elif isinstance(op, Checkpoint):
-            self.checkpoint(op.request_id, op.payee, op.machine or "", op.usage)
+            lost = [
+                Lost(part.payee, part.machine, part.completion_tokens, part.ask_pct)
+                for part in op.before
+            ]
+            self.checkpoint(op.request_id, op.payee, op.machine or "", op.usage, lost, op.ask_pct)
         else:
             before = self.portrait()
             assert self._try(op) == first
             assert self.portrait() == before
-
-    # ── everything else ───────────────────────────────────────────────────────────────
-
-    def owner(
-        self, name: str, promo_nano: int, day_tokens: int | None, fee_bps: int | None
-    ) -> None:
-        row = OwnerRow(
-            AccountId(name), name, "operator", self.books.stamp(self.wall_ns),
-            tokens_per_day=day_tokens, fee_bps=fee_bps,
-        )  # fmt: skip
-        if row.id in self.books.customers:
-            self.books.change_owner(
-                self.books.customers.get(row.id).row._replace(
-                    tokens_per_day=day_tokens, fee_bps=fee_bps
-                )
-            )
-        else:
-            self.books.create_owner(row, promo_nano)
-            self.model.grant(name, promo_nano)
-        self.model.day_tokens[name], self.model.own_fee[name] = day_tokens, fee_bps
-
-    def freeze(self, name: str, *, frozen: bool) -> None:
-        row = self.books.customers.get(AccountId(name)).row
-        self.books.change_owner(row._replace(frozen="a dispute" if frozen else ""))
-        (self.model.frozen.add if frozen else self.model.frozen.discard)(name)
-
-    def key(self, name: str, owner: str, caps: dict[str, int | None], ends_ns: int | None) -> None:
-        """A new key, or other caps for a known one."""
-        known = self.model.keys.get(name)
-        row = KeyRow(
-            KeyId(name), AccountId(known.owner if known else owner), key_hash(name), "",
-            "sk-coster-abcd", scopes_text(keys.INFERENCE_SCOPES),
-            self.books.stamp(self.wall_ns), ends_ns, None, "", *caps.values(),
-        )  # fmt: skip
-        if known:
-            old = self.books.customers.key(row.owner, row.id).row
-            self.books.change_key(
-                old._replace(cap_day_nano=caps["day"], cap_week_nano=caps["week"],
-                             cap_month_nano=caps["month"], expires_ns=ends_ns)
-            )  # fmt: skip
-            known.caps, known.ends_ns = caps, ends_ns
-        else:
-            self.books.add_key(row)
-            self.model.keys[name] = ModelKey(owner, caps, ends_ns=ends_ns)
-
-    def revoke(self, name: str) -> None:
-        key = self.model.keys[name]
-        self.books.revoke(AccountId(key.owner), KeyId(name), self.books.stamp(self.wall_ns))
-        key.revoked = True
-
-    def price(self, prices: tuple[int, int, int]) -> None:
-        at_ns = self.books.stamp(self.wall_ns)
-        self.books.set_price(MODEL, Price(*prices), actor="op", reason="", now_ns=at_ns)
-        self.model.prices = prices
-
-    def claim(self, machine: str, owner: str) -> None:
-        """Link a machine; a machine of somebody else stays theirs."""
-        at_ns = self.books.stamp(self.wall_ns)
-        if self.model.linked.get(machine, owner) != owner or owner.startswith("unclaimed_"):
-            self._refused(lambda: self.books.link(MachineId(machine), AccountId(owner), at_ns))
-        else:
-            self.books.link(MachineId(machine), AccountId(owner), at_ns)
-            moved = self.books.claim(MachineId(machine), AccountId(owner), 0, at_ns)
-            assert moved == self.model.claim(machine, owner)
-
-    def _refused(self, act: Callable[[], object]) -> None:
-        before = self.portrait()
-        try:
-            act()
-        except MarketError:
-            assert self.portrait() == before
-        else:
-            raise AssertionError("it should have been refused")
-
-    def move(self, what: str, owner: str, sum_nano: int) -> None:
-        """Money at the market's border, as far as the pot that it comes from goes."""
-        first = _POT_OF.get(MOVES[what][0][1])
-        if first:
-            sum_nano = min(sum_nano, self.model.pots[first, owner])
-        if sum_nano < 1:
-            return
-        ledger, pots = self.books.ledger, self.model.pots
-        for posting, debit, credit in MOVES[what]:
-            giver, taker = _POT_OF.get(debit), _POT_OF.get(credit)
-            at_ns = self.books.stamp(self.wall_ns)
-            ledger.post(
-                f"{what}:{at_ns}", 0,
-                debit=ledger.account(debit, owner if giver else ""),
-                credit=ledger.account(credit, owner if taker else ""),
-                amount_nano=sum_nano, posting=posting, ts_ns=at_ns,
-            )  # fmt: skip
-            if giver:
-                pots[giver, owner] -= sum_nano
-            else:
-                self.model.came_in += sum_nano
-            if taker:
-                pots[taker, owner] += sum_nano
-            else:
-                self.model.went_out += sum_nano
-
-    def tidy_up(self) -> None:
-        """What the accountant does once a minute."""
-        at_ns = self.books.stamp(self.wall_ns)
-        assert self.books.ledger.mature(at_ns // DAY_NS, at_ns) == self.model.mature(
-            at_ns // DAY_NS
-        )
-        changes = self.books.ledger.changes
-        assert self.books.answers.forget(at_ns, changes) == self.model.forget(at_ns)
 
     # ── the disk ──────────────────────────────────────────────────────────────────────
 
@@ -372,9 +260,25 @@ class Twin:
 
     # ── what must always hold ─────────────────────────────────────────────────────────
 
-    def portrait(self) -> dict[str, object]:
-        """Everything that decides the future, in an order of its own."""
-        return portrait(self.books)
+    def check_reads(self) -> None:
+        """What the store tells of earnings, revenue and promo is what the model has seen paid.
+
+        Call it when everything is committed.
+        """
+        model, store = self.model, self.store
+        payees = {payee for payee, _ in model.takings} | set(model.jobs)
+        for payee in sorted(payees):
+            told = now(store.earned([AccountId(payee)], 1_000))
+            taken = sum(nano for (to, _), nano in model.takings.items() if to == payee)
+            assert (told.total_nano, told.jobs) == (taken, len(model.jobs[payee]))
+            if len(told.recent) < 1_000:
+                assert sum(row.provider_nano for row in told.recent) == taken
+                assert {row.request_id for row in told.recent} == model.jobs[payee]
+        revenue = {(row.payee, row.owner): row.earned_nano for row in now(store.revenue(0, 10**9))}
+        assert revenue == dict(model.takings)
+        for owner, payee in model.promo_to:
+            paid_nano = now(store.promo_paid(AccountId(owner), AccountId(payee)))
+            assert paid_nano == model.promo_to[owner, payee]
 
     def check(self) -> None:
         """Both sides agree, the laws hold, nothing is below zero, no cap is exceeded."""
@@ -393,8 +297,22 @@ class Twin:
         assert books.ledger.holds.keys() == model.open.keys()
 
 
-def _fits(made: Purchase, usage: Usage) -> bool:
-    return (
+def _parts(lost: Sequence[Lost]) -> tuple[Part, ...]:
+    return tuple(
+        Part(AccountId(m.payee), MachineId(m.machine), ProviderId("prv"), m.tokens, m.ask)
+        for m in lost
+    )
+
+
+def _refusal(made: Purchase, usage: Usage, lost: Sequence[Lost], ask: int) -> int | None:
+    """The status with which this much, by these Macs, must be refused; None: it is fine."""
+    fits = (
         usage.cached_tokens <= usage.prompt_tokens <= made.prompt
         and usage.completion_tokens <= made.longest * made.choices
     )
+    if not fits:
+        return 409
+    tokens = [mac.tokens for mac in lost]
+    asks = [ask, *(mac.ask for mac in lost)]
+    fair = all(at in range(1, 101) for at in asks) and all(count >= 0 for count in tokens)
+    return None if fair and len(lost) < 9 and sum(tokens) <= usage.completion_tokens else 400

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from market.accounting.audit import Audit, BatchContents, VerifyReport
-from market.accounting.chain import Head, seal
+from market.accounting.audit import Audit, VerifyReport
+from market.accounting.chain import BatchContents, Head, seal
 from market.accounting.chart import Account, Code, Posting
 from market.accounting.ledger import Ledger
 from market.accounting.rows import Snapshot, TransferRow

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from market.types import Usage
-from tests.support.ledger_model import DAY_NS, Purchase, Wanted
-from tests.support.twin import MOVES, Twin
+from tests.support.ledger_model import DAY_NS, Lost, Purchase, Wanted
+from tests.support.twin import Twin
+from tests.support.twin_registries import MOVES
 
 LONG = os.environ.get("COSTER_LONG") == "1"
 
@@ -24,6 +25,10 @@ MACHINES = st.sampled_from(["mac_1", "mac_2"])
 PAYEES = st.sampled_from(["ann", "bob", "cat", "unclaimed_mac_1", "unclaimed_mac_2", "new"])
 PARTS = st.sampled_from([0.0, 0.3, 1.0])
 ENDS = st.one_of(st.none(), st.none(), st.integers(0, 100_000))
+ASKS = st.sampled_from([100, 100, 100, 99, 50, 1])
+SHARE = st.one_of(st.just(0.0), st.floats(0.0, 0.6))
+LOST = st.lists(st.tuples(PAYEES, MACHINES, SHARE, ASKS), max_size=3)
+"""Macs that were lost, each after a share of the tokens that were still to come."""
 REQUESTS = st.integers(1, 6).map("req_{}".format)
 SUMS = st.integers(1, 2_000_000)
 LIMITS = st.one_of(st.none(), st.none(), st.integers(0, 1_500_000))
@@ -47,6 +52,18 @@ WANTED = st.builds(
     st.one_of(st.none(), st.none(), st.just("idem")),
     st.sampled_from(["body_1", "body_2"]),
 )
+
+
+Share = tuple[str, str, float, int]
+
+
+def lost_of(macs: list[Share], usage: Usage) -> list[Lost]:
+    """Parts that fit into this usage."""
+    left, lost = usage.completion_tokens, []
+    for payee, machine, share, ask in macs:
+        lost.append(Lost(payee, machine, int(left * share), ask))
+        left -= lost[-1].tokens
+    return lost
 
 
 class TwoLedgers(RuleBasedStateMachine):
@@ -86,6 +103,26 @@ class TwoLedgers(RuleBasedStateMachine):
         self.twin.admit(Wanted(f"req_{self.count}", key, prompt, None, 300))
         if f"req_{self.count}" in self.twin.model.open:
             self.settle(0, payee, machine, part)
+
+    @precondition(something_is_open)
+    @rule(back=st.integers(0, 5), payee=PAYEES, machine=MACHINES, part=PARTS, macs=LOST, ask=ASKS)
+    def settle_several(
+        self, back: int, payee: str, machine: str, part: float, macs: list[Share], ask: int
+    ) -> None:
+        """One answer by several Macs, or by one below the market's prices."""
+        made = self.an_open_one(back)
+        usage = Usage(made.prompt, int(made.longest * made.choices * part), int(made.prompt * part))
+        self.twin.settle(made.request, payee, machine, usage, lost_of(macs, usage), ask)
+
+    @precondition(something_is_open)
+    @rule(back=st.integers(0, 5), payee=PAYEES, machine=MACHINES, part=PARTS, macs=LOST, ask=ASKS)
+    def reach_several(
+        self, back: int, payee: str, machine: str, part: float, macs: list[Share], ask: int
+    ) -> None:
+        """An open request has come so far, over several Macs."""
+        made = self.an_open_one(back)
+        usage = Usage(made.prompt, int(made.longest * made.choices * part))
+        self.twin.checkpoint(made.request, payee, machine, usage, lost_of(macs, usage), ask)
 
     @precondition(something_is_open)
     @rule(back=st.integers(0, 5), payee=PAYEES, machine=MACHINES, part=PARTS)

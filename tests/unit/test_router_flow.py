@@ -13,13 +13,14 @@ from market.policy.decision import best
 from market.policy.preferences import Preferences
 from market.policy.prefixes import BLOCK_TOKENS, block_hashes
 from market.routing.hedges import HEDGE_SHARE, Hedges
+from market.routing.lengths import FIRST_TOKENS, Lengths
 from market.routing.macs import QUARANTINE_S
 from market.routing.messages import Busy, Grant, Outcome, Refused
 from market.routing.notes import Noted, replay
 from market.routing.prefixes import Prefixes
 from market.routing.state import RouterState
 from market.routing.waits import wait_s
-from market.types import MachineId, ModelId, ProviderId, RequestId
+from market.types import AccountId, MachineId, ModelId, ProviderId, RequestId
 from tests.router_kit import (
     MODEL,
     granted,
@@ -321,3 +322,35 @@ def test_queued_letters_are_grants_or_refusals() -> None:
     letters = mail(state)
     assert len(letters) == 4
     assert [type(letter) for letter in letters] == [Grant, *[Refused] * 3]
+
+
+# ── what answers are like ─────────────────────────────────────────────────────────────
+
+
+def test_expectations_follow_what_was_answered() -> None:
+    """The mean is that of the answers cut at the limit; nine in ten are below the high one."""
+    lengths, random = Lengths(), Random(2)
+    assert lengths.expected(MODEL, None, 1000) == (FIRST_TOKENS, 2 * FIRST_TOKENS)
+    said = [min(4000.0, random.lognormvariate(5.0, 0.9)) for _ in range(3000)]
+    for tokens in said:
+        lengths.learn(MODEL, None, tokens, 1.0)
+    latest = said[-200:]
+    for limit in (50, 300, 4000):
+        mean, high = lengths.expected(MODEL, None, limit)
+        assert mean == pytest.approx(sum(min(t, limit) for t in latest) / 200, rel=0.25)
+        assert sum(min(t, limit) <= high * 1.1 for t in latest) / 200 > 0.8
+    longer, _ = lengths.expected(MODEL, None, 4000, said=2000)
+    assert longer < 2000.0
+
+
+def test_a_consumers_own_answers_count_more_the_more_there_are() -> None:
+    """One whose answers are short is expected to get short ones; a stranger gets the model's."""
+    lengths = Lengths()
+    ann, bob = AccountId("ann"), AccountId("bob")
+    for _ in range(100):
+        lengths.learn(MODEL, ann, 10, 1.0)
+        lengths.learn(MODEL, bob, 1000, 1.0)
+    for_ann, _ = lengths.expected(MODEL, ann, 4000)
+    for_new, _ = lengths.expected(MODEL, AccountId("new"), 4000)
+    for_bob, _ = lengths.expected(MODEL, bob, 4000)
+    assert for_ann < 0.25 * for_new < for_new < for_bob
