@@ -20,6 +20,7 @@ from market.money import NANO_PER_USD
 from market.policy.registry import policy_named
 from market.settings import FEE_BPS_MAX, PlacementSettings
 from market.types import ModelId
+from simulator.faults import NO_FAULTS, Faults
 from simulator.tables import Table
 
 KEYS: Final = (
@@ -37,6 +38,9 @@ MODELS_MAX = 1_000
 SLOTS_MAX = 1_024
 CREDIT_USD_MAX = 1e9
 
+FAULT_RANGES: Final = {"share": (0.0, 1.0), "factor": (0.01, 100.0)}
+"""By the last word of a key; rates and durations are from 0 to 10,000."""
+
 ORACLE = "oracle"
 """Not among the market's policies: it needs what only a simulation knows."""
 
@@ -49,32 +53,6 @@ class Slo:
 
     ttft_s: float
     tpot_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """What goes wrong. Rates are per Mac and hour of its presence; `…_minutes` mean durations.
-
-    `stale_beats_s` is how old a beat is when it arrives. `lying_share` of the Macs declare
-    `lying_speed` times the speed they have. `correlated` is the share of outages that take
-    every Mac of a chip along.
-    """
-
-    crash_per_hour: float = 0.0
-    crash_minutes: float = 2.0
-    hang_per_hour: float = 0.0
-    hang_minutes: float = 1.0
-    slow_per_hour: float = 0.0
-    slow_minutes: float = 10.0
-    slow_factor: float = 2.0
-    owner_returns_per_hour: float = 0.0
-    owner_minutes: float = 30.0
-    partition_per_hour: float = 0.0
-    partition_minutes: float = 1.0
-    stale_beats_s: float = 0.0
-    lying_speed: float = 1.0
-    lying_share: float = 0.0
-    correlated: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +86,7 @@ class Scenario:
     repeat: int = 1
     slots: int = 32
     policy: str = "coster"
-    faults: Faults = Faults()
+    faults: Faults = NO_FAULTS
     placement: PlacementSettings = PlacementSettings()
     market: MarketTerms = MarketTerms()
     slo: Mapping[str, Slo] = field(default_factory=lambda: dict(DEFAULT_SLO))
@@ -241,20 +219,13 @@ def _policy(table: Table) -> str:
 
 
 def _faults(table: Table) -> Faults:
-    defaults = Faults()
-    names = [each.name for each in fields(Faults)]
-    table.known(names)
-    limits = {
-        "lying_speed": (0.01, 100.0),
-        "lying_share": (0.0, 1.0),
-        "correlated": (0.0, 1.0),
-        "slow_factor": (1.0, 100.0),
-        "stale_beats_s": (0.0, 60.0),
-    }
+    """Every field of `Faults` is a key; what is said in shares and factors has its own range."""
+    table.known(each.name for each in fields(Faults))
     values = {}
-    for name in names:
-        low, high = limits.get(name, (0.0 if name.endswith("per_hour") else 1e-3, 10_000.0))
-        values[name] = table.at_least(name, getattr(defaults, name), low, high)
+    for each in fields(Faults):
+        unit = each.name.rsplit("_", 1)[-1]
+        low, high = FAULT_RANGES.get(unit, (0.0, 10_000.0))
+        values[each.name] = table.at_least(each.name, getattr(NO_FAULTS, each.name), low, high)
     return Faults(**values)
 
 
