@@ -102,7 +102,8 @@ class Names:
         """Where it stands; nowhere when nobody has it."""
         if name not in self.names:
             return np.zeros(len(self.codes), dtype=np.bool_)
-        return self.codes == self.names.index(name)
+        rows: BoolArray = self.codes == self.names.index(name)
+        return rows
 
 
 class Requests:

@@ -1,4 +1,4 @@
-"""Parquet files, and the lab's only doorway to pyarrow.
+"""Parquet files, and the lab's only doorway to pa.
 
 Equal rows give equal bytes: row groups, encodings and compression are fixed here, and nothing
 about when or where a file was written is in it.
@@ -30,10 +30,10 @@ class RequestWriter:
     """Writes requests as they end. Used as a context; closing finishes the file."""
 
     def __init__(self, path: Path) -> None:
-        import pyarrow.parquet
+        import pyarrow.parquet as pq
 
         self._schema = _schema({name: kind for name, (kind, _) in COLUMNS.items()})
-        self._writer = pyarrow.parquet.ParquetWriter(path, self._schema, **_options(self._schema))
+        self._writer = pq.ParquetWriter(path, self._schema, **_options(self._schema))
         self._rows: list[Ended] = []
         self._batches: list[Any] = []
         self.written = 0
@@ -47,19 +47,19 @@ class RequestWriter:
                 self._write_group()
 
     def _take_rows(self) -> None:
-        import pyarrow
+        import pyarrow as pa
 
         if self._rows:
             columns = columns_of(self._rows)
-            self._batches.append(pyarrow.RecordBatch.from_pydict(columns, schema=self._schema))
+            self._batches.append(pa.RecordBatch.from_pydict(columns, schema=self._schema))
             self.written += len(self._rows)
             self._rows.clear()
 
     def _write_group(self) -> None:
-        import pyarrow
+        import pyarrow as pa
 
         if self._batches:
-            table = pyarrow.Table.from_batches(self._batches).combine_chunks()
+            table = pa.Table.from_batches(self._batches).combine_chunks()
             self._writer.write_table(table, row_group_size=GROUP_ROWS)
             self._batches.clear()
 
@@ -80,16 +80,16 @@ class RequestWriter:
 
 def write_machines(path: Path, macs: Sequence[MacUsed]) -> None:
     """One row per Mac, in the order of the fleet."""
-    import pyarrow
-    import pyarrow.parquet
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     schema = _schema(MACHINE_COLUMNS)
     columns: dict[str, list[Any]] = {
         name: [getattr(mac, name) for mac in macs] for name in MACHINE_COLUMNS if name != "mac"
     }
     columns["mac"] = list(range(len(macs)))
-    table = pyarrow.Table.from_pydict(columns, schema=schema)
-    with pyarrow.parquet.ParquetWriter(path, schema, **_options(schema)) as writer:
+    table = pa.Table.from_pydict(columns, schema=schema)
+    with pq.ParquetWriter(path, schema, **_options(schema)) as writer:
         writer.write_table(table, row_group_size=GROUP_ROWS)
 
 
@@ -97,7 +97,9 @@ def read_machines(path: Path) -> list[MacUsed]:
     """The Macs of a run, in the order of the fleet."""
     table = _table(path, MACHINE_COLUMNS)
     rows = sorted(table.to_pylist(), key=lambda row: row["mac"])
-    return [MacUsed(**{name: row[name] for name in MACHINE_COLUMNS if name != "mac"}) for row in rows]
+    return [
+        MacUsed(**{name: row[name] for name in MACHINE_COLUMNS if name != "mac"}) for row in rows
+    ]
 
 
 def read_requests(path: Path) -> Requests:
@@ -115,10 +117,10 @@ def read_requests(path: Path) -> Requests:
 
 
 def _numbers(column: Any, kind: str) -> AnyArray:
-    import pyarrow
+    import pyarrow as pa
 
     if kind.endswith("?"):
-        column = column.cast(pyarrow.float64(), safe=False)
+        column = column.cast(pa.float64(), safe=False)
         values: AnyArray = column.to_numpy()
         return np.asarray(values, dtype=np.float64)
     return np.asarray(column.to_numpy(), dtype=kind)
@@ -139,12 +141,12 @@ def _names(column: Any) -> Names:
 
 
 def _table(path: Path, columns: Mapping[str, str]) -> Any:
-    import pyarrow
-    import pyarrow.parquet
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
-        table = pyarrow.parquet.read_table(path, memory_map=True)
-    except (OSError, pyarrow.ArrowException) as error:
+        table = pq.read_table(path, memory_map=True)
+    except (OSError, pa.ArrowException) as error:
         raise InvalidRequest(f"{path} cannot be read as Parquet: {error}.", "folder") from error
     missing = [name for name in columns if name not in table.column_names]
     if missing:
@@ -155,28 +157,28 @@ def _table(path: Path, columns: Mapping[str, str]) -> Any:
 
 
 def _schema(columns: Mapping[str, str]) -> Any:
-    import pyarrow
+    import pyarrow as pa
 
     types = {
-        "int64": pyarrow.int64(),
-        "int32": pyarrow.int32(),
-        "int16": pyarrow.int16(),
-        "float64": pyarrow.float64(),
-        "bool": pyarrow.bool_(),
-        "string": pyarrow.string(),
+        "int64": pa.int64(),
+        "int32": pa.int32(),
+        "int16": pa.int16(),
+        "float64": pa.float64(),
+        "bool": pa.bool_(),
+        "string": pa.string(),
     }
-    return pyarrow.schema(
+    return pa.schema(
         [
-            pyarrow.field(name, types[kind.rstrip("?")], nullable=kind.endswith("?"))
+            pa.field(name, types[kind.rstrip("?")], nullable=kind.endswith("?"))
             for name, kind in columns.items()
         ]
     )
 
 
 def _options(schema: Any) -> dict[str, Any]:
-    import pyarrow
+    import pyarrow as pa
 
-    texts = [field.name for field in schema if field.type == pyarrow.string()]
+    texts = [field.name for field in schema if field.type == pa.string()]
     return {
         "version": "2.6",
         "data_page_version": "1.0",
@@ -190,6 +192,6 @@ def _options(schema: Any) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """What wrote the files: a newer one may write other bytes for the same rows."""
-    import pyarrow
+    import pyarrow as pa
 
-    return {"pyarrow": pyarrow.__version__, "numpy": np.__version__}
+    return {"pyarrow": pa.__version__, "numpy": np.__version__}

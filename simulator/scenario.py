@@ -87,7 +87,7 @@ class Scenario:
     slots: int = 32
     policy: str = "coster"
     faults: Faults = NO_FAULTS
-    placement: PlacementSettings = PlacementSettings()
+    placement: PlacementSettings = field(default_factory=PlacementSettings)
     market: MarketTerms = MarketTerms()
     slo: Mapping[str, Slo] = field(default_factory=lambda: dict(DEFAULT_SLO))
 

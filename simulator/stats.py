@@ -48,9 +48,7 @@ class Interval:
     @property
     def excludes_zero(self) -> bool:
         """Whether the sign of the mean is established."""
-        return (
-            self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-        )
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
     def over(self, base: float) -> Interval:
         """The same as a share of `base`."""
