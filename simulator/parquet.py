@@ -1,4 +1,4 @@
-"""Parquet files, and the lab's only doorway to pa.
+"""Parquet files, and the lab's only doorway to pyarrow.
 
 Equal rows give equal bytes: row groups, encodings and compression are fixed here, and nothing
 about when or where a file was written is in it.
