@@ -109,16 +109,17 @@ def folder_of(plan: Plan, cell: Cell) -> Path:
     return Path(RUNS) / at / f"{cell.repetition:03d}"
 
 
-def manifest_of(plan: Plan, *, complete: bool, repeat: int) -> dict[str, Any]:
-    """What the whole is of; `repeat` is how many repetitions there are."""
+def manifest_of(plan: Plan, repeated: int = 0) -> dict[str, Any]:
+    """What the whole is of; complete once it is said how many repetitions there are."""
     return {
         "schema": folders.SCHEMA,
         "kind": "comparison",
-        "complete": complete,
+        "complete": repeated > 0,
         "name": plan.scenario.name,
         "policies": list(plan.names),
         "policies_named": [isinstance(policy, str) for policy in plan.policies],
-        "repeat": repeat,
+        "repeat": plan.repeat,
+        "repeated": repeated,
         "seed": plan.seed,
         "points": [dict(point) for point in plan.points],
         "until": plan.until,
@@ -135,21 +136,17 @@ def begin(plan: Plan, folder: Path, *, resume: bool, replace: bool) -> None:
     plan.check()
     for point in range(len(plan.points)):
         plan.at(point)
-    if resume and (folder / folders.MANIFEST).is_file():
-        found = folders.read_manifest(folder)
-        wanted = manifest_of(plan, complete=False, repeat=plan.repeat)
-        for key in ("kind", "scenario_hash", "policies", "points", "seed"):
-            if found.get(key) != wanted[key]:
-                raise Conflict(
-                    f"{folder} is of another experiment: its {key} differs. Give another --out.",
-                    "out",
-                )
-    else:
+    manifest = manifest_of(plan)
+    if not (resume and (folder / folders.MANIFEST).is_file()):
         with folders.whole(folder, replace=replace) as fresh:
-            manifest = manifest_of(plan, complete=False, repeat=0)
             folders.write_json(fresh / folders.MANIFEST, manifest)
         return
-    manifest = manifest_of(plan, complete=False, repeat=0)
+    found = folders.read_manifest(folder)
+    for key in ("kind", "scenario_hash", "policies", "points", "seed"):
+        if found.get(key) != manifest[key]:
+            raise Conflict(
+                f"{folder} is of another experiment: its {key} differs. Give another --out.", "out"
+            )
     folders.write_json(folder / folders.MANIFEST, manifest)
 
 

@@ -153,7 +153,7 @@ def carry_out(
     repeat = cells.do_all(plan, folder, chosen, told)
     summary = cells.comparison_of(plan, folder, repeat)
     folders.write_json(folder / folders.SUMMARY, summary)
-    manifest = cells.manifest_of(plan, complete=True, repeat=repeat)
+    manifest = cells.manifest_of(plan, repeat)
     page = comparison_page(plan, folder, summary, manifest)
     (folder / folders.REPORT).write_text(page, "utf-8")
     folders.write_json(folder / folders.MANIFEST, manifest)
@@ -165,7 +165,7 @@ def plan_of(manifest: Mapping[str, Any], source: str) -> Plan:
     return Plan(
         scenario=of_config(manifest["config"], source),
         policies=tuple(manifest["policies"]),
-        repeat=manifest["repeat"],
+        repeat=manifest["repeated"] or manifest["repeat"],
         seed=manifest["seed"],
         points=tuple(manifest["points"]),
         until=manifest["until"],
