@@ -53,9 +53,7 @@ class Plan:
         """Raise InvalidRequest for what cannot be compared."""
         names = self.names
         if not 0 < len(names) <= POLICIES_MAX or len(set(names)) < len(names):
-            raise InvalidRequest(
-                f"Give from 1 to {POLICIES_MAX} policies, each once.", "policies"
-            )
+            raise InvalidRequest(f"Give from 1 to {POLICIES_MAX} policies, each once.", "policies")
         for policy in self.policies:
             policy_of(policy)
         if not 1 <= self.repeat <= REPEAT_MAX:
@@ -72,7 +70,8 @@ class Plan:
             raise InvalidRequest(f"That is more than {CELLS_MAX} runs.", "repeat")
         if self.metric not in METRICS:
             raise InvalidRequest(
-                f"There is no metric {self.metric[:60]!r}; there are {', '.join(METRICS)}.", "metric"
+                f"There is no metric {self.metric[:60]!r}; there are {', '.join(METRICS)}.",
+                "metric",
             )
 
     @property
@@ -218,7 +217,9 @@ def summaries_of(plan: Plan, folder: Path, repeat: int) -> list[Summaries]:
     return [
         {
             name: [
-                folders.read_json(folder / folder_of(plan, Cell(point, at, number)) / folders.SUMMARY)
+                folders.read_json(
+                    folder / folder_of(plan, Cell(point, at, number)) / folders.SUMMARY
+                )
                 for number in range(repeat)
             ]
             for at, name in enumerate(plan.names)

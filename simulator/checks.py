@@ -40,6 +40,9 @@ FAIRNESS_MAX: Final = 2.0
 FAR_TIMES: Final = 4.0
 FAR_LOAD_MAX: Final = 0.75
 
+FAULTS_COUNTER: Final = "coster_router_policy_faults_total"
+"""The live router's own metric: terms of a policy that raised or were no numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
@@ -148,7 +151,7 @@ def alarms(summary: dict[str, Any], scenario: Scenario) -> list[Alarm]:
     ring("failures", counts["failed_share"], FAILED_MAX, "of the answers broke off")
     ring("unfair", summary["consumers"]["gap_over_bound"], FAIRNESS_MAX,
          "times its bound is how far two who waited together parted")  # fmt: skip
-    ring("policy_faults", summary["world"]["metrics"].get("policy_faults"), 0.0,
+    ring("policy_faults", summary["world"]["metrics"].get(FAULTS_COUNTER), 0.0,
          "times the policy raised or returned what is no number")  # fmt: skip
     ring("books", _off(summary), 0.0, "sums of money or tokens do not add up")
     bounds = summary["bounds"]

@@ -179,4 +179,3 @@ def _scenario(what: What, settings: Mapping[str, str] | None) -> Scenario:
             return what
         return Plan(what, (), 1, 0, (settings,)).at(0)
     return load(str(what), settings)
-

@@ -218,4 +218,3 @@ def is_whole(folder: Path, expected: Mapping[str, Any]) -> bool:
         (folder / name).is_file() and digest_of(folder / name) == digest
         for name, digest in manifest["files"].items()
     )
-

@@ -151,7 +151,7 @@ def attempts(requests: Requests) -> Part:
     prompt = int(answered["prompt_tokens"].sum())
     return {
         "attempts_mean": float(admitted["attempts"].mean()) if len(admitted) else None,
-        "retried_share": float((admitted["attempts"] > 1).sum()) / count,
+        "retried_share": float((admitted["attempts"] - admitted["hedged"] > 1).sum()) / count,
         "continued_share": float((admitted["continuations"] > 0).sum()) / count,
         "hedged_share": float(admitted["hedged"].sum()) / count,
         "cache_hit_share": float(answered["cached_tokens"].sum()) / prompt if prompt else None,

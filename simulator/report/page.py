@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from importlib import resources
 from typing import Final
 
 from simulator.report.svg import COLOURS, DASHES
@@ -15,61 +16,17 @@ _COLOURS: Final = (
 )  # fmt: skip
 """Told apart by who does not see red from green, and readable on both grounds."""
 
-STYLE: Final = (
-    """
-:root { color-scheme: light dark;
- --ground: light-dark(#fcfcfb, #16181b); --card: light-dark(#fff, #1e2125);
- --ink: light-dark(#1b1d20, #e6e7e9); --soft: light-dark(#5b6068, #a3a9b2);
- --line: light-dark(#dfe2e6, #343940); --good: light-dark(#00693e, #4ade9c);
- --bad: light-dark(#b42318, #ff8f85);
-"""
-    + "".join(f" --c{n}: light-dark({day}, {night});" for n, (day, night) in enumerate(_COLOURS))
-    + """ }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--ground);
- color: var(--ink); font: 16px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-h3 { font-size: 1rem; margin: 0 0 .25rem; }
-p { margin: .25rem 0 .75rem; max-width: 70ch; } .soft { color: var(--soft); }
-.cards { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
- padding: .5rem .75rem; }
-.card b { display: block; font-size: 1.25rem; font-weight: 600; }
-.plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
-figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
- padding: .75rem; min-width: 0; }
-figcaption { color: var(--soft); font-size: .9rem; }
-svg { width: 100%; height: auto; display: block; }
-svg text { fill: var(--soft); font: 12.5px system-ui, sans-serif; }
-.grid { stroke: var(--line); } .axis { stroke: var(--soft); }
-.line { fill: none; stroke-width: 2; stroke-linejoin: round; } .range { stroke-width: 2.5; }
-.cell { fill: var(--c0); } .range, .dot { stroke: var(--c0); fill: var(--c0); }
-.range.good, .dot.good { stroke: var(--good); fill: var(--good); }
-.range.bad, .dot.bad { stroke: var(--bad); fill: var(--bad); }
-.range.open, .dot.open { stroke: var(--soft); fill: var(--soft); }
-.legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: 0; margin: .25rem 0;
- list-style: none; font-size: .85rem; }
-.legend svg { width: 26px; display: inline-block; vertical-align: middle; margin-right: .35rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; margin: .25rem 0; }
-caption { text-align: left; color: var(--soft); }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
- white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } thead th { color: var(--soft); font-weight: 500; }
-summary { cursor: pointer; color: var(--soft); padding: .6rem 0; }
-ul.alarms { list-style: none; padding: 0; margin: .5rem 0; }
-ul.alarms li { border-left: .3rem solid var(--bad); background: var(--card); padding: .4rem .75rem;
- margin: .3rem 0; }
-.good { color: var(--good); } .bad { color: var(--bad); }
-pre { overflow-x: auto; background: var(--card); border: 1px solid var(--line); padding: .75rem;
- border-radius: .5rem; font-size: .85rem; }
-"""
-    + "".join(
+
+def style() -> str:
+    """The whole style sheet: the file beside this one, and a rule for each colour."""
+    text = resources.files("simulator.report").joinpath("page.css").read_text("utf-8")
+    colours = "".join(f" --c{n}: light-dark({a}, {b});" for n, (a, b) in enumerate(_COLOURS))
+    rules = "".join(
         f".line.c{n} {{ stroke: var(--c{n}); }} "
         f".dot.c{n}, .bar.c{n} {{ fill: var(--c{n}); stroke: var(--c{n}); }}\n"
         for n in range(COLOURS)
     )
-)
+    return f"{text}:root {{{colours} }}\n{rules}"
 
 
 def page(title: str, parts: Iterable[str]) -> str:
@@ -77,7 +34,7 @@ def page(title: str, parts: Iterable[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}</title>\n<style>{style()}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -119,7 +76,10 @@ def legend(names: Sequence[str]) -> str:
 
 
 def table(
-    caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], tones: Mapping[str, str] = {}
+    caption: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    tones: Mapping[str, str] = {},
 ) -> str:
     """A table; cells whose text is in `tones` get that class."""
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)

@@ -98,4 +98,6 @@ def _digits(value: float) -> str:
         if size >= limit:
             divided = {"G": 1e9, "M": 1e6, "k": 1e3}[suffix]
             return f"{float(f'{value / divided:.3g}'):g}{suffix}"
+    if 0 < size < 1e-3:  # never with an exponent
+        return f"{value:.9f}".rstrip("0") if size < 1e-6 else f"{float(f'{value:.3g}'):.8f}".rstrip("0")
     return f"{float(f'{value:.3g}'):.10g}"

@@ -16,6 +16,8 @@ from simulator.report.scale import Scale, linear, logarithmic, short
 WIDTH: Final = 460
 HEIGHT: Final = 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 40
+HEADROOM: Final = 16
+"""Above a plot with an axis upwards, for what it is of."""
 COLOURS: Final = 8
 DASHES: Final = ("", "7 3", "2 3", "9 3 2 3", "12 4", "1 4", "6 2 2 2 2 2", "4 6")
 BAR_PX: Final = 16
@@ -54,7 +56,9 @@ class _Canvas:
         self.parts.append(text)
 
     def text(self, x: float, y: float, words: str, anchor: str = "middle", more: str = "") -> None:
-        self.add(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{escape(words)}</text>')
+        self.add(
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{escape(words)}</text>'
+        )
 
     def svg(self, title: str) -> str:
         body = "".join(self.parts)
@@ -72,18 +76,20 @@ def _scale(axis: Axis, values: Sequence[float], first_px: float, last_px: float)
 
 
 def _frame(canvas: _Canvas, x: Scale, y: Scale, across: Axis, up: Axis) -> None:
-    bottom = canvas.height - BOTTOM
+    bottom, top = canvas.height - BOTTOM, TOP + HEADROOM
     for tick in y.ticks:
         at = y(tick)
-        canvas.add(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        canvas.add(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
+        )
         canvas.text(LEFT - 6, at + 4, short(tick, up.unit if up.unit in "s%" else ""), "end")
     for tick in x.ticks:
         at = x(tick)
-        canvas.add(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{bottom:.1f}"/>')
+        canvas.add(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom:.1f}"/>')
         canvas.text(at, bottom + 16, short(tick, across.unit if across.unit in "s%" else ""))
     canvas.add(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
     canvas.text((LEFT + WIDTH - RIGHT) / 2, canvas.height - 6, _named(across))
-    canvas.text(4, TOP - 3, _named(up), "start")
+    canvas.text(4, TOP - 2, _named(up), "start")
 
 
 def _named(axis: Axis) -> str:
@@ -94,11 +100,11 @@ def lines(
     title: str, series: Sequence[Series], across: Axis, up: Axis, *, dots: bool = False
 ) -> str:
     """Curves over a common axis, with bars of uncertainty where they have them."""
-    canvas = _Canvas(HEIGHT + 8)
+    canvas = _Canvas(HEIGHT + HEADROOM)
     x = _scale(across, [p[0] for s in series for p in s.points], LEFT, WIDTH - RIGHT)
     heights = [p[1] for s in series for p in s.points] + [v for s in series for v in s.low]
     heights += [v for s in series for v in s.high]
-    y = _scale(up, heights, canvas.height - BOTTOM, TOP)
+    y = _scale(up, heights, canvas.height - BOTTOM, TOP + HEADROOM)
     _frame(canvas, x, y, across, up)
     for number, each in enumerate(series):
         colour, dash = number % COLOURS, DASHES[number % len(DASHES)]
@@ -130,7 +136,9 @@ def bars(title: str, rows: Sequence[tuple[str, float]], axis: Axis) -> str:
     x = _scale(axis, [0.0, *(value for _, value in rows)], left, WIDTH - RIGHT - 46)
     for tick in x.ticks:
         at = x(tick)
-        canvas.add(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
+        canvas.add(
+            f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
+        )
         canvas.text(at, height - BOTTOM + 16, short(tick, axis.unit if axis.unit in "s%" else ""))
     for number, (name, value) in enumerate(rows):
         top = TOP + number * BAR_PX
@@ -199,7 +207,9 @@ def ranges(title: str, rows: Sequence[Range], axis: Axis) -> str:
     for tick in x.ticks:
         at = x(tick)
         kind = "axis" if abs(tick) < 1e-12 else "grid"
-        canvas.add(f'<line class="{kind}" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
+        canvas.add(
+            f'<line class="{kind}" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
+        )
         canvas.text(at, height - BOTTOM + 16, short(tick, axis.unit if axis.unit in "s%" else ""))
     for number, row in enumerate(rows):
         middle = TOP + number * (BAR_PX + 4) + 9
