@@ -30,8 +30,8 @@ PATIENCE_TIMES: Final = 5.0
 IDLE_SHARE: Final = 0.5
 IDLE_TIME_MAX: Final = 0.02
 TAIL_TIMES: Final = 25.0
-GROWTH_TIMES: Final = 2.0
-GROWTH_LEAST: Final = 10.0
+GROWTH_TIMES: Final = 3.0
+GROWTH_LEAST: Final = 20.0
 LITTLE_MAX: Final = 0.1
 OPEN_MAX: Final = 0.01
 REFUSED_MAX: Final = 0.05
@@ -141,7 +141,7 @@ def alarms(summary: dict[str, Any], scenario: Scenario) -> list[Alarm]:
     first, last = checks["inside_first_quarter"], checks["inside_last_quarter"]
     if last > GROWTH_LEAST:
         ring("not_stable", last / max(first, 1.0), GROWTH_TIMES,
-             "times as many were inside at the end as at the beginning: it is overloaded"
+             "times as many were inside at the end as at first: overloaded, or the load grew"
         )  # fmt: skip
     little = checks["little_error"]
     ring("out_of_balance", None if little is None else abs(little), LITTLE_MAX,

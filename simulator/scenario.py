@@ -41,9 +41,6 @@ CREDIT_USD_MAX = 1e9
 FAULT_RANGES: Final = {"share": (0.0, 1.0), "factor": (0.01, 100.0)}
 """By the last word of a key; rates and durations are from 0 to 10,000."""
 
-ORACLE = "oracle"
-"""Not among the market's policies: it needs what only a simulation knows."""
-
 
 @dataclass(frozen=True, slots=True)
 class Slo:
@@ -210,11 +207,10 @@ def _workloads(table: Table) -> tuple[Mapping[str, Any], ...]:
 
 def _policy(table: Table) -> str:
     name = table.text("policy", "coster", r"[\w\-]{1,60}")
-    if name != ORACLE:
-        try:
-            policy_named(name)
-        except MarketError as error:
-            raise InvalidRequest(f"{table.where('policy')}: {error.message}", "policy") from error
+    try:
+        policy_named(name)
+    except MarketError as error:
+        raise InvalidRequest(f"{table.where('policy')}: {error.message}", "policy") from error
     return name
 
 

@@ -12,12 +12,12 @@ import numpy as np
 from simulator import folders
 from simulator.cells import Cell, Plan, folder_of
 from simulator.columns import FloatArray
-from simulator.comparison import BETTER, METRICS, OPEN, WORSE
+from simulator.comparison import BETTER, METRICS, OPEN, WORSE, Metric
 from simulator.parquet import read_requests
 from simulator.report import charts
 from simulator.report.page import folded, head, page, paragraph, plot, plots, section, table
 from simulator.report.plots_of import measure_plot
-from simulator.report.scale import short
+from simulator.report.scale import short, with_half
 from simulator.report.svg import Axis, Range, ranges
 from simulator.summary import as_text
 
@@ -109,18 +109,15 @@ def _levels(policies: Sequence[str], point: Mapping[str, Any]) -> str:
         cells = []
         for policy in policies:
             found = point["policies"][policy].get(name)
-            cells.append("—" if found is None else with_half(found, metric.scale, metric.unit))
+            cells.append("—" if found is None else _with_half(found, metric))
         rows.append((metric.label, *cells))
     return table("Means over the repetitions, ± half of the interval", ("", *policies), rows)
 
 
-def with_half(found: Mapping[str, Any], scale: float, unit: str) -> str:
-    """`1.23 ± 0.04 s`."""
-    mean, low, high = found["mean"], found["low"], found["high"]
-    if mean is None or low is None or high is None:
-        return short(None if mean is None else mean * scale, unit)
-    half = (high - low) / 2 * scale
-    return f"{short(mean * scale, unit)} ± {short(half, unit)}"
+def _with_half(found: Mapping[str, Any], metric: Metric) -> str:
+    ends = [found[key] for key in ("mean", "low", "high")]
+    mean, low, high = (None if end is None else end * metric.scale for end in ends)
+    return with_half(mean, low, high, metric.unit)
 
 
 def _verdicts(reference: str, point: Mapping[str, Any]) -> str:

@@ -49,7 +49,7 @@ def run_page(
                          ("in the queue", answered["wait_s"])], "time",
                     ),
                     charts.distribution(
-                        "Pace", [("time per token", tpot_ms(answered))], "ms per token", "ms"
+                        "Pace", [("time per token", tpot_ms(answered))], "time per token", "ms"
                     ),
                 ]),
                 _latency_table(summary),

@@ -92,6 +92,16 @@ def short(value: float | None, unit: str = "") -> str:
     return f"{_digits(value)} {unit}".rstrip()
 
 
+def with_half(mean: float | None, low: float | None, high: float | None, unit: str) -> str:
+    """`1.23 ± 0.04 s`: a mean and half of its interval, in one unit."""
+    if mean is None or low is None or high is None:
+        return short(mean, unit)
+    half = (high - low) / 2
+    if unit == "s" and 0 < abs(mean) < 1:
+        mean, half, unit = mean * 1e3, half * 1e3, "ms"
+    return f"{_digits(mean)} ± {_digits(half)} {unit}".rstrip()
+
+
 def _digits(value: float) -> str:
     size = abs(value)
     for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
@@ -99,5 +109,9 @@ def _digits(value: float) -> str:
             divided = {"G": 1e9, "M": 1e6, "k": 1e3}[suffix]
             return f"{float(f'{value / divided:.3g}'):g}{suffix}"
     if 0 < size < 1e-3:  # never with an exponent
-        return f"{value:.9f}".rstrip("0") if size < 1e-6 else f"{float(f'{value:.3g}'):.8f}".rstrip("0")
+        return (
+            f"{value:.9f}".rstrip("0")
+            if size < 1e-6
+            else f"{float(f'{value:.3g}'):.8f}".rstrip("0")
+        )
     return f"{float(f'{value:.3g}'):.10g}"
