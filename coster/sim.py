@@ -114,12 +114,11 @@ def compare(
     from coster.sim_progress import runs_told
     from simulator import experiment
 
-    with reported(as_json=json), _interruptible():
-        with runs_told(quiet=json) as told:
-            compared = experiment.compare(
-                _load(scenario, settings), _names(policies), repeat, out, seed=seed, until=until,
-                metric=metric, resume=resume, replace=replace, executor=_executor(jobs), told=told,
-            )  # fmt: skip
+    with reported(as_json=json), _interruptible(), runs_told(quiet=json) as told:
+        compared = experiment.compare(
+            _load(scenario, settings), _names(policies), repeat, out, seed=seed, until=until,
+            metric=metric, resume=resume, replace=replace, executor=_executor(jobs), told=told,
+        )  # fmt: skip
     _show_comparison(compared, as_json=json)
 
 
@@ -326,7 +325,7 @@ def _interruptible() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.stderr.write(
-            "interrupted: no run that is not whole was kept; of several runs, those that are done "
-            "stay, and --resume goes on from there\n"
+            "nothing half done was kept; of several runs those that are done stay, and --resume "
+            "goes on from there\n"
         )
         raise

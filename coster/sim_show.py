@@ -54,15 +54,15 @@ def print_run(result: Result) -> None:
 def _lines(summary: Mapping[str, Any]) -> list[str]:
     good, flow, macs = summary["goodput"], summary["throughput"], summary["machines"]
     money, bounds = summary["money"], summary["bounds"]
+    kept, hits = _percent(good["attainment"]), _percent(summary["attempts"]["cache_hit_share"])
+    usage, earns = _percent(macs["utilisation_mean"]), short(macs["earned_per_hour_usd"], "$")
+    price = short(money["usd_per_million_tokens"], "$")
     return [
-        f"{_percent(good['attainment'])} kept the promise, {short(good['requests_per_s'])} a second; "
-        f"{short(flow['completion_tokens_per_s'])} tokens a second",
-        f"load {_percent(bounds['load'])} of what is possible, Macs busy "
-        f"{_percent(macs['utilisation_mean'])}; {macs['loads']} loads, "
-        f"{_percent(summary['attempts']['cache_hit_share'])} of prompts from caches",
-        f"{short(money['revenue_usd'], '$')} for all, "
-        f"{short(money['usd_per_million_tokens'], '$')} a million tokens; a Mac earns "
-        f"{short(macs['earned_per_hour_usd'], '$')} an hour",
+        f"{kept} kept the promise; {short(flow['completion_tokens_per_s'])} tokens a second",
+        f"load {_percent(bounds['load'])} of what is possible, Macs busy {usage}",
+        f"{macs['loads']} models loaded, {hits} of prompts from caches",
+        f"{short(money['revenue_usd'], '$')} for all, {price} a million tokens",
+        f"a Mac earns {earns} an hour",
     ]
 
 
