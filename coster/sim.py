@@ -110,7 +110,7 @@ def compare(
     jobs: Jobs = None,
     json: Json = False,
 ) -> None:
-    """Simulate several policies with the same seeds, and tell them apart."""
+    """Compare policies over the same seeds."""
     from coster.sim_progress import runs_told
     from simulator import experiment
 
@@ -137,7 +137,7 @@ def sweep(
     jobs: Jobs = None,
     json: Json = False,
 ) -> None:
-    """Simulate every combination of some settings' values."""
+    """Simulate over the values of some settings."""
     from coster.sim_progress import runs_told
     from simulator import experiment
     from simulator.settings import swept_of
@@ -169,7 +169,7 @@ def replay(
     replace: Replace = False,
     json: Json = False,
 ) -> None:
-    """Simulate what a recorded trace asks for."""
+    """Simulate a recorded trace."""
     from coster import sim_show
     from coster.sim_progress import requests_told
     from simulator import experiment
@@ -216,7 +216,7 @@ def verify(
     jobs: Jobs = None,
     json: Json = False,
 ) -> None:
-    """Run it again from its manifest, and compare the files byte for byte."""
+    """Run it again and compare every byte."""
     from coster import sim_show
     from simulator.verify import verify as verify_folder
 
@@ -237,7 +237,10 @@ def calibrate(
     real: Annotated[Path, typer.Option("--real", help="The measured run of the same load.")],
     json: Json = False,
 ) -> None:
-    """Compare a simulated run with a measured one; exit code 6 if more than 10 % off."""
+    """Compare a simulation with measurements.
+
+    Exit code 6 when a number is more than 10 % off.
+    """
     from coster import sim_show
     from simulator.calibrate import calibrate as calibrate_folders
 

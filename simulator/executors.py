@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Final, NoReturn, Protocol
 
 from market.errors import Internal
@@ -55,7 +56,8 @@ class LocalProcesses:
         )
         known: dict[Future[Done], int] = {}
         try:
-            known = {pool.submit(run_task, task): number for number, task in enumerate(tasks)}
+            with _interrupts_later():
+                known = {pool.submit(_run, task): number for number, task in enumerate(tasks)}
             left = set(known)
             while left:
                 over, left = wait(left, return_when=FIRST_COMPLETED)
@@ -82,9 +84,25 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold an interrupt back until the block is over; processes begun in it hold it back, too."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _begin() -> None:
-    """In a worker: an interrupt ends the task, quietly; the end of the parent ends the worker."""
-    signal.signal(signal.SIGINT, _stop)
+    """In a worker: being stopped ends the task quietly, its folder with it; the end of the
+    parent ends the worker.
+    """
+    if signal.SIGINT in signal.sigpending():
+        os._exit(INTERRUPTED)
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, _stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -93,6 +111,14 @@ def _begin() -> None:
         os._exit(INTERRUPTED)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _run(task: Task) -> Done:
+    """In a worker: a task, after whose interruption no other one is begun."""
+    try:
+        return run_task(task)
+    except SystemExit:
+        os._exit(INTERRUPTED)
 
 
 def _stop(_signal: int, _frame: object) -> NoReturn:

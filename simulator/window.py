@@ -27,7 +27,8 @@ class Window:
         return max(self.until_s - self.from_s, 1e-9)
 
     def rows(self, requests: Requests) -> BoolArray:
-        inside: BoolArray = requests["at_s"] >= self.from_s
+        at_s = requests["at_s"]
+        inside: BoolArray = (at_s >= self.from_s) & (at_s <= self.until_s)
         return inside
 
     def as_json(self) -> dict[str, object]:

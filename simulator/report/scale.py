@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 TICKS_WANTED: Final = 5
+DRAWN_MAX: Final = 1e30
+"""What is larger, or infinite, or unknown, is not drawn; on a logarithmic axis nor what is
+smaller than one over it."""
 _STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -32,12 +35,19 @@ class Scale:
         return decades(self.low, self.high) if self.log else steps(self.low, self.high)
 
 
+def drawn(value: float, *, log: bool = False) -> bool:
+    """Whether a number has a place on an axis."""
+    least = 1 / DRAWN_MAX if log else -DRAWN_MAX
+    return least <= value <= DRAWN_MAX
+
+
 def linear(low: float, high: float, first_px: float, last_px: float) -> Scale:
     """A scale whose ends are ticks."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        low, high = 0.0, 1.0
-    if high <= low:
-        high = low + (abs(low) or 1.0)
+    size = max(abs(low), abs(high))
+    if size < 1 / DRAWN_MAX:
+        low, high = 0.0, max(high, 1.0)
+    elif high - low < 1e-9 * size:  # all the same but for rounding
+        high = low + size
     step = _step(low, high)
     return Scale(
         math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step,
@@ -47,8 +57,8 @@ def linear(low: float, high: float, first_px: float, last_px: float) -> Scale:
 
 def logarithmic(low: float, high: float, first_px: float, last_px: float) -> Scale:
     """A scale over at least one decade; what is not positive lies at its beginning."""
-    low = low if math.isfinite(low) and low > 0 else 1e-3
-    high = high if math.isfinite(high) and high > low else low * 10
+    low = low if low > 0 else 1e-3
+    high = max(high, low)
     if high / low < 10:
         middle = math.sqrt(high * low)
         low, high = middle / math.sqrt(10), middle * math.sqrt(10)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Final
 
-from simulator.report.scale import Scale, linear, logarithmic, short
+from simulator.report.scale import Scale, drawn, linear, logarithmic, short
 
 WIDTH: Final = 460
 HEIGHT: Final = 260
@@ -69,7 +69,7 @@ class _Canvas:
 
 
 def _scale(axis: Axis, values: Sequence[float], first_px: float, last_px: float) -> Scale:
-    known = [value for value in values if value == value and (value > 0 or not axis.log)]
+    known = [value for value in values if drawn(value, log=axis.log)]
     low = min([*known, *([axis.low] if axis.low is not None else [])], default=0.0)
     high = max([*known, *([axis.high] if axis.high is not None else [])], default=1.0)
     return (logarithmic if axis.log else linear)(low, high, first_px, last_px)
@@ -108,8 +108,8 @@ def lines(
     _frame(canvas, x, y, across, up)
     for number, each in enumerate(series):
         colour, dash = number % COLOURS, DASHES[number % len(DASHES)]
-        known = [(x(a), y(b)) for a, b in each.points if a == a and b == b]
-        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in known)
+        known = [(a, b) for a, b in each.points if drawn(a, log=across.log) and drawn(b)]
+        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in known)
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         canvas.add(f'<polyline class="line c{colour}"{dashed} points="{path}"/>')
         for (a, _), low, high in zip(each.points, each.low, each.high, strict=False):
@@ -117,13 +117,12 @@ def lines(
                 f'<line class="line c{colour}" x1="{x(a):.1f}" x2="{x(a):.1f}" '
                 f'y1="{y(low):.1f}" y2="{y(high):.1f}"/>'
             )
-        if dots:
-            for (a, b), (px, py) in zip(each.points, known, strict=False):
-                tip = f"{each.name}: {short(a, across.unit)}, {short(b, up.unit)}"
-                canvas.add(
-                    f'<circle class="dot c{colour}" cx="{px:.1f}" cy="{py:.1f}" r="3.5">'
-                    f"<title>{escape(tip)}</title></circle>"
-                )
+        for a, b in known if dots else ():
+            tip = f"{each.name}: {short(a, across.unit)}, {short(b, up.unit)}"
+            canvas.add(
+                f'<circle class="dot c{colour}" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3.5">'
+                f"<title>{escape(tip)}</title></circle>"
+            )
     return canvas.svg(title)
 
 
@@ -143,7 +142,7 @@ def bars(title: str, rows: Sequence[tuple[str, float]], axis: Axis) -> str:
     for number, (name, value) in enumerate(rows):
         top = TOP + number * BAR_PX
         canvas.text(left - 6, top + 12, name, "end")
-        width = max(x(value) - left, 0.0) if value == value else 0.0
+        width = max(x(value) - left, 0.0) if drawn(value) else 0.0
         canvas.add(
             f'<rect class="bar c0" x="{left}" y="{top + 2}" width="{width:.1f}" '
             f'height="{BAR_PX - 4}"><title>{escape(name)}: {short(value, axis.unit)}</title></rect>'
