@@ -19,6 +19,7 @@ from market.fleet_file import MacSpec
 from market.hardware import memory_budget_bytes, profile_of
 from market.types import ModelId
 from simulator.columns import FloatArray, Requests
+from simulator.hindsight import JOBS_MAX, MACS_MAX, best_total_s
 from simulator.numerics import Program, solve
 from simulator.service import alone_s, shared_s
 
@@ -191,6 +192,28 @@ def pooled_work(
     at_best = (speed * np.where(np.isfinite(work), work, 0.0)).max(axis=1)
     size: FloatArray = work / float((many * at_best).sum())
     return size
+
+
+def hindsight_mean_s(
+    macs: Sequence[MacSpec], requests: Requests, slots: int, block_tokens: int
+) -> float | None:
+    """The least mean time that any schedule had; None where it is not a tiny case.
+
+    Tiny is a dozen requests on three Macs that do one at a time.
+    """
+    if slots != 1 or not 0 < len(requests) <= JOBS_MAX or len(macs) > MACS_MAX:
+        return None
+    seconds = [[float("inf")] * len(requests) for _ in macs]
+    models = requests.text("model")
+    for name in models.names:
+        rows = models.rows_of(name)
+        prompt, unread, output = _sizes(requests, rows, block_tokens)
+        for at, mac in enumerate(macs):
+            if may_hold(mac, ModelId(name)):
+                _, whole = alone_s(mac.hardware.chip, ModelId(name), unread, prompt, output)
+                for row, value in zip(np.flatnonzero(rows), whole, strict=True):
+                    seconds[at][int(row)] = float(value)
+    return best_total_s(requests["at_s"].tolist(), seconds) / len(requests)
 
 
 def _kind(mac: MacSpec) -> tuple[str, int, tuple[ModelId, ...]]:

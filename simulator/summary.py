@@ -21,6 +21,7 @@ from simulator.bounds import (
     Demand,
     NoQueue,
     fluid_capacity,
+    hindsight_mean_s,
     no_queue,
     pooled_work,
     srpt_mean_s,
@@ -119,6 +120,7 @@ def _bounds(
         (
             *("fluid_requests_per_s", "load", "no_queue_ttft_s", "no_queue_e2e_s"),
             *("ttft_over_no_queue", "e2e_over_no_queue", "srpt_e2e_s", "e2e_over_srpt"),
+            *("hindsight_e2e_s", "e2e_over_hindsight"),
         )
     )
     demands = demands_of(counted, window.length_s)
@@ -135,8 +137,11 @@ def _bounds(
     part["no_queue_e2e_s"] = float(least.e2e_s[answered].mean())
     part["ttft_over_no_queue"] = mean_ttft / part["no_queue_ttft_s"]
     part["e2e_over_no_queue"] = mean_e2e / part["no_queue_e2e_s"]
-    if int(answered.sum()) <= SRPT_REQUESTS_MAX:
-        served = counted.where(answered)
+    served = counted.where(answered)
+    best = hindsight_mean_s(scenario.macs, served, scenario.slots, BLOCK_TOKENS)
+    if best is not None:
+        part["hindsight_e2e_s"], part["e2e_over_hindsight"] = best, mean_e2e / best
+    if len(served) <= SRPT_REQUESTS_MAX:
         work = pooled_work(scenario.macs, served, scenario.slots, BLOCK_TOKENS)
         part["srpt_e2e_s"] = srpt_mean_s(served["at_s"], work)
         part["e2e_over_srpt"] = mean_e2e / part["srpt_e2e_s"] if part["srpt_e2e_s"] else None

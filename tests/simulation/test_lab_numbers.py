@@ -190,6 +190,27 @@ def test_numbers_are_rounded_where_processors_may_differ() -> None:
     assert flat(rounded(value)) == {"b.c": 2.0, "b.d": 3.0}
 
 
+def test_no_schedule_is_better_than_the_best_one(tmp_path: Path) -> None:
+    """Ten requests on three Macs that do one at a time: the real world is never below the best
+    schedule in hindsight, nor below the other bounds, but for the jitter of its steps.
+    """
+    text = lab_world.SCENARIO.replace("count = 3", "count = 1")
+    text = text.replace("count = 2", "count = 1").replace("[[fleet.macs]]", "[fleet]\nslots = 1\n"
+                                                          "[[fleet.macs]]", 1)  # fmt: skip
+    text = text.replace('\n[[fleet.macs]]\ncount = 1\nchip = "M1"\n', "")
+    for seed in range(5):
+        scenario = parse(
+            text, "tiny.toml", settings={"run.requests": "10", "run.warmup_share": "0"}
+        )
+        result = run(scenario, seed=seed, out=tmp_path / str(seed), world=REAL)
+
+        bounds = result.summary["bounds"]
+        assert result.summary["e2e_s"]["count"] == 10
+        assert bounds["e2e_over_hindsight"] > 0.97
+        assert bounds["hindsight_e2e_s"] >= bounds["no_queue_e2e_s"] * 0.999
+        assert bounds["hindsight_e2e_s"] >= bounds["srpt_e2e_s"]
+
+
 @pytest.mark.parametrize(
     ("policy", "rate_per_s", "rung", "silent"),
     [
