@@ -179,6 +179,9 @@ def test_a_fair_order_is_within_its_bound_and_a_flood_is_not() -> None:
     assert fair <= 1.0
     assert unfair is not None
     assert unfair > 5.0
+    made_up = worst_gap(waits("ab" * 3 + "a" * 10 + "b" * 10 + "ab"))
+    assert made_up is not None
+    assert made_up > 4.0, "what is made up for later was unfair all the same"
     assert worst_gap(waits("a" * 10)) is None
 
 
