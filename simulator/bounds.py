@@ -22,23 +22,10 @@ from simulator.columns import FloatArray, Requests
 from simulator.hindsight import JOBS_MAX, MACS_MAX, best_total_s
 from simulator.numerics import Program, solve
 from simulator.service import alone_s, shared_s
+from simulator.workloads.demand import Demand
 
 SRPT_REQUESTS_MAX = 200_000
 """The pooled server is an event loop of its own: a longer run is not compared with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """One model's part of the requests: a rate, or a share of a mix; means in tokens.
-
-    `unread_tokens` is the prompt less what a cache has of it.
-    """
-
-    model: ModelId
-    rate: float
-    prompt_tokens: float
-    output_tokens: float
-    unread_tokens: float | None = None
 
 
 def may_hold(mac: MacSpec, model: ModelId) -> bool:
@@ -53,7 +40,7 @@ def rates_of(macs: Sequence[MacSpec], demands: Sequence[Demand], slots: int) -> 
     rates = np.zeros((len(macs), len(demands)))
     for at, demand in enumerate(demands):
         prompt = np.array([demand.prompt_tokens])
-        unread = prompt if demand.unread_tokens is None else np.array([demand.unread_tokens])
+        unread = np.array([demand.unread_tokens])
         output = np.array([demand.output_tokens])
         for row, mac in enumerate(macs):
             if may_hold(mac, demand.model):

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import Final
 
 from market.catalogue import Catalogue
 from market.errors import InvalidRequest, MarketError
@@ -22,6 +22,8 @@ from market.settings import FEE_BPS_MAX, PlacementSettings
 from market.types import ModelId
 from simulator.faults import NO_FAULTS, Faults
 from simulator.tables import Table
+from simulator.workloads.parsing import parse
+from simulator.workloads.spec import Workload
 
 KEYS: Final = (
     *("run", "fleet", "models", "workload", "faults", "placement", "market", "slo"),
@@ -65,14 +67,14 @@ class Scenario:
     """A setting. One of `requests` and `duration_s` may be None: no limit of that kind.
 
     `warmup_s` and `warmup_share` cut the beginning off the statistics; without either MSER-5
-    finds where it ends. `workloads` are the tables as they were read. `config` is all of it as
+    finds where it ends. `config` is all of it as
     canonical JSON, the fleet's file included: it parses to an equal scenario.
     """
 
     name: str
     macs: tuple[MacSpec, ...]
     models: tuple[ModelId, ...]
-    workloads: tuple[Mapping[str, Any], ...]
+    workloads: tuple[Workload, ...]
     config: str
     about: str = ""
     requests: int | None = None
@@ -198,11 +200,11 @@ def _must_fit(table: Table, model: ModelId, macs: tuple[MacSpec, ...]) -> None:
         )
 
 
-def _workloads(table: Table) -> tuple[Mapping[str, Any], ...]:
+def _workloads(table: Table) -> tuple[Workload, ...]:
     workloads = table.tables("workload")
     if not 0 < len(workloads) <= WORKLOADS_MAX:
         table.refuse("workload", f"give from 1 to {WORKLOADS_MAX} of [[workload]].")
-    return tuple(dict(workload.values) for workload in workloads)
+    return parse(workloads, [ModelId(name) for name in table.values["models"]])
 
 
 def _policy(table: Table) -> str:

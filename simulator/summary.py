@@ -18,7 +18,6 @@ from market.types import ModelId
 from simulator import checks, metrics
 from simulator.bounds import (
     SRPT_REQUESTS_MAX,
-    Demand,
     NoQueue,
     fluid_capacity,
     hindsight_mean_s,
@@ -30,6 +29,7 @@ from simulator.columns import Requests
 from simulator.records import MacUsed
 from simulator.scenario import Scenario
 from simulator.window import Window, window_of
+from simulator.workloads.demand import Demand
 from simulator.world import Totals
 
 SCHEMA: Final = 1
