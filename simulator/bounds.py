@@ -38,7 +38,7 @@ class Demand:
     rate: float
     prompt_tokens: float
     output_tokens: float
-    unread_tokens: float | None = None
+    unread_tokens: float
 
 
 def may_hold(mac: MacSpec, model: ModelId) -> bool:
@@ -53,7 +53,7 @@ def rates_of(macs: Sequence[MacSpec], demands: Sequence[Demand], slots: int) -> 
     rates = np.zeros((len(macs), len(demands)))
     for at, demand in enumerate(demands):
         prompt = np.array([demand.prompt_tokens])
-        unread = prompt if demand.unread_tokens is None else np.array([demand.unread_tokens])
+        unread = np.array([demand.unread_tokens])
         output = np.array([demand.output_tokens])
         for row, mac in enumerate(macs):
             if may_hold(mac, demand.model):

@@ -163,7 +163,8 @@ def _git(place: Path, *args: str) -> str | None:
 
 def inputs_of(scenario: Scenario) -> dict[str, str]:
     """The digests of the files that a workload reads."""
-    files = [workload["file"] for workload in scenario.workloads if "file" in workload]
+    tables = json.loads(scenario.config)["workload"]
+    files = [table["file"] for table in tables if "file" in table]
     return {str(file): digest_of(Path(file)) for file in files}
 
 
