@@ -37,7 +37,7 @@ OPEN_MAX: Final = 0.01
 REFUSED_MAX: Final = 0.05
 FAILED_MAX: Final = 0.01
 FAIRNESS_MAX: Final = 2.0
-FAR_TIMES: Final = 4.0
+FAR_TIMES: Final = 10.0
 FAR_LOAD_MAX: Final = 0.75
 
 FAULTS_COUNTER: Final = "coster_router_policy_faults_total"

@@ -322,7 +322,7 @@ def test_a_sweep_has_a_cell_for_every_combination(tmp_path: Path) -> None:
     """Points are all combinations, each with its settings, and each cell is a run."""
     result = sweep(
         small(run__requests="60"),
-        {"workload.0.rate_per_s": ["0.5", "2.0"], "workload.0.consumers": ["1", "3"]},
+        {"workload.0.rate_per_s": ["0.5", "2.0"], "workload.0.consumers.count": ["1", "3"]},
         ["coster", "random"], 2, tmp_path / "swept", executor=InProcess(), world=SKETCH,
     )  # fmt: skip
 
@@ -332,7 +332,7 @@ def test_a_sweep_has_a_cell_for_every_combination(tmp_path: Path) -> None:
     cells = sorted(path.parent for path in result.folder.glob("runs/*/*/manifest.json"))
     assert len(cells) == 16
     one = folders.read_manifest(result.folder / "runs" / "003-random" / "001")
-    assert one["config"]["workload"][0]["consumers"] == 3
+    assert one["config"]["workload"][0]["consumers"]["count"] == 3
 
 
 def test_a_sweep_over_what_is_not_there_is_refused_before_it_runs(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ stands for. It is quick, and as reproducible as the real one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -46,15 +47,17 @@ chip = "M1"
 
 [[workload]]
 rate_per_s = 1.0
-prompt_tokens = 600
-output_tokens = 120
-consumers = 6
+prompt = { exponential = { mean = 600 } }
+output = { exponential = { mean = 120 } }
+consumers = { count = 6 }
 """
 
 
 def arrivals(scenario: Scenario, seed: int) -> Iterator[Arrival]:
     """Poisson arrivals of geometric lengths, models and consumers drawn evenly."""
-    workload = scenario.workloads[0]
+    workload = json.loads(scenario.config)["workload"][0]
+    prompts, outputs = (workload[key]["exponential"]["mean"] for key in ("prompt", "output"))
+    consumers = workload["consumers"]["count"]
     random = np.random.Generator(np.random.PCG64(seed_of(seed, "arrivals")))
     at_s = 0.0
     number = 0
@@ -62,13 +65,13 @@ def arrivals(scenario: Scenario, seed: int) -> Iterator[Arrival]:
         at_s += float(random.exponential(1.0 / workload["rate_per_s"]))
         if scenario.duration_s is not None and at_s > scenario.duration_s:
             return
-        output = int(random.geometric(1.0 / workload["output_tokens"]))
+        output = int(random.geometric(1.0 / outputs))
         yield Arrival(
             number=number,
             at_s=at_s,
-            consumer=f"consumer_{int(random.integers(workload.get('consumers', 4)))}",
+            consumer=f"consumer_{int(random.integers(consumers))}",
             model=scenario.models[int(random.integers(len(scenario.models)))],
-            prompt_tokens=int(random.geometric(1.0 / workload["prompt_tokens"])),
+            prompt_tokens=int(random.geometric(1.0 / prompts)),
             output_tokens=output,
             max_tokens=max(output, 1_024),
             kind="poisson",

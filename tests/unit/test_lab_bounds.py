@@ -70,7 +70,7 @@ def test_more_choices_are_never_less_stable(speeds: list[float]) -> None:
 def test_one_model_has_the_sum_of_all_rates() -> None:
     """With one model the linear program has nothing to decide."""
     macs = fleet(M4_Max=2, M2=3)
-    mix = [Demand(SMALL, 1.0, 1_000, 200)]
+    mix = [Demand(SMALL, 1.0, 1_000, 200, 1_000)]
 
     assert fluid_capacity(macs, mix, 32) == pytest.approx(float(rates_of(macs, mix, 32).sum()))
 
@@ -78,7 +78,7 @@ def test_one_model_has_the_sum_of_all_rates() -> None:
 def test_two_models_on_two_kinds_are_matched_to_what_each_is_best_at() -> None:
     """Against every division of time that a grid can find, the program is as good or better."""
     macs = fleet(M4_Max=1, M2_Ultra=1)
-    mix = [Demand(SMALL, 0.6, 2_000, 100), Demand(LARGE, 0.4, 200, 300)]
+    mix = [Demand(SMALL, 0.6, 2_000, 100, 2_000), Demand(LARGE, 0.4, 200, 300, 200)]
     rates = rates_of(macs, mix, 32)
 
     best = max(
@@ -94,17 +94,17 @@ def test_two_models_on_two_kinds_are_matched_to_what_each_is_best_at() -> None:
 def test_a_model_that_only_some_hold_has_only_their_time() -> None:
     """What does not fit a Mac takes nothing from it and gets nothing."""
     macs = fleet(M2=5, M4_Max=1)
-    mix = [Demand(LARGE, 1.0, 500, 100)]
+    mix = [Demand(LARGE, 1.0, 500, 100, 500)]
 
     assert fluid_capacity(macs, mix, 8) == pytest.approx(fluid_capacity(macs[5:], mix, 8))
 
 
 def test_what_is_served_is_all_below_capacity_and_a_part_beyond() -> None:
     """At half of the capacity everything, at twice of it one half."""
-    macs, mix = fleet(M4_Max=2, M2=2), [Demand(SMALL, 1.0, 800, 150)]
+    macs, mix = fleet(M4_Max=2, M2=2), [Demand(SMALL, 1.0, 800, 150, 800)]
     capacity = fluid_capacity(macs, mix, 32)
 
-    half, twice = (fluid_served(macs, [Demand(SMALL, capacity * f, 800, 150)], 32)
+    half, twice = (fluid_served(macs, [Demand(SMALL, capacity * f, 800, 150, 800)], 32)
                    for f in (0.5, 2.0))  # fmt: skip
 
     assert half == pytest.approx(1.0)
@@ -162,7 +162,7 @@ def test_the_pooled_server_works_on_what_is_soonest_done(jobs: list[tuple[int, i
 def test_the_pool_is_as_quick_as_all_macs_together() -> None:
     """On equal Macs with equal requests the pooled server does exactly their rates together."""
     macs, requests = fleet(M4_Max=4), requests_of([(0.0, 500, 100)] * 3)
-    rate = rates_of(macs, [Demand(SMALL, 1.0, 500, 100)], 32).sum()
+    rate = rates_of(macs, [Demand(SMALL, 1.0, 500, 100, 500)], 32).sum()
 
     assert pooled_work(macs, requests, 32, 64) == pytest.approx([1 / rate] * 3)
 

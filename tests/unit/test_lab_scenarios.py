@@ -124,8 +124,9 @@ def test_a_setting_replaces_one_value() -> None:
     """Numbers, texts and lists are what TOML makes of them; other values stay."""
     scenario = small(workload__0__rate_per_s="2.5", policy="random", run__requests="1e3")
 
-    assert scenario.workloads[0]["rate_per_s"] == 2.5
-    assert scenario.workloads[0]["prompt_tokens"] == 600
+    workload = json.loads(scenario.config)["workload"][0]
+    assert workload["rate_per_s"] == 2.5
+    assert workload["consumers"] == {"count": 6}
     assert (scenario.policy, scenario.requests) == ("random", 1_000)
 
 
