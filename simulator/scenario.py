@@ -117,6 +117,7 @@ def scenario_of(table: Table) -> Scenario:
     Raises InvalidRequest naming file, line, key and fix.
     """
     table.known(KEYS)
+    config = _config(table)
     run = table.table("run")
     run.known(
         ("name", "about", "requests", "duration_s", "warmup_s", "warmup_share", "seed", "repeat")
@@ -130,7 +131,7 @@ def scenario_of(table: Table) -> Scenario:
         macs=macs,
         models=_models(table, macs),
         workloads=_workloads(table),
-        config=_config(table),
+        config=config,
         requests=run.whole("requests", None, 1, REQUESTS_MAX),
         duration_s=run.number("duration_s", None, 1e-3, DURATION_S_MAX, "seconds"),
         warmup_s=run.number("warmup_s", None, 0.0, DURATION_S_MAX, "seconds"),
