@@ -8,10 +8,14 @@ no cache serves both.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 
 from market.policy.prefixes import BLOCK_TOKENS, BLOCKS_MAX
+
+SHARED_TEXTS_MAX = 4_096
+"""Texts whose blocks are kept: 4 KB each at most."""
 
 _STRIDE = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -30,6 +34,12 @@ def blocks_of(text: int, first: int, after: int) -> list[int]:
     if after <= first:
         return []
     return _mixed(np.uint64(text) + np.arange(first, after, dtype=np.uint64) * _STRIDE)
+
+
+@lru_cache(SHARED_TEXTS_MAX)
+def shared_blocks(tokens: int, *names: object) -> tuple[int, ...]:
+    """All whole blocks of a text that many requests begin with; kept, for they come again."""
+    return tuple(blocks_of(text_id(*names), 0, blocks_in(tokens)))
 
 
 def blocks_in(tokens: int) -> int:

@@ -84,7 +84,7 @@ def _of_talks(spec: Synthetic, model: int) -> Means:
     who = talks.people.draw(SAMPLE_TALKS)
     requests = prompt = output = unread = 0
     for talk in talks.draw(random, names, who, np.full(SAMPLE_TALKS, model)):
-        known = blocks_in(talk.shared_tokens) * BLOCK_TOKENS
+        known = len(talk.blocks) * BLOCK_TOKENS
         while (row := talks.say(talk, 0.0)) is not None:
             requests += 1
             prompt += row[3]
@@ -104,7 +104,7 @@ def base_rate(spec: Synthetic, streams: Streams, capacity: Capacity | None) -> P
     fashion = Fashion(spec.models, streams)
 
     def begins_per_s(number: int) -> float:
-        shares = fashion.shares(number).tolist()
+        shares: list[float] = fashion.shares(number).tolist()
         turns = sum(share * mean.turns for share, mean in zip(shares, means, strict=True))
         mix = [
             Demand(card.id, share * mean.turns / turns, mean.prompt, mean.output, mean.unread)

@@ -25,7 +25,7 @@ DAY_PIECES = 288
 PIECES_MAX = 4_096
 """Pieces looked at in one go; more arrivals than fall into them wait for the next."""
 
-EMPTY_ROUNDS_MAX = 500
+EMPTY_ROUNDS_MAX = 100
 """Goes in a row without any arrival, before a rhythm is taken for one that stands still."""
 
 

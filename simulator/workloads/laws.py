@@ -6,6 +6,7 @@ correlation that a trace has, whatever their shapes, and a table of quantiles is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -76,7 +77,7 @@ class Geometric:
         if self.mean <= 1.0:
             return np.ones(len(score))
         scores, _, logs = _normal()
-        drawn = np.interp(score, scores, logs) / np.log1p(-1.0 / self.mean)
+        drawn: FloatArray = np.interp(score, scores, logs) / math.log1p(-1.0 / self.mean)
         return np.minimum(1.0 + np.floor(drawn), self.highest)
 
 

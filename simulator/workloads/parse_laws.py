@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Final
 
 from simulator.tables import Table
-from simulator.workloads.gaps import CV_MAX, CV_MIN, Gaps
+from simulator.workloads.gaps import CV_MAX, CV_MIN, POISSON, Gaps
 from simulator.workloads.intensity import Day, OnOff, Spikes
 from simulator.workloads.laws import (
     Exponential,
@@ -110,7 +110,7 @@ def gaps_of(table: Table) -> tuple[Gaps, OnOff | None]:
             table.refuse(key, f"arrivals of kind {kind} have no {key}.")
     if kind == "mmpp":
         cv = table.at_least("cv", 1.0, CV_MIN, CV_MAX)
-        return Gaps("gamma", cv) if cv != 1.0 else Gaps(), _on_off(table)
+        return Gaps("gamma", cv) if cv != 1.0 else POISSON, _on_off(table)
     if kind in ("gamma", "weibull"):
         cv = _number(table, "cv", CV_MIN, CV_MAX)
         return Gaps("gamma" if kind == "gamma" else "weibull", cv), None
@@ -166,10 +166,8 @@ def _published_gaps(table: Table) -> tuple[Gaps, OnOff | None]:
     rhythm = _published(table).rhythm
     if rhythm is None:
         table.refuse("table", "of this trace only lengths are known; give a kind.")
-    gaps = Gaps("gamma", rhythm.gap_cv) if rhythm.gap_cv != 1.0 else Gaps()
-    if rhythm.ratio == 1.0:
-        return gaps, None
-    return gaps, OnOff(rhythm.state_s, rhythm.state_s, rhythm.ratio)
+    gaps = Gaps("gamma", rhythm.gap_cv) if rhythm.gap_cv != 1.0 else POISSON
+    return gaps, rhythm.states
 
 
 def _points(table: Table, highest: float) -> list[tuple[float, float]]:

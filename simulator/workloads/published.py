@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from simulator.workloads.intensity import OnOff
 from simulator.workloads.laws import Quantiles, quantiles
 
 SHARES: Final = (0.001, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 0.9999)
@@ -19,14 +20,13 @@ SHARES: Final = (0.001, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 0.9999)
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """How its arrivals come. `gap_cv` is of the time between two; the intensity itself is
-    `ratio` times as high in one state as in the other, `state_s` at a time. 1 is: it stays.
+    """How its arrivals come: gaps of a Gamma law under an intensity that has two states. Both
+    are fitted to the measured index of dispersion over seconds and minutes.
     """
 
     rate_per_s: float
     gap_cv: float
-    ratio: float = 1.0
-    state_s: float = 0.0
+    states: OnOff | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ PUBLISHED: Final = MappingProxyType(
             correlation=0.09,
             # Index of dispersion 1.4, 3.9 and 16 in 1, 10 and 60 s: single gaps are nearly
             # Poisson, the intensity wanders by a fifth over minutes.
-            rhythm=Rhythm(5.53, 1.09, ratio=1.57, state_s=400),
+            rhythm=Rhythm(5.53, 1.09, OnOff(400, 400, 1.57)),
         ),
         "azure_2023_code": Published(
             source="Azure LLM inference trace 2023, code: 8,819 requests in 57 minutes",
@@ -65,8 +65,9 @@ PUBLISHED: Final = MappingProxyType(
             output_mean=27.9,
             prompt=_of(37, 147, 578, 1469, 2745, 5194, 7315, 7436, 11_000),
             output=_of(5, 7, 9, 13, 24, 55, 90, 252, 1_900),
-            # Index of dispersion 13, 72 and 164: that of a renewal process of this CV.
-            rhythm=Rhythm(2.57, 13.2),
+            # Index of dispersion 13, 72 and 164: bursts of ten seconds. The gaps' measured CV
+            # is 13.2; a renewal process of that would put whole bursts into one moment.
+            rhythm=Rhythm(2.57, 1.73, OnOff(11.8, 66, 30)),
         ),
         "arxiv_summarisation": Published(
             source="arXiv summarisation: 28,257 requests, lengths only",
@@ -82,7 +83,8 @@ PUBLISHED: Final = MappingProxyType(
             output_mean=343,
             prompt=_of(400, 964, 2306, 6909, 15_368, 27_367, 39_552, 85_401, 128_000),
             output=_of(4, 24, 156, 350, 472, 597, 698, 1120, 2_000),
-            rhythm=Rhythm(3.40, 1.0, ratio=1.22, state_s=400),
+            # Index of dispersion 2.9 in 60 s.
+            rhythm=Rhythm(3.40, 1.0, OnOff(400, 400, 1.22)),
         ),
         "mooncake_synthetic": Published(
             source="Mooncake (Kimi), synthetic: 3,993 requests; quantiles 50 and 99 % known",

@@ -14,7 +14,7 @@ import numpy as np
 
 from market.policy.preferences import Preferences
 from simulator.streams import Streams
-from simulator.workloads.blocks import blocks_in, blocks_of, text_id
+from simulator.workloads.blocks import blocks_in, blocks_of, shared_blocks, text_id
 from simulator.workloads.laws import Fixed, FloatArray, IntArray
 from simulator.workloads.people import Fashion, People, Wishing, pick, zipf
 from simulator.workloads.rows import Fit, Notes, Row
@@ -28,8 +28,8 @@ ENDED = "conversations that ended at the model's context"
 @dataclass(slots=True, eq=False)
 class Talk:
     """One conversation. `news` are what is asked anew in each turn; `tokens` is all that was
-    said until now, the system prompt included, and `blocks` its hashes. `shared` and `own` are
-    the texts they are of, `shared_tokens` how far the former reaches.
+    said until now, the system prompt included, and `blocks` the hashes of that: at first those
+    of the system prompt, which are its consumer's, then those of the text `own`.
     """
 
     name: str
@@ -39,12 +39,10 @@ class Talk:
     news: list[float]
     outputs: list[float]
     thinks_s: list[float]
-    shared: int
-    shared_tokens: int
     own: int
-    turn: int = 0
     tokens: int = 0
     blocks: list[int] = field(default_factory=list)
+    turn: int = 0
 
     @property
     def goes_on(self) -> bool:
@@ -99,15 +97,13 @@ class Talks:
                 news=news_list[part],
                 outputs=outputs_list[part],
                 thinks_s=thinks_list[part],
-                shared=0,
-                shared_tokens=int(self._system_tokens[systems[number]]),
                 own=text_id(self.spec.name, name),
+                tokens=int(self._system_tokens[systems[number]]),
             )
-            if talk.shared_tokens:
-                talk.shared = text_id(
-                    self.people.names[consumer], self.fashion.ids[model], systems[number]
-                )
-                talk.tokens = talk.shared_tokens
+            if talk.tokens:
+                consumer_name, model_id = self.people.names[consumer], self.fashion.ids[model]
+                system = shared_blocks(talk.tokens, consumer_name, model_id, systems[number])
+                talk.blocks.extend(system)
             talks.append(talk)
         return talks
 
@@ -124,7 +120,9 @@ class Talks:
         prompt, said, limit = self._fit.one(prompt, output, talk.model)
         talk.turn += 1
         talk.tokens = prompt + said
-        self._extend(talk)
+        known = blocks_in(talk.tokens)
+        del talk.blocks[known:]  # of a system prompt that is longer than the context
+        talk.blocks += blocks_of(talk.own, len(talk.blocks), known)
         terms = self.spec.terms
         return (
             at_s,
@@ -141,14 +139,6 @@ class Talks:
             talk.preferences,
             self.spec.name,
         )
-
-    def _extend(self, talk: Talk) -> None:
-        """Hash what was said: the system prompt's whole blocks are everybody's of this consumer."""
-        until = blocks_in(talk.tokens)
-        shared = min(blocks_in(talk.shared_tokens), until)
-        have = len(talk.blocks)
-        talk.blocks += blocks_of(talk.shared, have, shared)
-        talk.blocks += blocks_of(talk.own, max(have, shared), until)
 
     def answer_s(self, output_tokens: int) -> float:
         """How long an answer is taken to need, where nobody waits for the real one."""
