@@ -32,6 +32,9 @@ def verify(
     full: Annotated[
         bool, typer.Option("--full", help="Replay everything, not only what is new.")
     ] = False,
+    rollups: Annotated[
+        bool, typer.Option("--rollups", help="Count the sums by time again, too; --full does.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Replay the transfers since the last audit; works while the market runs and after."""
@@ -42,7 +45,8 @@ def verify(
     with reported(as_json=json):
         paths = paths_of(data)
         try:
-            report = verify_ledger(paths.data, database_of(paths, database), full=full)
+            books = database_of(paths, database)
+            report = verify_ledger(paths.data, books, full=full, rollups=rollups)
         except StorageError as error:
             raise NotFound(str(error), "data") from error
     if json:
