@@ -69,6 +69,8 @@ def _print(report: VerifyReport) -> None:
         out.write(f"{styled('✗', 'red', out)} {_verdict(report, counts)}\n")
     for name, nano in report.totals_nano.items():
         out.write(f"  {name:24} ${nano / 1e9:,.9f}\n")
+    if report.ok and report.sums is not None:
+        out.write(f"  {report.sums:,} sums by time are what the journal counts\n")
     unsaid = report.problem_count - len(report.problems)
     if report.problem_count > 1:
         for problem in report.problems:

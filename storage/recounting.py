@@ -33,7 +33,7 @@ def recount(rows: LedgerRows, report: VerifyReport) -> None:
     for _, *fields, _batch, _crc in rows.journal("request"):
         row = RequestRow(*fields)
         counting.request(row, deliveries.of(row) if row.deliveries is not None else ())
-    report.counts["sums"] = counting.finish()
+    report.sums = counting.finish()
     if not report.ok:
         report.checkpoint = None
 
