@@ -24,7 +24,7 @@ from market.accounting.histories import (
     WorkWhere,
 )
 from market.accounting.paging import Fetch, Sum, page_of
-from market.accounting.periods import Period, Stretch, stretch_of
+from market.accounting.periods import Between, Period, Stretch, stretch_of
 from market.accounting.registry import UNCLAIMED, unclaimed
 from market.accounting.rollups import HOUR_S, MINUTE_S, NS_PER_S, Work
 from market.accounting.statistics import Told, Used, UseQuestion, Worked, WorkQuestion
@@ -78,10 +78,10 @@ class HistoryMethods(AccountantCore):
     async def usage_page(self, account: AccountId, asked: RequestsAsked) -> UsagePage:
         """The account's charged requests; raises NotFound for a key that is not its own."""
         self._check_own_keys(account, asked.keys)
-        histories = self._store.histories
+        moments, histories = self._moments(asked.period), self._store.histories
 
         async def read() -> UsagePage:
-            rest = asked.rest or await histories.bounds(asked.begin_ns, asked.end_ns)
+            rest = asked.rest or await histories.bounds(*moments)
             return await histories.usage(account, rest, asked.models, asked.keys, asked.limit)
 
         return await self._past(read)
@@ -89,10 +89,11 @@ class HistoryMethods(AccountantCore):
     async def job_page(self, account: AccountId, asked: RequestsAsked) -> JobPage:
         """What the account's Macs delivered, and were paid for; raises NotFound."""
         await self._check_own_machines(account, asked.machines)
-        payees, histories = self._payees_of([account]), self._store.histories
+        moments, histories = self._moments(asked.period), self._store.histories
+        payees = self._payees_of([account])
 
         async def read() -> JobPage:
-            rest = asked.rest or await histories.bounds(asked.begin_ns, asked.end_ns)
+            rest = asked.rest or await histories.bounds(*moments)
             return await histories.jobs(payees, rest, asked.models, asked.machines, asked.limit)
 
         return await self._past(read)
@@ -151,6 +152,15 @@ class HistoryMethods(AccountantCore):
             return now_s, stretch_of(period, now_s, grain_s)
         except ValueError as error:
             raise InvalidRequest(str(error), "window", "invalid_period") from error
+
+    def _moments(self, period: Period) -> tuple[int | None, int | None]:
+        """From when on, and before when, in nanoseconds; None where there is no such bound."""
+        _, (begin_s, end_s) = self._when(period, 1)
+        bounded = isinstance(period, Between) and period.end_s is not None
+        return (
+            None if begin_s is None else begin_s * NS_PER_S,
+            end_s * NS_PER_S if bounded else None,
+        )
 
     def _account_of(self, payee: AccountId) -> AccountId:
         """Whose pay it is: an unlinked machine's own account, or now its owner's."""
