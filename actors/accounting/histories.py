@@ -132,14 +132,16 @@ class HistoryMethods(AccountantCore):
         since: Callable[[], Awaitable[int | None]],
     ) -> SumsPage[Sum]:
         async def read() -> SumsPage[Sum]:
-            whole = stretch
+            begin_s, end_s = stretch
+            told = part = stretch
             if asked.bucket_s:
-                # Buckets begin where there is anything, whatever beginning was asked for.
+                # Buckets are read from where there is anything, whatever was asked for.
                 since_s = await since()
-                first_s = whole.end_s if since_s is None else since_s
-                whole = Stretch(max(first_s, whole.begin_s or 0), whole.end_s)
-            sums, after = await page_of(fetch, whole, asked.bucket_s, asked.after, asked.limit)
-            return SumsPage(whole, tuple(sums), after)
+                first_s = end_s if since_s is None else min(since_s, end_s)
+                part = Stretch(max(first_s, begin_s or 0), end_s)
+                told = part if begin_s is None else stretch
+            sums, after = await page_of(fetch, part, asked.bucket_s, asked.after, asked.limit)
+            return SumsPage(told, tuple(sums), after)
 
         return await self._past(read)
 
