@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from market.catalogue import ModelCard
 from market.money import NANO_PER_USD
 from market.types import ModelId
-from simulator.tables import Table
+from simulator.setup.tables import Table
 from simulator.workloads.gaps import CV_MAX, CV_MIN
 from simulator.workloads.parse_laws import SECONDS_MAX, SIGMA_MAX
 from simulator.workloads.spec import Consumers, Drift, Popularity

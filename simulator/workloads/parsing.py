@@ -8,7 +8,7 @@ from typing import Final
 
 from market.catalogue import Catalogue, ModelCard
 from market.types import ModelId
-from simulator.tables import Table
+from simulator.setup.tables import Table
 from simulator.workloads.parse_laws import (
     SECONDS_MAX,
     gaps_of,
