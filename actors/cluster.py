@@ -26,7 +26,8 @@ from ray.exceptions import (
 from actors.accountant import Accountant
 from actors.accounting.setup import accountant_settings
 from actors.calls import ActorAway
-from actors.engines.factory import make_engine
+from actors.engines.factory import Workshop
+from actors.engines.sizes import model_sizes
 from actors.nodes import NAMESPACE, macs_of_nodes, provider_name
 from actors.payments.actor import Payments
 from actors.payments.setup import PaymentSecrets, ProcessorSetup, places_of
@@ -36,7 +37,7 @@ from actors.router import Router
 from market.errors import Internal, MarketError
 from market.routing.messages import ProviderBeat, ProviderOrders
 from market.settings import MacSettings, MarketSettings
-from market.types import Event, GatewayId, Job, MachineId, RequestId
+from market.types import Event, GatewayId, Job, MachineId, ModelId, ModelSize, RequestId
 from storage.pepper import load_pepper
 
 ACCOUNTANT = "accountant"
@@ -118,6 +119,7 @@ class RouterActor(Router):
     async def __init__(self, settings: MarketSettings, wire_secret: bytes) -> None:  # type: ignore[misc]
         begin_process("router", settings)
         self._wire_secret = wire_secret
+        self._settings = settings
         self._reconciler = Reconciler(settings, wire_secret, self)
         with recorded_start():
             super().__init__(
@@ -131,6 +133,10 @@ class RouterActor(Router):
     async def wire_secret(self) -> bytes:
         """What gateways prove to providers; they ask once, when they start."""
         return self._wire_secret
+
+    async def model_sizes(self) -> dict[ModelId, ModelSize]:
+        """What each model of the market needs; counted the first time, which takes seconds."""
+        return await asyncio.to_thread(model_sizes, self._settings)
 
 
 class PaymentsActor(Payments):
@@ -159,12 +165,9 @@ class ProviderActor(Provider):
             orders: ProviderOrders = await router("heartbeat", beat, timeout_s=3.0)
             return orders
 
-        source = settings.models[0]
+        workshop = Workshop(settings, config.mac)
         super().__init__(
-            replace(config, node=node_id()),
-            lambda: make_engine(settings.engine, source, config.mac),
-            beat,
-            end_process,
+            replace(config, node=node_id()), workshop.offer(), workshop.make, beat, end_process
         )
         await self.start()
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from market.accounting.registry import unclaimed
+from market.policy.preferences import TRUST
 from market.settings import MacSettings
 from market.types import AccountId, Hardware, MachineId, ProviderId
 
@@ -23,6 +24,8 @@ GPU_CORES = "coster-gpu-cores"
 CPU_CORES = "coster-cpu-cores"
 BANDWIDTH_GBS = "coster-bandwidth-gbs"
 OWNER = "coster-owner"
+ASK_PCT = "coster-ask-pct"
+TRUST_TIER = "coster-trust"
 
 log = logging.getLogger("coster.nodes")
 
@@ -56,7 +59,13 @@ def macs_of_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[MacSettings]:
 
 def _mac(labels: Mapping[str, str], address: str) -> MacSettings | None:
     machine = MachineId(labels[MACHINE])
+    trust = labels.get(TRUST_TIER, TRUST[0])
     try:
+        ask_pct = int(labels.get(ASK_PCT, "100"))
+        if not 1 <= ask_pct <= 100:
+            raise ValueError(f"{ASK_PCT} is {ask_pct}, and must be from 1 to 100")
+        if trust not in TRUST:
+            raise ValueError(f"{TRUST_TIER} is {trust!r}, and must be one of {', '.join(TRUST)}")
         hardware = Hardware(
             # Label values cannot hold spaces: "M4-Max" is the chip "M4 Max".
             chip=labels.get(CHIP, "other").replace("-", " "),
@@ -76,4 +85,6 @@ def _mac(labels: Mapping[str, str], address: str) -> MacSettings | None:
         hardware=hardware,
         labels=((MACHINE, machine),),
         bind_host=address,
+        ask_pct=ask_pct,
+        trust=trust,
     )

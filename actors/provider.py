@@ -1,7 +1,7 @@
 """One Mac at work: the shell that carries out what `market.provider_state` decides.
 
-It owns one engine, the transport's server side and the beat to the router. It decides
-nothing about the market. When the process dies, Ray starts it again on the same machine
+It owns the engines, one per model, the transport's server side and the beat to the router. It
+decides nothing about the market. When the process dies, Ray starts it again on the same machine
 with a higher incarnation, and every gateway sees its connection end.
 """
 
@@ -12,14 +12,17 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
+from actors.hosting import Hosting
 from actors.transport.door import Outlet
 from actors.transport.framed import FramedServer
 from actors.transport.ray_stream import StreamServer
 from market.errors import InvalidRequest, MarketError
+from market.hardware import GIB
 from market.ports import Engine
+from market.provider_places import Load, Offer, Unload
 from market.provider_state import (
     Announce,
     CancelJob,
@@ -27,12 +30,11 @@ from market.provider_state import (
     Effect,
     ExitProcess,
     ProviderState,
-    RestartEngine,
     failure_of,
 )
-from market.routing.messages import Endpoint, ProviderBeat, ProviderOrders
+from market.routing.messages import Endpoint, Place, ProviderBeat, ProviderOrders
 from market.settings import MacSettings
-from market.types import Event, GatewayId, Job, RequestId
+from market.types import EngineStats, Event, GatewayId, Job, ModelId, RequestId
 
 BEAT_S = 1.0
 HEALTH_S = 0.5
@@ -57,16 +59,17 @@ class Provider:
     def __init__(
         self,
         config: ProviderConfig,
-        make_engine: Callable[[], Engine],
+        offer: Offer,
+        make_engine: Callable[[ModelId], Engine],
         beat: Callable[[ProviderBeat], Awaitable[ProviderOrders]],
         exit_process: Callable[[str], None],
     ) -> None:
         self._config = config
-        self._make_engine = make_engine
+        self._offer = offer
         self._send_beat = beat
         self._exit_process = exit_process
-        self._state = ProviderState()
-        self._engine: Engine | None = None
+        self._state = ProviderState(offer)
+        self._hosting = Hosting(make_engine, self._engine_stepped)
         self._outlets: dict[GatewayId, Outlet] = {}
         self._server = FramedServer(self, machine=config.mac.machine, secret=config.wire_secret)
         self.streams = StreamServer(self)
@@ -78,24 +81,22 @@ class Provider:
         self._gone = asyncio.Event()
 
     async def start(self) -> Endpoint:
-        """Listen, begin to beat, and load the model in the background."""
+        """Listen and begin to beat; what to load is in the router's answer."""
         host, port = await self._server.listen(self._config.mac.bind_host)
         self._endpoint = Endpoint(host, port)
         self._spawn(self._beat_forever())
-        self._spawn(self._watch_engine())
-        self._spawn(self._load_engine(0.0))
+        self._spawn(self._watch())
         return self._endpoint
 
     async def stop(self, reason: str) -> None:
-        """Fail what runs over to other Macs and free the engine. Idempotent."""
+        """Fail what runs over to other Macs and free the engines. Idempotent."""
         self._carry_out(self._state.stop(reason))
         await asyncio.sleep(0)  # let the failures reach the sockets before they close
         await self._server.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._engine is not None:
-            await self._engine.close()
+        await self._hosting.close()
         self._gone.set()
 
     async def wait_forever(self) -> None:
@@ -104,8 +105,8 @@ class Provider:
 
     async def drain(self, reason: str, deadline_s: float) -> bool:
         """Take nothing new and wait for what runs; True when all of it ended in time."""
-        self._carry_out(self._state.drain(reason))
         loop = asyncio.get_running_loop()
+        self._carry_out(self._state.drain(reason, loop.time()))
         give_up_s = loop.time() + deadline_s
         while self._state.snapshot(loop.time()).in_flight_jobs:
             if loop.time() >= give_up_s:
@@ -127,6 +128,7 @@ class Provider:
             "state": snapshot.state,
             "reason": snapshot.reason,
             "models": [facts.model for facts in snapshot.models],
+            "places": {place.model: place.state for place in snapshot.places},
             "jobs": snapshot.in_flight_jobs,
             "endpoint": f"{self._endpoint.host}:{self._endpoint.port}",
             "code_version": self._config.code_version,
@@ -145,20 +147,19 @@ class Provider:
         gone = self._state.gateway_gone(gateway)
         if gone:
             log.info("gateway %s left with %d jobs; they are cancelled", gateway, len(gone))
-        for request_id in gone:
-            self._cancel(request_id)
+        self._carry_out(gone)
 
     def job_submitted(self, gateway: GatewayId, job: Job) -> None:
+        now_s = asyncio.get_running_loop().time()
         try:
-            self._state.submit(job, gateway, asyncio.get_running_loop().time())
+            self._state.submit(job, gateway, now_s)
         except MarketError as error:
             self._refuse(gateway, job.request_id, error)
             return
-        assert self._engine is not None, "a ready provider has an engine"
         try:
-            self._engine.submit(job)
+            self._hosting.submit(job)
         except MarketError as error:
-            self._carry_out(self._state.submit_failed(job.request_id))
+            self._carry_out(self._state.submit_failed(job.request_id, now_s))
             self._refuse(gateway, job.request_id, error)
 
     def job_cancelled(self, gateway: GatewayId, request_id: RequestId) -> None:
@@ -173,41 +174,43 @@ class Provider:
         if outlet is not None:
             outlet.send([Event(request_id, 0, (), "", 0, "error", error=failure_of(error))])
 
-    # ── the engine ────────────────────────────────────────────────────────────────────
+    # ── the engines ───────────────────────────────────────────────────────────────────
 
     def _engine_stepped(self, events: Sequence[Event]) -> None:
-        self._carry_out(self._state.events(events))
+        self._carry_out(self._state.events(events, asyncio.get_running_loop().time()))
 
-    def _cancel(self, request_id: RequestId) -> None:
-        if self._engine is not None:
-            self._engine.cancel(request_id)
-
-    async def _load_engine(self, after_s: float) -> None:
-        await asyncio.sleep(after_s)
-        self._carry_out(self._state.restarting())
-        old, self._engine = self._engine, None
-        if old is not None:
-            await old.close()
+    async def _load(self, model: ModelId) -> None:
+        now_s = asyncio.get_running_loop().time
         try:
-            # Both inside: an engine's constructor may already refuse a folder.
-            engine = self._make_engine()
-            facts = await engine.load(self._engine_stepped)
+            facts = await self._hosting.load(model)
         except InvalidRequest as error:
-            log.warning("the model cannot be served: %s", error)
-            self._carry_out(self._state.load_failed(str(error), permanent=True))
+            log.warning("%s cannot be served: %s", model, error)
+            self._carry_out(self._state.load_failed(model, str(error), now_s(), permanent=True))
         except Exception as error:
-            log.exception("the model did not load")
-            self._carry_out(self._state.load_failed(f"{type(error).__name__}: {error}"))
+            log.exception("%s did not load", model)
+            message = f"{type(error).__name__}: {error}"
+            self._carry_out(self._state.load_failed(model, message, now_s()))
         else:
-            self._engine = engine
-            self._carry_out(self._state.loaded([facts]))
+            self._carry_out(self._state.loaded(facts, now_s()))
 
-    async def _watch_engine(self) -> None:
+    async def _unload(self, model: ModelId) -> None:
+        try:
+            await self._hosting.unload(model)
+        except TimeoutError:
+            self._exit_process(f"the engine of {model} does not close")
+        else:
+            self._carry_out(self._state.unloaded(model, asyncio.get_running_loop().time()))
+
+    async def _watch(self) -> None:
+        """See that the engines make progress, and that what waits for its time gets it."""
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(HEALTH_S)
-            if self._engine is not None and not self._engine.healthy():
-                log.error("the engine is no longer healthy; it is loaded again")
-                self._carry_out(self._state.engine_unhealthy("it stopped making progress"))
+            for model in self._hosting.unhealthy():
+                log.error("the engine of %s is no longer healthy; it is loaded again", model)
+                said = "it stopped making progress"
+                self._carry_out(self._state.engine_unhealthy(model, said, loop.time()))
+            self._carry_out(self._state.tick(loop.time()))
 
     # ── effects ───────────────────────────────────────────────────────────────────────
 
@@ -218,10 +221,12 @@ class Provider:
                     outlet = self._outlets.get(gateway)
                     if outlet is not None:
                         outlet.send(events)
-                case CancelJob(request_id):
-                    self._cancel(request_id)
-                case RestartEngine(after_s):
-                    self._spawn(self._load_engine(after_s))
+                case CancelJob(request_id, model):
+                    self._hosting.cancel(model, request_id)
+                case Load(model):
+                    self._spawn(self._load(model))
+                case Unload(model):
+                    self._spawn(self._unload(model))
                 case Announce(state, reason):
                     log.info("%s %s", state, reason)
                     self._announce.set()
@@ -240,6 +245,7 @@ class Provider:
     def _beat_now(self) -> ProviderBeat:
         mac = self._config.mac
         snapshot = self._state.snapshot(asyncio.get_running_loop().time())
+        stats = self._hosting.stats()
         return ProviderBeat(
             machine=mac.machine,
             provider=mac.provider,
@@ -252,10 +258,26 @@ class Provider:
             state=snapshot.state,
             reason=snapshot.reason,
             models=snapshot.models,
-            stats=self._engine.stats() if self._engine is not None else None,
+            stats=stats,
             code_version=self._config.code_version,
             uptime_s=time.monotonic() - self._started_s,
+            places=tuple(self._measured(place) for place in snapshot.places),
+            memory_bytes=self._memory_bytes(stats),
+            load_bytes_per_s=self._hosting.load_bytes_per_s,
+            ask_pct=mac.ask_pct,
+            trust=mac.trust,
         )
+
+    def _measured(self, place: Place) -> Place:
+        """A place with its engine's reading, where it has an engine that serves."""
+        if place.state not in ("ready", "leaving"):
+            return place
+        return replace(place, stats=self._hosting.stats_of(place.model))
+
+    def _memory_bytes(self, stats: EngineStats | None) -> int:
+        """What an engine has found there is, else what was expected; never more than the Mac."""
+        found = stats.memory_bytes_budget if stats is not None else 0
+        return min(found or self._offer.memory_bytes, self._config.mac.hardware.memory_gb * GIB)
 
     async def _beat_forever(self) -> None:
         while True:
@@ -268,7 +290,10 @@ class Provider:
                 if not orders.known:
                     self._exit_process("a newer incarnation of this machine is registered")
                     return
-                self._carry_out(self._state.orders(drain=orders.drain))
+                now_s = asyncio.get_running_loop().time()
+                self._carry_out(
+                    self._state.orders(drain=orders.drain, models=orders.models, now_s=now_s)
+                )
             try:
                 async with asyncio.timeout(BEAT_S):
                     await self._announce.wait()

@@ -12,11 +12,12 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from actors.planning import Planning
 from market.errors import MarketError
 from market.routing.log import (
     FleetSnapshot,
@@ -37,9 +38,11 @@ from market.routing.messages import (
     RouteRequest,
 )
 from market.routing.notes import Noted, replay
-from market.routing.state import RouterState
+from market.routing.placing import Placing
+from market.routing.state import BEAT_S, NO_PLACEMENT, REBUILD_S, RouterState
 from market.routing.stories import story_of
-from market.types import GatewayId, MachineId, RequestId
+from market.settings import PlacementSettings
+from market.types import GatewayId, MachineId, ModelId, ModelSize, RequestId
 from storage.decision_store import DecisionStore
 
 TICK_S = 0.1
@@ -70,11 +73,21 @@ class Router:
         *,
         ensure_providers: Callable[[], Awaitable[None]] | None = None,
         seed: int = 0,
+        policy: str = "coster",
+        placement: PlacementSettings = NO_PLACEMENT,
+        sizes: Sequence[ModelSize] = (),
+        expected_macs: int = 0,
     ) -> None:
+        """`sizes` are the models on offer, which are placed on Macs as `placement` says."""
         self._store = DecisionStore(path)
         self._ensure_providers = ensure_providers
         self._seed = seed
+        self._policy = policy
+        self._placement = placement
+        self._sizes = tuple(sizes)
+        self._expected_macs = expected_macs
         self._state = RouterState(time.monotonic(), seed)
+        self._planning = Planning(lambda: self._state, self._failed)
         self._polls: dict[GatewayId, asyncio.Event] = {}
         self._buffer: deque[LogRecord | Noted] = deque()
         self._flushing = asyncio.Lock()
@@ -89,13 +102,23 @@ class Router:
         await self._store.open()
         intents = await self._store.intents()
         self._started_s = time.monotonic()
-        self._state = RouterState(self._started_s, self._seed, intents)
+        placing = Placing(
+            self._placement,
+            self._sizes,
+            self._started_s + REBUILD_S,
+            expected_macs=self._expected_macs,
+            intents=intents,
+        )
+        self._state = RouterState(self._started_s, self._seed, intents, placing)
+        self._state.use_policy(self._policy)
         loops: list[Coroutine[Any, Any, None]] = [
             self._every(TICK_S, self._tick),
             self._every(FLUSH_S, self._flush),
             self._every(SNAPSHOT_S, self._snapshot),
             self._every(PRUNE_S, self._prune),
         ]
+        if placing.enabled:
+            loops.append(self._planning.run())
         if self._ensure_providers is not None:
             loops.append(self._every(RECONCILE_S, self._ensure_providers))
         self._tasks = [asyncio.create_task(loop) for loop in loops]
@@ -158,6 +181,8 @@ class Router:
     async def heartbeat(self, beat: ProviderBeat) -> ProviderOrders:
         """Take a Mac's declaration in and answer with its orders."""
         orders = self._state.beat_provider(beat, time.monotonic())
+        if orders.again_s < BEAT_S:
+            self._planning.look_now()
         self._after()
         return orders
 
@@ -178,6 +203,22 @@ class Router:
         await self._store.drop_drain(machine)
         self._state.undrain(machine, time.monotonic())
         self._after()
+
+    async def pin(self, machine: MachineId, model: ModelId, reason: str) -> None:
+        """Keep this model on this Mac until unpinned; remembered before this returns."""
+        self._state.placing.pin(machine, model, reason)  # refuses what cannot be meant
+        await self._store.put_intent(Intent(machine, "pin", reason, time.time(), model))
+        self._planning.look_now()
+
+    async def unpin(self, machine: MachineId, model: ModelId) -> None:
+        """The planner may move it again; remembered before this returns."""
+        await self._store.drop_pin(machine, model)
+        self._state.placing.unpin(machine, model)
+        self._planning.look_now()
+
+    async def placement(self) -> dict[str, Any]:
+        """What lives where and why, and what would be moved next."""
+        return self._state.placing.as_json(time.monotonic())
 
     # ── operators ─────────────────────────────────────────────────────────────────────
 
@@ -271,8 +312,12 @@ class Router:
             try:
                 await work()
             except Exception as error:
-                self._last_error = f"{getattr(work, '__name__', 'work')}: {error!r}"[:500]
+                self._failed(getattr(work, "__name__", "work"), error)
                 log.exception("the router's periodic work failed")
+
+    def _failed(self, what: str, error: Exception) -> None:
+        """Something that is done again and again came to nothing this time."""
+        self._last_error = f"{what}: {error!r}"[:500]
 
     async def _tick(self) -> None:
         self._state.tick(time.monotonic())

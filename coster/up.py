@@ -181,11 +181,12 @@ def shown_host(host: str) -> str:
 
 def _check_model(settings: MarketSettings) -> None:
     """Refuse a model folder that cannot be served before anything is started."""
-    from actors.engines.factory import model_folder
-    from actors.engines.model_folder import read_folder
+    from actors.engines.factory import own_folder, served_facts
 
     for source in settings.models:
-        read_folder(model_folder(source))
+        if settings.engine.kind == "mlx":
+            own_folder(source)
+        served_facts(source)
 
 
 def _check_data(paths: MarketPaths, settings: MarketSettings) -> None:

@@ -20,6 +20,15 @@ GIB = 2**30
 USABLE_MEMORY_SHARE = 0.9
 """Share of what the system recommends for the GPU that the market plans with."""
 
+LOAD_EFFICIENCY = 0.5
+"""Share of the disk's reading speed at which weights come in, cold.
+
+14 GB took 7 to 11 s in published runs; what was read before is in memory and comes faster.
+"""
+
+WARM_PASSES = 4
+"""Forward passes over a model once it is loaded: so many warm both ways of drawing a token."""
+
 BATCH_EFFICIENCY = 0.70
 """Measured over computed throughput of quantised models at batch sizes above one.
 
@@ -33,7 +42,8 @@ class Chip:
     """One Apple chip. `prefill_tflops_per_core` is what MLX reaches on long 4-bit prompts.
 
     `bandwidth_efficiency` is the share of the memory bandwidth that decoding reaches.
-    `overhead_scale` multiplies a model's per-layer overhead on this generation.
+    `overhead_scale` multiplies a model's per-layer overhead on this generation. `ssd_gbs` is
+    what its own disk reads in sequence.
     """
 
     name: str
@@ -44,6 +54,7 @@ class Chip:
     prefill_tflops_per_core: float
     bandwidth_efficiency: float = 0.90
     overhead_scale: float = 1.0
+    ssd_gbs: float = 2.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +82,19 @@ class ModelProfile:
         return self.dense_bytes + self.routed_bytes
 
 
+_SSD_GBS = {"M1": 2.8, "M2": 2.8, "M3": 2.8, "M4": 2.0, "M5": 6.3}
+_SSD_GBS_LARGE = {"M1": 5.8, "M2": 5.4, "M3": 5.4, "M4": 7.0, "M5": 7.0}
+"""Of the plain chips, and of Pro, Max and Ultra."""
+
+
 def _chips() -> dict[str, Chip]:
     """Largest published configuration of each chip; Max rows carry the faster memory.
 
     Memory, bandwidth and cores are Apple's specifications. Prefill constants are fitted:
     M2 0.17, M3 0.29, M4 0.33, M5 1.35 TFLOP/s per core (neural accelerators); M1 is scaled
-    from M2 by llama.cpp's published prefill speeds.
+    from M2 by llama.cpp's published prefill speeds. Disks are reviewers' Blackmagic readings in
+    MacBook Pros: M2 2.8, M4 2.0, M5 6.3, M1 Pro 5.8, M2 Pro 5.4, M4 Max 7 GB/s; others are taken
+    to be like the nearest of their kind.
     """
     rows: tuple[tuple[str, tuple[int, ...], float, int, int, float], ...] = (
         ("M1", (8, 16), 68, 8, 8, 0.15),
@@ -102,7 +120,9 @@ def _chips() -> dict[str, Chip]:
     for name, memory, bandwidth, gpu, cpu, tflops in rows:
         efficiency = 0.80 if name.endswith("Ultra") else 0.88 if name == "M2 Max" else 0.90
         overhead = 0.8 if name == "M3 Ultra" else 1.3 if name.startswith(("M1", "M2")) else 1.0
-        chips[name] = Chip(name, memory, bandwidth, gpu, cpu, tflops, efficiency, overhead)
+        generation, _, grade = name.partition(" ")
+        ssd = (_SSD_GBS_LARGE if grade else _SSD_GBS)[generation]
+        chips[name] = Chip(name, memory, bandwidth, gpu, cpu, tflops, efficiency, overhead, ssd)
     return chips
 
 
@@ -260,6 +280,16 @@ def prefill_ms(chip: Chip, profile: ModelProfile, tokens: int) -> float:
     if tokens < 1:
         return 0.0
     return max(tokens * 1e3 / prefill_tps(chip, profile), step_ms(chip, profile, 1, tokens))
+
+
+def load_bytes_per_s(chip: Chip) -> float:
+    """How fast weights come from this chip's own disk into memory."""
+    return LOAD_EFFICIENCY * chip.ssd_gbs * 1e9
+
+
+def warm_ms(chip: Chip, profile: ModelProfile) -> float:
+    """Milliseconds of the passes that a freshly loaded model makes before it serves."""
+    return WARM_PASSES * step_ms(chip, profile, 1, 0.0)
 
 
 def _flops(chip: Chip) -> float:

@@ -27,13 +27,15 @@ class Engine(Protocol):
     exactly once per choice; counts are cumulative and never exceed `max_tokens`; after
     `cancel` at most one more step's events come, then a `cancelled` finish for each open
     choice; concatenated text equals the decoded tokens cut at the first stop string;
-    an invalid job raises and leaves the others exact.
+    an invalid job raises and leaves the others exact; what a job says after `said` joins
+    to what another engine said before it, as if one had said it all.
     """
 
     async def load(self, sink: EventSink) -> ModelFacts:
         """Load and warm the model; events go to `sink` from now on.
 
-        Raises InvalidRequest when the model folder cannot be served, naming the file.
+        Raises InvalidRequest when the model folder cannot be served, naming the file, and
+        Unavailable when other models leave no room for it now.
         """
         ...
 
@@ -58,7 +60,7 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None:
-        """Cancel what runs, stop the thread and free the model. Idempotent."""
+        """Cancel what runs, or the load under way, and free the model. Idempotent."""
         ...
 
 

@@ -76,10 +76,10 @@ class MacSettings:
 class PlacementSettings:
     """How models are placed on Macs. Off, every Mac keeps the first model that fits.
 
-    A plan is made every `every_s` seconds and when something urgent happens. A model stays
-    loaded for `residency_s` at least, a Mac swaps at most `swaps_per_hour` times, and each
-    model is kept on `replicas` Macs where that many can hold it. `gap` is how far from the
-    optimum a plan may be, `solve_s` how long it may be searched for.
+    A plan is made every `every_s` seconds and when something urgent happens. A model that is
+    asked for stays loaded for `residency_s` at least, a Mac swaps at most `swaps_per_hour` times,
+    and each model is kept on `replicas` Macs where that many can hold it. `gap` is how far from
+    the optimum a plan may be, `solve_s` how long it may be searched for.
     """
 
     enabled: bool = True

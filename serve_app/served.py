@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from actors.engines.factory import model_folder, served_catalogue
-from actors.engines.model_folder import read_folder
+from actors.engines.factory import served_catalogue, served_facts
 from market.catalogue import Catalogue
 from market.settings import MarketSettings
 from serve_app.served_model import ServedModel, ServedModels
@@ -13,7 +12,7 @@ def load_models(settings: MarketSettings) -> tuple[ServedModels, Catalogue]:
     """Read tokenizers and templates; raises InvalidRequest naming the file and the fix."""
     served = ServedModels()
     for source in settings.models:
-        facts = read_folder(model_folder(source))
+        facts = served_facts(source)
         served.add(
             ServedModel(
                 source.model,

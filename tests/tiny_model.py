@@ -14,6 +14,8 @@ from typing import Any
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 EOS_IDS = (2, 0)
 CONTEXT_TOKENS = 512
+GROUP_SIZE = 32
+"""Weights that share a scale, where they are quantised."""
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -25,14 +27,73 @@ LINES = [
 ]
 
 
-def build_tiny_model(folder: Path, *, seed: int = 3, scale: float = 2.0, **config: Any) -> Path:
-    """Write a random Qwen3 model with tokenizer into `folder` and return it."""
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "qwen3": {},
+    "llama": {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+    "qwen3_moe": {
+        "model_type": "qwen3_moe",
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 64,
+        "norm_topk_prob": True,
+    },
+    "gemma4": {
+        "model_type": "gemma4",
+        "architectures": ["Gemma4ForConditionalGeneration"],
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+        "sliding_window": 64,
+        "global_head_dim": 32,
+        "num_global_key_value_heads": 1,
+        "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 0,
+        "use_double_wide_mlp": False,
+    },
+    "qwen3_5": {
+        "model_type": "qwen3_5",
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        "num_hidden_layers": 4,
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "linear_conv_kernel_dim": 4,
+        "full_attention_interval": 4,
+        "rope_parameters": {
+            "type": "default",
+            "mrope_section": [1, 1, 0],
+            "rope_theta": 10000,
+            "partial_rotary_factor": 0.25,
+        },
+    },
+}
+"""What a config says beyond Qwen3's: grouped attention alone, experts, windows, recurrence."""
+
+NESTED = ("gemma4", "qwen3_5")
+"""Those whose config keeps what concerns text in a part of its own."""
+
+
+def build_tiny_model(
+    folder: Path,
+    *,
+    seed: int = 3,
+    scale: float = 2.0,
+    architecture: str = "qwen3",
+    bits: int | None = None,
+    **config: Any,
+) -> Path:
+    """Write a random model with tokenizer into `folder` and return it; quantised with `bits`."""
     folder.mkdir(parents=True, exist_ok=True)
     vocab_size = _write_tokenizer(folder)
-    settings = _config(vocab_size) | config
-    (folder / "config.json").write_text(json.dumps(settings))
+    settings = _config(vocab_size) | ARCHITECTURES[architecture] | config
+    if architecture in NESTED:
+        settings = settings | {"text_config": dict(settings)}
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(EOS_IDS)}))
-    _write_weights(folder, settings, seed, scale)
+    settings = _write_weights(folder, settings, seed, scale, bits)
+    (folder / "config.json").write_text(json.dumps(settings))
     return folder
 
 
@@ -84,17 +145,30 @@ def _config(vocab_size: int) -> dict[str, Any]:
     }
 
 
-def _write_weights(folder: Path, settings: dict[str, Any], seed: int, scale: float) -> None:
+def _write_weights(
+    folder: Path, settings: dict[str, Any], seed: int, scale: float, bits: int | None
+) -> dict[str, Any]:
+    """Write the weights; returns the settings, with how they are quantised."""
     from actors.engines.mlx.runtime import import_mlx
 
     import_mlx()
     import mlx.core as mx
-    from mlx.utils import tree_map
-    from mlx_lm.utils import _get_classes, save_model
+    from mlx.utils import tree_map_with_path
+    from mlx_lm.utils import _get_classes, quantize_model, save_model
 
     mx.random.seed(seed)
     model_class, args_class = _get_classes(settings)
-    model = model_class(args_class.from_dict(settings))
-    model.update(tree_map(lambda array: array * scale, model.parameters()))
+    model = model_class(args_class.from_dict(json.loads(json.dumps(settings))))
+    dtype = getattr(mx, settings["torch_dtype"])
+    may_cast = getattr(model, "cast_predicate", lambda _: True)
+    model.update(
+        tree_map_with_path(
+            lambda path, array: (array * scale).astype(dtype if may_cast(path) else array.dtype),
+            model.parameters(),
+        )
+    )
+    if bits is not None:
+        model, settings = quantize_model(model, settings, GROUP_SIZE, bits)
     mx.eval(model.parameters())
     save_model(folder, model)
+    return settings

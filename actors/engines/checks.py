@@ -19,6 +19,8 @@ def check_job(job: Job, *, vocab_size: int, context_tokens: int) -> None:
         _check_count("top_logprobs", job.top_logprobs, 0, bounds.CHAT_TOP_LOGPROBS_MAX)
     _check_stops(job.stop)
     _check_sampling(job.sampling, vocab_size)
+    if job.said:
+        _check_said(job, vocab_size)
 
 
 def _refuse(field: str, message: str) -> InvalidRequest:
@@ -41,14 +43,18 @@ def _check_number(field: str, value: object, within: bounds.Bounds) -> None:
         raise _refuse(field, f"{field} must be a number from {low:g} to {high:g}.")
 
 
+def _check_ids(field: str, tokens: tuple[int, ...], vocab_size: int) -> None:
+    if not all(_is_int(token) for token in tokens) or not (
+        min(tokens) >= 0 and max(tokens) < vocab_size
+    ):
+        raise _refuse(field, f"Token ids must be whole numbers from 0 to {vocab_size - 1}.")
+
+
 def _check_prompt(job: Job, vocab_size: int, context_tokens: int) -> None:
     prompt = job.prompt_ids
     if not prompt:
         raise _refuse("prompt", "The prompt is empty; send at least one token.")
-    if not all(_is_int(token) for token in prompt) or not (
-        min(prompt) >= 0 and max(prompt) < vocab_size
-    ):
-        raise _refuse("prompt", f"Token ids must be whole numbers from 0 to {vocab_size - 1}.")
+    _check_ids("prompt", prompt, vocab_size)
     if len(prompt) >= context_tokens:
         raise InvalidRequest(
             f"The prompt has {len(prompt)} tokens; this model's context of {context_tokens} "
@@ -65,6 +71,17 @@ def _check_prompt(job: Job, vocab_size: int, context_tokens: int) -> None:
             "max_tokens",
             "context_length_exceeded",
         )
+
+
+def _check_said(job: Job, vocab_size: int) -> None:
+    """An answer that another Mac began can go on only where its text is all there was to it."""
+    _check_ids("said", job.said, vocab_size)
+    if job.n != 1:
+        raise _refuse("said", f"Only a single choice can be continued, and n is {job.n}.")
+    if job.top_logprobs is not None:
+        raise _refuse("said", "An answer with log-probabilities cannot be continued.")
+    if len(job.said) >= job.max_tokens:
+        raise _refuse("said", f"All {job.max_tokens} tokens were said: nothing is left to say.")
 
 
 def _check_stops(stops: object) -> None:

@@ -2,27 +2,49 @@
 
 Every engine feeds its tokens through here, so counting, stop strings, held-back text and the
 ways to finish are the same whatever produced the tokens.
+
+A choice that another Mac began is rebuilt from the tokens it said: its client has exactly the
+text that came of them, so what they give is dropped and what they hold back is kept.
 """
 
 from __future__ import annotations
 
 from actors.engines.text import StopScanner, Vocabulary
+from market.errors import InvalidRequest
 from market.types import Event, FinishReason, Job, JobFailure, TokenLogprob
 
 
 class Choice:
-    """The running state of choice `index` of `job`. After `finished`, no more events."""
+    """The running state of choice `index` of `job`. After `finished`, no more events.
+
+    Raises InvalidRequest when what was said has ended the answer already.
+    """
 
     __slots__ = ("_decoder", "_scanner", "cached_tokens", "count", "finished", "index", "job")
 
     def __init__(self, job: Job, index: int, vocabulary: Vocabulary) -> None:
         self.job = job
         self.index = index
-        self.count = 0
+        self.count = len(job.said)
         self.cached_tokens = 0
         self.finished = False
         self._decoder = vocabulary.decoder()
         self._scanner = StopScanner(job.stop) if job.stop else None
+        if job.said:
+            self._repeat(job.said)
+
+    def _repeat(self, said: tuple[int, ...]) -> None:
+        """Come to where the last Mac was."""
+        text = "".join(self._decoder.push(token) for token in said)
+        if self._scanner is None:
+            return
+        self._scanner.push(text)
+        if self._scanner.stopped:
+            raise InvalidRequest(
+                "What was said ends with a stop string: there is nothing to continue.",
+                "said",
+                "invalid_value",
+            )
 
     def push(self, token_id: int, is_end: bool, logprobs: tuple[TokenLogprob, ...] = ()) -> Event:
         """The event of one more token. `is_end` marks an end-of-sequence token."""

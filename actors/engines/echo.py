@@ -6,10 +6,12 @@ everything but the model is real, so what a request costs on its way is what is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from actors.engines.paced import CONTEXT_TOKENS, VOCAB_SIZE, WAITING_MAX, PacedEngine
-from market.types import ModelId
+from market.catalogue import ModelCard
+from market.types import Job, ModelId
 
 
 class FixedPace:
@@ -29,18 +31,31 @@ class FixedPace:
     def step_s(self, decoding: int, context_tokens: int, prefill_tokens: int) -> float:
         return self._step_s
 
+    async def load(self) -> None:
+        """There is nothing to load."""
+
+    def known_tokens(self, job: Job) -> int:
+        return 0
+
+    def keep(self, job: Job, answer: Sequence[int]) -> None:
+        """It reads in no time: nothing is worth keeping."""
+
+    def cache_bytes(self) -> int:
+        return 0
+
+    def unload(self) -> None:
+        """It holds nothing."""
+
 
 class EchoEngine(PacedEngine):
-    """Repeats the prompt with `pace_ms` between steps.
-
-    With a `folder` it speaks that model's tokens; without one, ids read as short words.
-    """
+    """Repeats the prompt with `pace_ms` between steps."""
 
     def __init__(
         self,
         model: ModelId,
         *,
         folder: Path | None = None,
+        card: ModelCard | None = None,
         slots: int = 32,
         pace_ms: float = 0.0,
         waiting_max: int = WAITING_MAX,
@@ -51,6 +66,7 @@ class EchoEngine(PacedEngine):
             model,
             FixedPace(pace_ms),
             folder=folder,
+            card=card,
             slots=slots,
             waiting_max=waiting_max,
             context_tokens=context_tokens,

@@ -46,8 +46,17 @@ class FolderFacts:
     digest: str
 
 
-def resolve_model(path_or_id: str) -> Path:
-    """The local folder of `path_or_id`: a folder as it is, else a Hugging Face id.
+@dataclass(frozen=True, slots=True)
+class ConfigFacts:
+    """What is known of a model whose weights are elsewhere."""
+
+    context_tokens: int
+    quantization: str
+
+
+def resolve_model(path_or_id: str, *, weights: bool = True) -> Path:
+    """The local folder of `path_or_id`: a folder as it is, else a Hugging Face id, whose weights
+    are fetched only when they are needed.
 
     Raises InvalidRequest when there is neither, or the download fails.
     """
@@ -57,14 +66,20 @@ def resolve_model(path_or_id: str) -> Path:
     looks_local = path_or_id.startswith((".", "/", "~")) or path_or_id.count("/") != 1
     if looks_local:
         raise bad_model(local, "is not a folder", "give a folder with config.json, or owner/name")
-    return _download(path_or_id)
+    return _download(
+        path_or_id, [*TEXT_PATTERNS, "model*.safetensors"] if weights else TEXT_PATTERNS
+    )
 
 
-def _download(model_id: str) -> Path:
+TEXT_PATTERNS = ["*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken"]
+WEIGHT_PATTERNS = ["model*.safetensors"]
+"""The files of a model, its weights apart: a gateway has no use for those."""
+
+
+def _download(model_id: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "model*.safetensors", "*.model", "*.jinja", "*.txt", "*.tiktoken"]
     try:
         return Path(snapshot_download(model_id, allow_patterns=patterns))
     except HFValidationError as error:
@@ -95,8 +110,7 @@ def read_folder(folder: Path) -> FolderFacts:
     check_tokenizer(tokenizer_path, fix)
     tokenizer_config = _optional_json(folder / "tokenizer_config.json")
     weights = _weight_files(folder)
-    text_config = config.get("text_config")
-    text: dict[str, Any] = {**config, **(text_config if isinstance(text_config, dict) else {})}
+    text = text_of(config)
     return FolderFacts(
         folder=folder,
         tokenizer_path=tokenizer_path,
@@ -110,6 +124,21 @@ def read_folder(folder: Path) -> FolderFacts:
         weight_bytes=sum(path.stat().st_size for path in weights),
         digest=_digest([folder / "config.json", tokenizer_path, *weights]),
     )
+
+
+def read_config(folder: Path) -> ConfigFacts:
+    """What the config alone says; raises InvalidRequest when it is not usable."""
+    config = _read_json(folder / "config.json", "download the model again")
+    check_architecture(folder / "config.json", config)
+    text = text_of(config)
+    tokenizer_config = _optional_json(folder / "tokenizer_config.json")
+    return ConfigFacts(_context_tokens(text, tokenizer_config), _quantization(config, text))
+
+
+def text_of(config: dict[str, Any]) -> dict[str, Any]:
+    """A config with what it says of text on top, where it keeps that apart."""
+    text_config = config.get("text_config")
+    return {**config, **(text_config if isinstance(text_config, dict) else {})}
 
 
 def _read_json(path: Path, fix: str) -> dict[str, Any]:

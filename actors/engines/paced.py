@@ -2,20 +2,24 @@
 
 It answers a prompt with the prompt's own tokens, over and over, so outputs are known in
 advance, and takes its timing from a `Pace`. A step is one token for every running choice and
-one call of the sink, as in a real engine. Many instances share one event loop.
+one call of the sink, as in a real engine. Many instances share one event loop, and the engines
+of one Mac its `Device`: one step at a time, in turns.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from actors.engines.checks import check_job
 from actors.engines.choice import Choice
-from actors.engines.model_folder import FolderFacts, read_folder
-from actors.engines.text import TokenizerVocabulary, Vocabulary, WordVocabulary
+from actors.engines.model_folder import FolderFacts
+from actors.engines.shared_folders import facts_of, vocabulary_of
+from actors.engines.text import Vocabulary, WordVocabulary
+from market.catalogue import ModelCard
 from market.errors import InvalidRequest, Unavailable
 from market.ports import EventSink
 from market.types import (
@@ -37,7 +41,9 @@ VOCAB_SIZE = 151_936
 
 
 class Pace(Protocol):
-    """How long things take. Times in seconds of the event loop's clock."""
+    """How long things take, and what need not be done twice. Times in seconds of the event
+    loop's clock.
+    """
 
     weight_bytes: int
     kv_bytes_per_token: int
@@ -51,28 +57,84 @@ class Pace(Protocol):
         """Length of a step: choices decoding, sum of their lengths, prompt tokens processed."""
         ...
 
+    async def load(self) -> None:
+        """Take as long as loading the model takes; the device is the Mac's."""
+        ...
+
+    def known_tokens(self, job: Job) -> int:
+        """How many tokens of prompt and answer so far need not be read again."""
+        ...
+
+    def keep(self, job: Job, answer: Sequence[int]) -> None:
+        """Prompt and answer were read to here, and may be asked for again."""
+        ...
+
+    def cache_bytes(self) -> int:
+        """What is kept takes so much memory."""
+        ...
+
+    def unload(self) -> None:
+        """Forget what was kept: the model goes."""
+        ...
+
+
+class Device:
+    """What makes the steps: one at a time, whichever engine's, first come first served."""
+
+    __slots__ = ("free_at_s", "turn")
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.free_at_s = 0.0
+
+    async def work(self, duration_s: float) -> None:
+        """Be busy for as long, within a turn: from when the last work was over."""
+        now_s = asyncio.get_running_loop().time()
+        self.free_at_s = max(self.free_at_s, now_s) + duration_s
+        pause_s = self.free_at_s - now_s
+        await asyncio.sleep(pause_s if duration_s and pause_s > 0 else 0)
+
 
 class _Row:
-    """A running choice, what is left of its prompt and what it will say."""
+    """A running choice, what is left to be read and what it will say."""
 
     __slots__ = ("choice", "left", "place", "script")
 
-    def __init__(self, choice: Choice, script: tuple[int, ...], left: int) -> None:
+    def __init__(self, choice: Choice, script: tuple[int, ...]) -> None:
         self.choice = choice
         self.script = script
-        self.place = 0
-        self.left = left
+        self.place = choice.count
+        self.left = 0
+
+    def start(self, known_tokens: int) -> None:
+        """Begin to read what is not known; at least one token is always read."""
+        job = self.choice.job
+        known_tokens = min(known_tokens, len(job.prompt_ids) + len(job.said) - 1)
+        self.left = len(job.prompt_ids) + len(job.said) - known_tokens
+        self.choice.cached_tokens = min(known_tokens, len(job.prompt_ids))
+
+    def answer(self) -> list[int]:
+        """All it has said, by whatever Mac."""
+        said = self.choice.job.said
+        script, places = self.script, range(len(said), self.place)
+        return [*said, *(script[place % len(script)] for place in places)]
 
 
 class PacedEngine:
-    """An Engine that repeats the prompt at the pace it is given."""
+    """An Engine that repeats the prompt at the pace it is given.
+
+    With a `folder` it speaks that model's tokens; without one, ids read as short words. With a
+    `card` too it stands in for that model of the catalogue.
+    """
 
     def __init__(
         self,
         model: ModelId,
         pace: Pace,
         *,
+        device: Device | None = None,
         folder: Path | None = None,
+        card: ModelCard | None = None,
         slots: int = 32,
         waiting_max: int = WAITING_MAX,
         context_tokens: int = CONTEXT_TOKENS,
@@ -80,7 +142,9 @@ class PacedEngine:
     ) -> None:
         self._model = model
         self._pace = pace
+        self._device = device or Device()
         self._folder = folder
+        self._card = card
         self._slots = slots
         self._waiting_max = waiting_max
         self._context_tokens = context_tokens
@@ -95,15 +159,20 @@ class PacedEngine:
         self._running: list[_Row] = []
         self._jobs: dict[RequestId, list[_Row]] = {}
         self._goodbyes: list[Event] = []  # finishes of cancelled choices, for the next step
-        self._counts = dict.fromkeys(("steps", "prompt", "completion", "cancelled", "failed"), 0)
+        self._counts = dict.fromkeys(
+            ("steps", "prompt", "completion", "cached", "cancelled", "failed"), 0
+        )
 
     async def load(self, sink: EventSink) -> ModelFacts:
         self._sink = sink
         digest, quantization = "echo", "none"
         if self._folder is not None:
-            facts = await asyncio.to_thread(read_folder, self._folder)
-            self._use(facts)
+            facts = await asyncio.to_thread(facts_of, self._folder, self._card)
+            await self._use(facts)
             digest, quantization = facts.digest, facts.quantization
+        await self._pace.load()
+        if self._closing:
+            raise Unavailable("The engine was closed while it was loading.", None, "closing")
         self._task = asyncio.create_task(self._run(), name=f"engine {self._model}")
         return ModelFacts(
             model=self._model,
@@ -115,8 +184,8 @@ class PacedEngine:
             quantization=quantization,
         )
 
-    def _use(self, facts: FolderFacts) -> None:
-        vocabulary = TokenizerVocabulary(facts.tokenizer_path)
+    async def _use(self, facts: FolderFacts) -> None:
+        vocabulary = await asyncio.to_thread(vocabulary_of, facts.tokenizer_path)
         self._vocabulary = vocabulary
         self._silent = vocabulary.special_ids | frozenset(facts.eos_ids)
         self._context_tokens = facts.context_tokens
@@ -132,10 +201,7 @@ class PacedEngine:
         if open_rows + job.n > self._slots + self._waiting_max:
             raise Unavailable("The engine's queue is full.", None, "queue_full", 1.0)
         script = tuple(i for i in job.prompt_ids if i not in self._silent) or job.prompt_ids
-        rows = [
-            _Row(Choice(job, index, self._vocabulary), script, len(job.prompt_ids))
-            for index in range(job.n)
-        ]
+        rows = [_Row(Choice(job, index, self._vocabulary), script) for index in range(job.n)]
         self._jobs[job.request_id] = rows
         self._waiting.extend(rows)
         self._counts["prompt"] += len(job.prompt_ids)
@@ -145,6 +211,9 @@ class PacedEngine:
         rows = self._jobs.pop(request_id, None)
         if rows is None:
             return
+        for row in self._running:
+            if row in rows and not _done(row):
+                self._keep(row)
         self._goodbyes.extend(row.choice.end("cancelled") for row in rows if not _done(row))
         self._counts["cancelled"] += 1
         self._waiting = deque(row for row in self._waiting if not _done(row))
@@ -154,19 +223,20 @@ class PacedEngine:
     def stats(self) -> EngineStats:
         pace, counts = self._pace, self._counts
         held = sum(row.choice.count + len(row.choice.job.prompt_ids) for row in self._running)
+        cached = pace.cache_bytes()
         return EngineStats(
             slots=self._slots,
             running=len(self._running),
             waiting=len(self._waiting),
-            memory_bytes_used=pace.weight_bytes + held * pace.kv_bytes_per_token,
+            memory_bytes_used=pace.weight_bytes + held * pace.kv_bytes_per_token + cached,
             memory_bytes_budget=pace.memory_bytes_budget,
             decode_tps=pace.decode_tps,
             prefill_tps=pace.prefill_tps,
             steps=counts["steps"],
             prompt_tokens=counts["prompt"],
             completion_tokens=counts["completion"],
-            cached_tokens=0,
-            cache_bytes=0,
+            cached_tokens=counts["cached"],
+            cache_bytes=cached,
             cancelled=counts["cancelled"],
             failed=counts["failed"],
         )
@@ -183,28 +253,29 @@ class PacedEngine:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._pace.unload()
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        next_at_s = 0.0
         while True:
             if not (self._running or self._waiting or self._goodbyes):
                 self._wake.clear()
                 await self._wake.wait()
-            next_at_s = max(next_at_s, loop.time())
-            duration_s = self._begin_step()
-            if self._pace.emits_first:
-                self._give(self._finish_step())
-            next_at_s += duration_s
-            pause_s = next_at_s - loop.time()
-            await asyncio.sleep(pause_s if duration_s and pause_s > 0 else 0)
+            async with self._device.turn:
+                duration_s = self._begin_step()
+                if self._pace.emits_first:
+                    self._give(self._finish_step())
+                await self._device.work(duration_s)
             if not self._pace.emits_first:
                 self._give(self._finish_step())
 
     def _begin_step(self) -> float:
         """Fill the slots, process a chunk of prompt and say how long the step takes."""
         while self._waiting and len(self._running) < self._slots:
-            self._running.append(self._waiting.popleft())
+            row = self._waiting.popleft()
+            row.start(self._pace.known_tokens(row.choice.job))
+            if row.choice.index == 0:
+                self._counts["cached"] += row.choice.cached_tokens
+            self._running.append(row)
         chunk = self._pace.prefill_chunk_tokens
         budget = chunk or sum(row.left for row in self._running)
         spent, decoding, context = 0, 0, 0
@@ -232,10 +303,17 @@ class PacedEngine:
             event = row.choice.push(token, False, logprobs)
             events.append(event)
             self._counts["completion"] += 1
-            ended = ended or event.finish is not None
+            if event.finish is not None:
+                ended = True
+                self._keep(row)
         if ended:
             self._forget_ended()
         return events
+
+    def _keep(self, row: _Row) -> None:
+        """What it has read may be of use again, once all of its prompt is."""
+        if not row.left and row.choice.job.cache_scope:
+            self._pace.keep(row.choice.job, row.answer())
 
     def _forget_ended(self) -> None:
         ended = {row.choice.job.request_id for row in self._running if _done(row)}

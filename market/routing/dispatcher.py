@@ -8,7 +8,6 @@ once, and whenever a slot becomes free the queue is asked first.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
 from market.errors import MarketError
 from market.policy.decision import Decision
@@ -25,6 +24,7 @@ from market.routing.log import Intent, OutcomeRecord
 from market.routing.macs import Macs
 from market.routing.messages import Busy, Grant, Outcome, Refused, RouteRequest
 from market.routing.notes import Noted
+from market.routing.placing import Placing
 from market.routing.recent import RecentDecisions
 from market.routing.reservations import GrantKey, Reservation, Reservations
 from market.routing.waits import retry_after_s, wait_s
@@ -34,23 +34,11 @@ CACHE_SHARE = 0.125
 """Of a Mac's memory that its prefix cache may take: more is not thought to be cached."""
 
 
-class ColdModels(Protocol):
-    """Who knows how soon a model that no Mac has could be had."""
-
-    def ready_in_s(self, model: ModelId, now_s: float) -> float | None:
-        """Seconds until some Mac will have it; None when none can."""
-        ...
-
-    def asked(self, request: RouteRequest, expected_tokens: float, now_s: float) -> None:
-        """A request came: demand for its model."""
-        ...
-
-
 class Dispatcher:
     """Slots, queues and reservations of one cell. `rebuilt_s`: until then nothing is hopeless."""
 
     def __init__(
-        self, rebuilt_s: float, seed: int, intents: Iterable[Intent], cold: ColdModels | None = None
+        self, rebuilt_s: float, seed: int, intents: Iterable[Intent], placing: Placing
     ) -> None:
         self.macs = Macs(intents)
         self.gateways = Gateways()
@@ -62,7 +50,7 @@ class Dispatcher:
         self.counters: dict[str, float] = {}
         self.recent = RecentDecisions()
         self.journal: list[Noted | OutcomeRecord] = []
-        self.cold = cold
+        self.placing = placing
         self.collecting = Collecting(self.macs.fleet)
         self._rebuilt_s = rebuilt_s
 
@@ -83,8 +71,8 @@ class Dispatcher:
         if request.hedge:
             return self._hedge(request, now_s)
         decision = self.decide(request, now_s)
-        if self.cold is not None and request.attempt == 1:
-            self.cold.asked(request, decision.ask.expected_tokens, now_s)
+        if request.attempt == 1:
+            self.placing.asked(request, decision.ask.expected_tokens, now_s)
         if decision.chosen is not None:
             late = refusals.too_late(decision)
             if late is None:
@@ -109,6 +97,7 @@ class Dispatcher:
             turn_s = self.wait_s(request.model, queue.ahead_of(request), now_s)
             late = refusals.late_turn(request, decision, len(queue), turn_s)
             if late is not None:
+                self._turned_away(request, decision, now_s)
                 self.count("rejected_early")
                 return self._refuse_now(request, decision, late, now_s)
         cost = cost_tokens(request, decision.ask.expected_tokens)
@@ -154,9 +143,15 @@ class Dispatcher:
             return None
         if decision.unwanted:
             return refusals.unwanted(decision)
-        if self.cold is not None and self.cold.ready_in_s(request.model, now_s) is not None:
+        if self.placing.ready_in_s(request.model, now_s) is not None:
             return None
+        self._turned_away(request, decision, now_s)
         return refusals.no_provider(request.model, decision, self.macs.starting())
+
+    def _turned_away(self, request: RouteRequest, decision: Decision, now_s: float) -> None:
+        """Where no Mac is able to serve, what is refused is still wanted."""
+        if request.attempt == 1 and self._slots(request.model) == 0:
+            self.placing.turned_away(request, decision.ask.expected_tokens, now_s)
 
     def _refuse_now(
         self, request: RouteRequest, decision: Decision, error: MarketError, now_s: float
@@ -238,15 +233,21 @@ class Dispatcher:
 
     def wait_s(self, model: ModelId, ahead: int, now_s: float) -> float:
         """How long the request with `ahead` others before it will wait for a slot."""
+        slots = self._slots(model)
+        if slots == 0:
+            later = self.placing.ready_in_s(model, now_s)
+            return float("inf") if later is None else later
         candidates = self.macs.fleet.candidates(model)
         usable = (candidates["standing"] == 0) & (candidates["place"] == 0)
-        slots = int(candidates["slots"][usable].sum())
-        if slots == 0:
-            later = self.cold.ready_in_s(model, now_s) if self.cold is not None else None
-            return float("inf") if later is None else later
         here = {who.machine for who, able in zip(candidates.who(), usable, strict=True) if able}
         ends = [held.ends_s for held in self.reservations if held.machine in here]
         return wait_s(ends, ahead, slots, self.asker.lengths.service_s(model), now_s)
+
+    def _slots(self, model: ModelId) -> int:
+        """Of all Macs that serve this model now."""
+        candidates = self.macs.fleet.candidates(model)
+        usable = (candidates["standing"] == 0) & (candidates["place"] == 0)
+        return int(candidates["slots"][usable].sum())
 
     # ── slots ─────────────────────────────────────────────────────────────────────────
 

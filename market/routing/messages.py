@@ -193,18 +193,21 @@ class ProviderBeat:
     load_bytes_per_s: float = 0.0  # as measured by its last load; 0 is not measured
     ask_pct: int = 100
     trust: str = "basic"
+    allowed: tuple[ModelId, ...] = ()  # what its owner lets it load; empty is everything on offer
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderOrders:
     """The router's answer to a beat: what the provider should be doing.
 
-    `models` are those it should have, in this order of urgency; None leaves that to it.
+    `models` are those it should have, in this order of urgency; None leaves that to it. The next
+    beat is wanted in `again_s` seconds: sooner while a plan is being made for this Mac.
     """
 
     drain: bool
     known: bool = True  # False: an older incarnation; stop
     models: tuple[ModelId, ...] | None = None
+    again_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,16 @@ def late_turn(
         most_s = min(most_s, request.finish_by_s)
     if isinf(wait_s) or wait_s <= most_s:
         return None
+    if decision.hopeless:
+        return Unavailable(
+            f"No Mac has {request.model} loaded; the first could have it in about {wait_s:.0f} s, "
+            f"after this request's deadline of {most_s:g} s. That you asked is counted: ask again "
+            "then, or allow more time.",
+            None,
+            "model_not_loaded",
+            retry_after_s(wait_s - most_s),
+            True,
+        )
     return Unavailable(
         f"{waiting} requests wait for {request.model} and a Mac would be free for this one in "
         f"about {wait_s:.0f} s, after its deadline of {most_s:g} s; {decision.in_words()}.",

@@ -17,9 +17,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from market.errors import MarketError, Unavailable
+from market.placement.case import Case
 from market.policy.decision import Decision
 from market.policy.registry import Policy, policy_named
 from market.routing import refusals
+from market.routing.claims import match_claims
 from market.routing.dispatcher import Dispatcher
 from market.routing.log import Intent, OutcomeRecord
 from market.routing.messages import (
@@ -34,9 +36,11 @@ from market.routing.messages import (
     RouteRequest,
 )
 from market.routing.notes import Noted
+from market.routing.placing import Placing
 from market.routing.reservations import Reservation
 from market.routing.stories import machine_story, queue_story, story_of
 from market.routing.view import availability, metrics, status
+from market.settings import PlacementSettings
 from market.types import GatewayId, MachineId, ModelId, ProviderId, RequestId
 
 MAX_ATTEMPTS = 3
@@ -45,24 +49,32 @@ MAX_ATTEMPTS = 3
 REBUILD_S = 3.0
 """After a restart: how long until every Mac (1 s) and gateway (2 s) has declared itself."""
 
-CLAIM_GRACE_S = 5.0
-"""Age at which a grant or a queued request that its gateway does not declare is dropped;
-longer than any answer of ours can be under way to a gateway that lives."""
-
 SWEEP_EVERY_S = 0.5
 """How often requests that nothing can help any more are looked for."""
 
-UNKNOWN_REQUEST_CODE = "unknown_request"
-"""Code of the refusal that makes a gateway ask again for a request we have forgotten."""
-
 RETRY_S = 1.0
+
+BEAT_S = 1.0
+EAGER_BEAT_S = 0.2
+"""A Mac that no plan knows yet asks again so soon: it has nothing to do until it is told."""
+
+NO_PLACEMENT = PlacementSettings(enabled=False)
 
 
 class RouterState:
     """Decides for one cell of Macs. Call it from one thread; it keeps no time itself."""
 
-    def __init__(self, started_s: float, seed: int = 0, intents: Iterable[Intent] = ()) -> None:
-        self._desk = Dispatcher(started_s + REBUILD_S, seed, intents)
+    def __init__(
+        self,
+        started_s: float,
+        seed: int = 0,
+        intents: Iterable[Intent] = (),
+        placing: Placing | None = None,
+    ) -> None:
+        """Without a `placing` nobody moves models: every Mac has what it has."""
+        self._desk = Dispatcher(
+            started_s + REBUILD_S, seed, intents, placing or Placing(NO_PLACEMENT, (), started_s)
+        )
         self._swept_s = started_s
         self._door_closed = False
 
@@ -193,45 +205,8 @@ class RouterState:
         return None
 
     def beat_gateway(self, beat: GatewayBeat, now_s: float) -> None:
-        """Bring both sides' view of who holds and who waits together.
-
-        A gateway polls again only after it has taken the last answer in, so what it
-        declares is newer than everything delivered before.
-        """
-        desk = self._desk
-        desk.gateways.beat(beat, now_s)
-        for request_id, attempt, machine, slots in beat.running:
-            desk.adopt(Reservation(request_id, attempt, beat.gateway, machine, slots, now_s))
-        undelivered = desk.gateways.mail_for(beat.gateway)
-        declared = {(request_id, attempt) for request_id, attempt, _, _ in beat.running}
-        waiting = set(beat.queued)
-        unclaimed = []
-        for held in desk.reservations.of_gateway(beat.gateway):
-            if held.key in declared or held.request_id in undelivered:
-                continue
-            if held.request_id in waiting and held.grant is not None:
-                desk.gateways.send(beat.gateway, held.grant)
-                desk.count("redelivered")
-            elif now_s - held.granted_s > CLAIM_GRACE_S:
-                unclaimed.append(held)
-                desk.count("unclaimed")
-        desk.release_all(unclaimed, now_s, ended=False)
-        self._match_queued(beat.gateway, waiting, now_s)
-
-    def _match_queued(self, gateway: GatewayId, waiting: set[RequestId], now_s: float) -> None:
-        desk = self._desk
-        known = desk.gateways.mail_for(gateway)
-        for queue in desk.queues.values():
-            for entry in queue.of_gateway(gateway):
-                request_id = entry.request.request_id
-                known.add(request_id)
-                if request_id not in waiting and now_s - entry.enqueued_s > CLAIM_GRACE_S:
-                    desk.leave_queue(queue, entry)
-                    desk.count("left_queue")
-        lost = _unavailable("The router has lost this place in the queue.", UNKNOWN_REQUEST_CODE)
-        for request_id in sorted(waiting - known):
-            desk.gateways.send(gateway, Refused(request_id, lost))
-            desk.count("requeued")
+        """Bring both sides' view of who holds and who waits together."""
+        match_claims(self._desk, beat, now_s)
 
     def take_mail(self, gateway: GatewayId) -> list[Grant | Refused]:
         """What a poll delivers now: grants and refusals of requests that waited."""
@@ -266,7 +241,13 @@ class RouterState:
         if welcome == "new":
             desk.recount(beat.machine)
         desk.pump_machine(beat.machine, now_s)
-        return ProviderOrders(drain=desk.macs.drain_reason(beat.machine) is not None)
+        placing = desk.placing
+        waits = placing.enabled and not beat.places and not placing.planner.knows(beat.machine)
+        return ProviderOrders(
+            drain=desk.macs.drain_reason(beat.machine) is not None,
+            models=placing.orders(beat),
+            again_s=EAGER_BEAT_S if waits else BEAT_S,
+        )
 
     def beat_unchanged(self, machines: Sequence[MachineId], now_s: float) -> None:
         """Beats that say nothing new: these Macs are still there."""
@@ -292,6 +273,19 @@ class RouterState:
         """The Mac may work again."""
         self._desk.macs.set_drain(machine, None)
         self._desk.pump_machine(machine, now_s)
+
+    # ── where models live ─────────────────────────────────────────────────────────────
+
+    def look(self, now_s: float) -> Case | None:
+        """Show the planner the fleet, once a second; what is to be worked out now, if anything."""
+        desk = self._desk
+        desk.placing.look(desk.macs, desk.queues.values(), now_s)
+        return desk.placing.case(now_s)
+
+    @property
+    def placing(self) -> Placing:
+        """Pins, plans and what the planner has to say."""
+        return self._desk.placing
 
     # ── time ──────────────────────────────────────────────────────────────────────────
 

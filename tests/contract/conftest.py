@@ -14,6 +14,7 @@ from storage.postgres import Address
 from storage.postgres_migrations import migrate
 from storage.postgres_store import PostgresLedgerStore
 from storage.private_loop import PrivateLoop
+from tests.support.engine_bench import ENGINES, Bench, running
 from tests.support.places import Place
 from tests.support.postgres import REQUIRED, Postgres, binaries, running_postgres
 from tests.tiny_model import build_tiny_model
@@ -25,6 +26,13 @@ MIGRATED = "template_migrated"
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the random model, built once."""
     return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(params=sorted(ENGINES))
+async def bench(request: pytest.FixtureRequest, tiny_folder: Path) -> AsyncIterator[Bench]:
+    """Each engine in turn, loaded."""
+    async with running(request.param, tiny_folder) as bench:
+        yield bench
 
 
 @pytest.fixture(scope="session")

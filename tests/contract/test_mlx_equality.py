@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from actors.engines.choice import Choice
 from actors.engines.mlx.core import EngineCore
-from actors.engines.mlx.readings import Reading
 from actors.engines.model_folder import read_folder
 from market.types import Event, Job, ModelId, RequestId, Sampling
+from tests.support.mlx_cores import make_core
 from tests.tiny_model import EOS_IDS
 
 MODEL = ModelId("test/tiny")
@@ -46,7 +46,7 @@ ANSWERS: dict[int, list[int]] = {}
 
 @pytest.fixture(scope="module")
 def core(tiny_folder: Path) -> Iterator[EngineCore]:
-    core = EngineCore(read_folder(tiny_folder), Reading(), slots=8, budget_bytes=2**30)
+    core = make_core(read_folder(tiny_folder), slots=8, budget_bytes=2**30)
     yield core
     core.close()
 
@@ -256,7 +256,7 @@ def test_a_fault_fails_only_the_newest_rows(core: EngineCore, monkeypatch: Any) 
 
 def test_a_second_fault_in_a_row_ends_the_engine(tiny_folder: Path, monkeypatch: Any) -> None:
     """When a fresh batch fails too, the fault is the engine's and is raised."""
-    core = EngineCore(read_folder(tiny_folder), Reading(), slots=8, budget_bytes=2**30)
+    core = make_core(read_folder(tiny_folder), slots=8, budget_bytes=2**30)
 
     def broken(*_args: Any, **_kwargs: Any) -> Any:
         raise RuntimeError("injected")
@@ -295,8 +295,8 @@ def test_a_long_prompt_does_not_silence_the_others(core: EngineCore) -> None:
 def test_caches_stay_within_their_bound(tiny_folder: Path) -> None:
     """Storing evicts, oldest first, and memory is returned when nothing runs."""
     bound = 300_000
-    core = EngineCore(
-        read_folder(tiny_folder), Reading(), slots=4, budget_bytes=2**30, prefix_cache_bytes=bound
+    core = make_core(
+        read_folder(tiny_folder), slots=4, budget_bytes=2**30, prefix_cache_bytes=bound
     )
     for round_number in range(8):
         jobs = [
@@ -313,7 +313,7 @@ def test_admission_never_exceeds_the_budget(tiny_folder: Path) -> None:
     facts = read_folder(tiny_folder)
     one_row = 2 * 256 * 512  # a block of 256 tokens at 512 bytes each, twice for the copy
     budget = int((facts.weight_bytes + 2.5 * one_row) / 0.75)
-    core = EngineCore(facts, Reading(), slots=8, budget_bytes=budget, prefix_cache_bytes=0)
+    core = make_core(facts, slots=8, budget_bytes=budget, prefix_cache_bytes=0)
     most = 0
     for i in range(6):
         core.add([Choice(greedy(f"r{i}", i), 0, core.ready.vocabulary)])

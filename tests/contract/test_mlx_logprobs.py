@@ -11,11 +11,11 @@ import pytest
 import actors.demo
 from actors.engines.choice import Choice
 from actors.engines.mlx.core import EngineCore
-from actors.engines.mlx.readings import Reading
-from actors.engines.mlx.runtime import import_mlx, load_model
+from actors.engines.mlx.runtime import import_mlx, load_slices
 from actors.engines.model_folder import read_folder
 from market.errors import InvalidRequest
 from market.types import Event, Job, ModelId, RequestId, Sampling
+from tests.support.mlx_cores import finished, make_core
 
 FOLDER = Path(actors.demo.__path__[0]) / "model"
 GREEDY = Sampling(temperature=0.0)
@@ -23,7 +23,7 @@ GREEDY = Sampling(temperature=0.0)
 
 @pytest.fixture(scope="module")
 def core() -> Iterator[EngineCore]:
-    core = EngineCore(read_folder(FOLDER), Reading(), slots=4, budget_bytes=2**30)
+    core = make_core(read_folder(FOLDER), slots=4, budget_bytes=2**30)
     yield core
     core.close()
 
@@ -80,5 +80,5 @@ def test_a_model_that_does_not_load_is_told_in_whole_sentences(
 
     monkeypatch.setattr(mlx_lm.utils, "load_model", refuse)
     with pytest.raises(InvalidRequest, match=r"not in model\. Use") as caught:
-        load_model(read_folder(FOLDER))
+        finished(load_slices(read_folder(FOLDER)))
     assert ".." not in caught.value.message

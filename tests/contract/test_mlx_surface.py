@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 
 from actors.engines.memory import CACHE_BLOCK_TOKENS
-from actors.engines.mlx.runtime import import_mlx, load_model
+from actors.engines.mlx.runtime import import_mlx, load_slices
 from actors.engines.model_folder import read_folder
+from tests.support.mlx_cores import finished
 
 
 @pytest.fixture(scope="module")
 def model(tiny_folder: Path) -> Any:
     import_mlx()
-    return load_model(read_folder(tiny_folder)).model
+    return finished(load_slices(read_folder(tiny_folder))).model
 
 
 @pytest.fixture

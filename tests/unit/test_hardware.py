@@ -15,11 +15,13 @@ from market.hardware import (
     chip_named,
     decode_tps,
     hardware_of,
+    load_bytes_per_s,
     memory_budget_bytes,
     prefill_ms,
     prefill_tps,
     profile_of,
     step_ms,
+    warm_ms,
 )
 from market.types import ModelId
 
@@ -110,3 +112,19 @@ def test_an_unknown_chip_is_refused_with_the_known_ones() -> None:
         chip_named("M9")
     assert hardware_of("M4 Max").memory_gb == 128
     assert hardware_of("M4 Max", 36).memory_gb == 36
+
+
+def test_weights_come_in_as_fast_as_was_measured() -> None:
+    """14 GB cold take the published 7 to 11 s somewhere between the slow and the fast disks."""
+    seconds = sorted(14e9 / load_bytes_per_s(chip) for chip in CHIPS.values())
+    assert seconds[0] < 7
+    assert seconds[-1] > 11
+    for chip in CHIPS.values():
+        assert 3 < 14e9 / load_bytes_per_s(chip) < 15
+
+
+@given(CHIP_NAMES, MODELS)
+def test_warming_up_is_a_few_steps(chip: str, model: ModelId) -> None:
+    """A loaded model is warm after a fixed number of steps for one short sequence."""
+    here, profile = CHIPS[chip], PROFILES[model]
+    assert warm_ms(here, profile) == pytest.approx(4 * step_ms(here, profile, 1, 0))

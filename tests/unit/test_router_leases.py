@@ -6,17 +6,14 @@ import pytest
 
 from market.errors import Unavailable
 from market.policy.ask import SUSPECT_AFTER_S
+from market.routing.claims import CLAIM_GRACE_S, UNKNOWN_REQUEST_CODE
 from market.routing.gateways import GATEWAY_GONE_AFTER_S
 from market.routing.learning import BREAKER_FAILURES, BREAKER_FIRST_S
 from market.routing.log import Intent, OutcomeRecord
 from market.routing.macs import FORGET_LOST_S, LOST_AFTER_S
 from market.routing.messages import Busy, ProviderOrders, Refused
 from market.routing.notes import Noted
-from market.routing.state import (
-    CLAIM_GRACE_S,
-    UNKNOWN_REQUEST_CODE,
-    RouterState,
-)
+from market.routing.state import RouterState
 from market.types import GatewayId, MachineId, RequestId
 from tests.router_kit import (
     GATEWAY,

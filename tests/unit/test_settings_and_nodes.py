@@ -102,6 +102,21 @@ def test_each_live_labelled_node_is_one_mac() -> None:
     assert mac.labels == (("coster-machine", "mac_a"),)
 
 
+def test_a_node_says_what_its_mac_asks_and_how_far_it_is_trusted() -> None:
+    """Labels no market could honour leave the node out, and the others in."""
+    (mac, plain) = macs_of_nodes(
+        [
+            node("mac_a", **{"coster-ask-pct": "80", "coster-trust": "verified"}),
+            node("mac_b"),
+            node("mac_c", **{"coster-ask-pct": "0"}),
+            node("mac_d", **{"coster-ask-pct": "cheap"}),
+            node("mac_e", **{"coster-trust": "blind"}),
+        ]
+    )
+    assert (mac.ask_pct, mac.trust) == (80, "verified")
+    assert (plain.ask_pct, plain.trust) == (100, "basic")
+
+
 def test_the_public_id_is_stable_and_tells_nothing() -> None:
     """The same machine has the same `prv_` everywhere, and it does not contain the machine's."""
     machine = MachineId("mac_0123456789")

@@ -6,7 +6,7 @@ it to a fresh generator, because after an exception the old one's state cannot b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,16 +28,20 @@ WARM_PROMPT_TOKENS = 4
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One choice in the batch. `said` are its delivered tokens, `left` its unread prompt.
+    """One choice in the batch. `said` are its delivered tokens, by whatever Mac, `left` what
+    it has not read yet.
 
     `admission` numbers the group it joined with: after a fault the newest group leaves.
     """
 
     choice: Choice
-    said: list[int] = field(default_factory=list)
+    said: list[int] = field(init=False)
     uid: int = -1
     left: int = 0
     admission: int = 0
+
+    def __post_init__(self) -> None:
+        self.said = list(self.choice.job.said)
 
     @property
     def full_tokens(self) -> int:
@@ -63,9 +67,15 @@ class Batch:
     """The rows of one model. Lives on the engine's thread."""
 
     def __init__(
-        self, loaded: runtime.Loaded, eos_ids: Iterable[int], slots: int, prefixes: PrefixCache
+        self,
+        loaded: runtime.Loaded,
+        eos_ids: Iterable[int],
+        slots: int,
+        prefixes: PrefixCache,
+        limit_memory: Callable[[], None],
     ) -> None:
         self._loaded = loaded
+        self._limit_memory = limit_memory
         self._eos_ids = tuple(eos_ids)
         self._slots = slots
         self._prefixes = prefixes
@@ -88,7 +98,7 @@ class Batch:
         # The generator wires all memory it is recommended; how much to wire is decided in
         # `limit_memory`, and closing this one must not change it back.
         generator._old_wired_limit = None  # noqa: SLF001 - pinned by the surface test
-        runtime.limit_memory(self._loaded.weight_bytes)
+        self._limit_memory()
         return generator
 
     @property
@@ -117,7 +127,7 @@ class Batch:
         job, tokens = row.choice.job, row.tokens_so_far()
         hit = self._prefixes.find(job.cache_scope, tokens)
         done = hit.tokens if hit is not None else 0
-        if not row.said:
+        if row.uid < 0:  # its first start; what a restart finds is none of the client's business
             row.choice.cached_tokens = min(done, len(job.prompt_ids))
         (row.uid,) = self._generator.insert(
             [tokens[done:]],

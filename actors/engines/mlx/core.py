@@ -2,7 +2,7 @@
 
 Synchronous and single-threaded: the thread calls `turn` over and over, a test may do so by hand.
 After a fault in a step only the newest rows fail; a second fault before the batch has produced
-anything is raised, and ends the engine.
+anything is raised, and ends the engine. The models of one process share its memory.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from actors.engines.choice import Choice
-from actors.engines.memory import MemoryPlan
+from actors.engines.memory import MemoryPlan, SharedMemory, reserve_bytes
 from actors.engines.mlx import runtime
 from actors.engines.mlx.batch import Batch, Drawn, Row
 from actors.engines.mlx.prefix_cache import PrefixCache
 from actors.engines.mlx.readings import Reading, Speed
 from actors.engines.model_folder import FolderFacts
+from actors.engines.shared_folders import vocabulary_of
 from actors.engines.text import TokenizerVocabulary
-from market.errors import InvalidRequest
+from market.errors import InvalidRequest, Unavailable
 from market.hardware import GIB
 from market.types import Event, JobFailure, RequestId, TokenLogprob
 
@@ -37,59 +39,114 @@ FAULTS_MAX = 2
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a loaded engine reports back; nothing of MLX, so that the model can be freed."""
+    """What a loaded engine reports back; nothing of MLX, so that the model can be freed.
+
+    `longest_tokens` says how long one sequence may be beside the other models of the process.
+    """
 
     vocab_size: int
     plan: MemoryPlan
     vocabulary: TokenizerVocabulary
+    longest_tokens: Callable[[], int]
+
+
+def load_core(
+    facts: FolderFacts,
+    reading: Reading,
+    memory: SharedMemory,
+    *,
+    slots: int,
+    prefix_cache_bytes: int | None = None,
+) -> Generator[None, None, EngineCore]:
+    """Load a folder's model and warm it, a slice each time it is resumed.
+
+    Raises InvalidRequest when the folder cannot be served here, Unavailable when there is no
+    room for it beside the models that are loaded now.
+    """
+    _check_fits(facts, memory)
+    vocabulary = vocabulary_of(facts.tokenizer_path)
+    yield
+    loaded = yield from runtime.load_slices(facts)
+    if prefix_cache_bytes is None:
+        share = int(memory.budget_bytes * PREFIX_CACHE_SHARE)
+        prefix_cache_bytes = min(PREFIX_CACHE_BYTES_MAX, share)
+    core = EngineCore(loaded, vocabulary, facts.eos_ids, reading, memory, slots, prefix_cache_bytes)
+    yield
+    core.warm()
+    return core
 
 
 class EngineCore:
-    """One loaded model and the jobs it runs. Every call on the thread that made it.
-
-    Raises InvalidRequest from the constructor when the folder cannot be served here.
-    """
+    """One loaded model and the jobs it runs. Every call on the thread that loaded it."""
 
     def __init__(
         self,
-        facts: FolderFacts,
+        loaded: runtime.Loaded,
+        vocabulary: TokenizerVocabulary,
+        eos_ids: Iterable[int],
         reading: Reading,
-        *,
+        memory: SharedMemory,
         slots: int,
-        budget_bytes: int | None = None,
-        prefix_cache_bytes: int | None = None,
+        prefix_cache_bytes: int,
     ) -> None:
-        runtime.import_mlx()
-        budget = budget_bytes or runtime.budget_bytes()
-        _check_fits(facts, budget)
-        vocabulary = TokenizerVocabulary(facts.tokenizer_path)
-        loaded = runtime.load_model(facts)
-        if prefix_cache_bytes is None:
-            prefix_cache_bytes = min(PREFIX_CACHE_BYTES_MAX, int(budget * PREFIX_CACHE_SHARE))
-        plan = MemoryPlan(
-            budget, loaded.weight_bytes, loaded.kv_bytes_per_token, loaded.state_bytes
-        )
-        self.ready = Ready(loaded.vocab_size, plan, vocabulary)
+        self.weight_bytes = loaded.weight_bytes
         self.reading = reading
-        self._plan = plan
+        self._memory = memory
+        self._plan = MemoryPlan(
+            memory.budget_bytes, loaded.weight_bytes, loaded.kv_bytes_per_token, loaded.state_bytes
+        )
+        self.ready = Ready(loaded.vocab_size, self._plan, vocabulary, self._longest_tokens)
         self._slots = slots
         self._speed = Speed(reading)
         self._prefixes = PrefixCache(prefix_cache_bytes)
-        self._ends = frozenset(facts.eos_ids)
-        self._batch = Batch(loaded, facts.eos_ids, slots, self._prefixes)
-        self._batch.warm()
+        self._ends = frozenset(eos_ids)
+        memory.join(self)
+        self._batch = Batch(loaded, eos_ids, slots, self._prefixes, self._limit_memory)
         self._waiting: deque[Row] = deque()
         self._jobs: dict[RequestId, list[Row]] = {}
         self._events: list[Event] = []
         self._faults = 0
+        self._others_wait = False
+
+    # ── what it has of the memory it shares (actors.engines.memory.Tenant) ────────────
+
+    def batch_bytes(self) -> int:
+        return self._plan.batch_bytes([row.full_tokens for row in self._batch.rows.values()])
+
+    def prefix_bytes(self) -> int:
+        return self._prefixes.nbytes
+
+    def drop_prefix(self) -> bool:
+        return self._prefixes.evict_oldest()
+
+    def _longest_tokens(self) -> int:
+        return self._plan.longest_tokens(self._memory.weight_bytes(apart_from=self))
+
+    def _limit_memory(self) -> None:
+        runtime.limit_memory(self._memory.weight_bytes())
+
+    # ── its life ──────────────────────────────────────────────────────────────────────
+
+    def warm(self) -> None:
+        """Run once whatever compiles on first use."""
+        self._batch.warm()
 
     @property
     def busy(self) -> bool:
         """Whether another turn would do anything."""
         return bool(self._batch.rows or self._waiting)
 
-    def turn(self) -> None:
-        """Admit whoever fits and make one step. `take_events` has the outcome."""
+    @property
+    def decoding(self) -> bool:
+        """Whether somebody is being answered."""
+        return any(not row.left for row in self._batch.rows.values())
+
+    def turn(self, others_wait: bool = False) -> None:
+        """Admit whoever fits and make one step. `take_events` has the outcome.
+
+        `others_wait`: another model is answering somebody, who waits while this one reads.
+        """
+        self._others_wait = others_wait
         self._admit()
         if self._batch.rows:
             self._step()
@@ -108,8 +165,10 @@ class EngineCore:
 
     def close(self) -> None:
         """Drop the model and everything computed with it."""
+        self._memory.leave(self)
         self._batch.close()
         runtime.free()
+        self._limit_memory()
 
     def add(self, choices: list[Choice]) -> None:
         rows = [Row(choice) for choice in choices]
@@ -129,18 +188,30 @@ class EngineCore:
 
     def _admit(self) -> None:
         """Join waiting rows, oldest first, as far as slots, memory and prefill allow."""
+        if not self._waiting:
+            self._memory.settle(self)
+            return
+        if not self._memory.may_admit(self):
+            self._memory.claim(self)
+            return
         joining: list[Row] = []
         lengths = [row.full_tokens for row in self._batch.rows.values()]
         backlog = sum(row.left for row in self._batch.rows.values())
         budget = self._prefill_budget()
+        room = True
         while self._waiting and len(lengths) < self._slots and backlog < budget:
             row = self._waiting[0]
             lengths.append(row.full_tokens)
-            if not self._make_room(lengths):
+            room = self._make_room(lengths)
+            if not room:
                 break
             self._waiting.popleft()
             joining.append(row)
-            backlog += len(row.choice.job.prompt_ids)
+            backlog += len(row.tokens_so_far())
+        if joining or room:
+            self._memory.settle(self)
+        if not room:
+            self._wait_for_room(self._waiting[0], alone=len(lengths) == 1)
         if not joining:
             return
         self._batch.begin_admission()
@@ -164,25 +235,33 @@ class EngineCore:
 
     def _make_room(self, lengths: list[int]) -> bool:
         """Whether these lengths fit, after stored prefixes have given way."""
-        while not self._plan.fits(lengths, self._prefixes.nbytes):
-            if not self._prefixes.evict_oldest():
+        memory = self._memory
+        while not self._plan.fits(lengths, self._prefixes.nbytes + memory.taken_bytes(self)):
+            if not memory.give_way(self):
                 return False
         return True
 
+    def _wait_for_room(self, row: Row, *, alone: bool) -> None:
+        """Nobody goes before the oldest row, unless no waiting can make room for it: another
+        model came since it was accepted, and it is for another Mac.
+        """
+        if alone and self._memory.nobody_else_runs(self):
+            message = "The other models of this Mac leave no room for this request."
+            self._end_job(row.choice.job.request_id, JobFailure("rejected", message))
+        else:
+            self._memory.claim(self)
+
     def _prefill_budget(self) -> int:
-        return self._speed.prefill_budget(any(not row.left for row in self._batch.rows.values()))
+        return self._speed.prefill_budget(self._others_wait or self.decoding)
 
     def _step(self) -> None:
         left = sum(row.left for row in self._batch.rows.values())
         started_s = time.monotonic()
-        self.reading.stepping_since_s = started_s
         try:
             drawn = self._batch.step(self._prefill_budget())
         except Exception as fault:  # noqa: BLE001 - whatever a model raises, its rows are told
             self._recover(fault)
             return
-        finally:
-            self.reading.stepping_since_s = 0.0
         if drawn:
             self._faults = 0
         read = left - sum(row.left for row in self._batch.rows.values())
@@ -244,8 +323,11 @@ class EngineCore:
 
     def _fail(self, request_id: RequestId, fault: Exception) -> None:
         message = f"The engine failed while running this request ({type(fault).__name__})."
+        self._end_job(request_id, JobFailure("engine", message))
+
+    def _end_job(self, request_id: RequestId, failure: JobFailure) -> None:
         rows = [row for row in self._jobs.pop(request_id) if not row.choice.finished]
-        self._events.append(rows[0].choice.fail(JobFailure("engine", message)))
+        self._events.append(rows[0].choice.fail(failure))
         for row in rows[1:]:
             row.choice.finished = True
         self._waiting = deque(row for row in self._waiting if not row.choice.finished)
@@ -259,12 +341,23 @@ class EngineCore:
         reading.batch_bytes = self._batch.cache_bytes()
 
 
-def _check_fits(facts: FolderFacts, budget: int) -> None:
-    if facts.weight_bytes > budget:
+def _check_fits(facts: FolderFacts, memory: SharedMemory) -> None:
+    """Refuse a model that would leave no room to answer anybody."""
+    needed = facts.weight_bytes
+    room = memory.budget_bytes - reserve_bytes(memory.budget_bytes)
+    if needed > room:
         raise InvalidRequest(
-            f"{facts.folder} holds {facts.weight_bytes / GIB:.1f} GiB of weights; "
-            f"this machine plans with {budget / GIB:.1f} GiB. Choose a smaller model or "
-            "quantisation.",
+            f"{facts.folder} holds {needed / GIB:.1f} GiB of weights; this machine plans with "
+            f"{room / GIB:.1f} GiB for them. Choose a smaller model or quantisation.",
             "model",
             "too_large",
+        )
+    taken = memory.weight_bytes()
+    if needed > room - taken:
+        raise Unavailable(
+            f"{facts.folder} holds {needed / GIB:.1f} GiB of weights; of this machine's "
+            f"{room / GIB:.1f} GiB for them other models have {taken / GIB:.1f}. Unload one of "
+            "them first.",
+            "model",
+            "memory",
         )

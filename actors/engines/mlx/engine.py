@@ -1,6 +1,6 @@
-"""The asyncio face of the MLX engine: checks jobs, starts the thread, hands events over.
+"""The asyncio face of an MLX engine: checks jobs, takes its seat, hands events over.
 
-It keeps the books of what is open, because the thread may end at any time: whatever ends it,
+It keeps the books of what is open, because its core may end at any time: whatever ends it,
 every open job still hears how it ended.
 """
 
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from actors.engines.checks import check_job
 from actors.engines.choice import Choice
 from actors.engines.mlx.core import Ready
-from actors.engines.mlx.thread import EngineThread, Hooks
-from actors.engines.model_folder import FolderFacts, read_folder
+from actors.engines.mlx.thread import Hooks, MlxHost, MlxThread, Seat
+from actors.engines.model_folder import FolderFacts
+from actors.engines.shared_folders import facts_of
 from market.errors import Internal, InvalidRequest, MarketError, Unavailable
 from market.ports import EventSink
 from market.types import (
@@ -35,17 +35,15 @@ SLOTS = 32
 WAITING_MAX = 64
 """Choices accepted beyond the slots; the market queues upstream, where it can still choose."""
 
-STALL_S = 60.0
-"""A step longer than this is a hang: prefill is cut to a fraction of it."""
-
 QUEUE_RETRY_S = 1.0
 
 
 class MlxEngine:
     """An Engine over one model folder.
 
-    `memory_bytes_budget` None takes Metal's recommendation, or half of the RAM without
-    Metal; `prefix_cache_bytes` None takes an eighth of the budget.
+    Engines of one `host` share a thread and its memory; without one it has its own, with
+    `memory_bytes_budget` (None: what the machine recommends). `prefix_cache_bytes` None takes
+    an eighth of the budget.
     """
 
     def __init__(
@@ -53,6 +51,7 @@ class MlxEngine:
         model: ModelId,
         folder: Path,
         *,
+        host: MlxHost | None = None,
         slots: int = SLOTS,
         memory_bytes_budget: int | None = None,
         prefix_cache_bytes: int | None = None,
@@ -62,11 +61,13 @@ class MlxEngine:
         self._folder = folder
         self._slots = slots
         self._budget = memory_bytes_budget
+        self._host = host or MlxHost(memory_bytes_budget)
         self._prefix_bytes = prefix_cache_bytes
         self._waiting_max = waiting_max
         self._sink: EventSink | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: EngineThread | None = None
+        self._seat: Seat | None = None
+        self._thread: MlxThread | None = None
         self._ready: asyncio.Future[Ready] | None = None
         self._state: Ready | None = None
         self._context_tokens = 0
@@ -76,18 +77,12 @@ class MlxEngine:
         self._over = False
 
     async def load(self, sink: EventSink) -> ModelFacts:
-        facts = await asyncio.to_thread(read_folder, self._folder)
+        facts = await asyncio.to_thread(facts_of, self._folder)
         self._loop = asyncio.get_running_loop()
         self._sink = sink
         self._ready = self._loop.create_future()
-        self._thread = EngineThread(
-            facts,
-            self._hooks(),
-            slots=self._slots,
-            budget_bytes=self._budget,
-            prefix_cache_bytes=self._prefix_bytes,
-        )
-        self._thread.start()
+        self._seat = Seat(facts, self._hooks(), self._slots, self._prefix_bytes)
+        self._thread = self._host.seat(self._seat)
         try:
             self._state = await self._ready
         except MarketError:
@@ -108,13 +103,13 @@ class MlxEngine:
         )
 
     def submit(self, job: Job) -> None:
-        ready, thread = self._state, self._thread
-        if ready is None or thread is None or self._closing or self._over:
+        ready, thread, seat = self._state, self._thread, self._seat
+        if ready is None or thread is None or seat is None or self._closing or self._over:
             raise Unavailable("The engine is not accepting work.", None, "closing")
         check_job(job, vocab_size=ready.vocab_size, context_tokens=self._context_tokens)
         if job.request_id in self._open:
             raise InvalidRequest("This request id is running already.", "request_id")
-        longest = ready.plan.longest_tokens()
+        longest = ready.longest_tokens()
         if len(job.prompt_ids) + job.max_tokens > longest:
             raise Unavailable(
                 f"This Mac's memory holds at most {longest} tokens of one request.",
@@ -126,17 +121,17 @@ class MlxEngine:
         choices = [Choice(job, index, ready.vocabulary) for index in range(job.n)]
         self._open[job.request_id] = dict(enumerate(choices))
         self._open_choices += job.n
-        thread.add(choices)
+        thread.add(seat, choices)
 
     def cancel(self, request_id: RequestId) -> None:
-        if request_id in self._open and self._thread is not None:
-            self._thread.cancel(request_id)
+        if request_id in self._open and self._thread is not None and self._seat is not None:
+            self._thread.cancel(self._seat, request_id)
 
     def stats(self) -> EngineStats:
-        ready, thread = self._state, self._thread
-        if ready is None or thread is None:
+        ready, seat = self._state, self._seat
+        if ready is None or seat is None:
             return EngineStats(self._slots, 0, 0, 0, self._budget or 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-        reading = thread.reading
+        reading = seat.reading
         running = min(reading.running, self._open_choices)
         return EngineStats(
             slots=self._slots,
@@ -159,16 +154,15 @@ class MlxEngine:
         thread = self._thread
         if self._state is None or thread is None or self._over or not thread.is_alive():
             return False
-        since_s = thread.reading.stepping_since_s
-        return not since_s or time.monotonic() - since_s < STALL_S
+        return not thread.stalled()
 
     async def close(self) -> None:
         self._closing = True
-        thread = self._thread
-        if thread is None:
+        thread, seat = self._thread, self._seat
+        if thread is None or seat is None:
             return
-        thread.stop()
-        await asyncio.to_thread(thread.join)
+        thread.leave(seat)
+        await asyncio.to_thread(thread.wait_gone, seat)
         self._end("")
 
     # What the thread reports, brought to the event loop.
@@ -193,7 +187,7 @@ class MlxEngine:
         if self._ready is not None and not self._ready.done():
             self._ready.set_result(ready)
 
-    def _on_refused(self, error: InvalidRequest) -> None:
+    def _on_refused(self, error: MarketError) -> None:
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(error)
 

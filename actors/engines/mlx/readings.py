@@ -29,7 +29,6 @@ class Reading:
     failed: int = 0
     decode_tps: float = 0.0
     prefill_tps: float = 0.0
-    stepping_since_s: float = 0.0  # monotonic start of the step in progress; 0 between steps
 
 
 @dataclass(slots=True)

@@ -11,18 +11,16 @@ import gc
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.engines.memory import CACHE_BLOCK_TOKENS, CPU_MEMORY_SHARE, ram_bytes
 from actors.engines.model_folder import FolderFacts
 from market.errors import InvalidRequest
 from market.hardware import GIB, USABLE_MEMORY_SHARE
-
-CPU_MEMORY_SHARE = 0.5
-"""Share of the RAM an engine without Metal plans with; the rest is the machine's."""
 
 BUFFER_POOL_BYTES = GIB
 """Bytes of freed buffers MLX keeps; its default grows to nearly all memory."""
@@ -31,9 +29,17 @@ WIRE_ABOVE_RAM_SHARE = 0.5
 WIRED_HEADROOM_BYTES = 4 * GIB
 """Weights above half of the RAM are wired, or decoding pages; below, wiring risks panics."""
 
+LOAD_SLICE_BYTES = 256 * 2**20
+"""Weights read before other models get their turn: a tenth of a second from a Mac's disk."""
+
 PROBE_CHUNK_TOKENS = 512
 PROBE_CHUNKS = 8
 """Cache sizes are taken at 4096 tokens, past the windows of common models."""
+
+WINDOWLESS = ("KVCache", "ArraysCache")
+"""Caches that grow by every token, or never: two blocks of tokens tell all about them, and
+describing 4096 steps of a recurrence would take seconds per layer without Metal.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +85,7 @@ def budget_bytes() -> int:
     if mx.metal.is_available():
         recommended = int(mx.device_info()["max_recommended_working_set_size"])
         return int(USABLE_MEMORY_SHARE * recommended)
-    return int(_ram_bytes() * CPU_MEMORY_SHARE)
-
-
-def _ram_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(ram_bytes() * CPU_MEMORY_SHARE)
 
 
 def limit_memory(weight_bytes: int) -> None:
@@ -95,21 +97,52 @@ def limit_memory(weight_bytes: int) -> None:
         return
     recommended = int(mx.device_info()["max_recommended_working_set_size"])
     mx.set_memory_limit(int(USABLE_MEMORY_SHARE * recommended))
-    wire = weight_bytes > WIRE_ABOVE_RAM_SHARE * _ram_bytes()
+    wire = weight_bytes > WIRE_ABOVE_RAM_SHARE * ram_bytes()
     mx.set_wired_limit(min(recommended, weight_bytes + WIRED_HEADROOM_BYTES) if wire else 0)
 
 
-def load_model(facts: FolderFacts) -> Loaded:
-    """Load the weights of a checked folder; raises InvalidRequest naming file and fix."""
+def load_slices(facts: FolderFacts) -> Generator[None, None, Loaded]:
+    """Load the weights of a checked folder, a slice each time it is resumed.
+
+    Between slices other models make their steps; on Metal a slice also keeps each command short
+    enough for slow disks, where reading a whole model as one runs into the GPU's time limit.
+    Raises InvalidRequest naming file and fix.
+    """
     import mlx.core as mx
     from mlx.utils import tree_flatten
-    from mlx_lm.utils import load_model as load
+    from mlx_lm.utils import load_model
 
     try:
-        model, _ = load(facts.folder, trust_remote_code=False)
+        model, _ = load_model(facts.folder, lazy=True, trust_remote_code=False)
+        arrays = [array for _, array in tree_flatten(model.parameters())]
+        yield
+        for some in _slices(arrays):
+            mx.eval(some)
+            yield
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
-        raise _unloadable(facts.folder, error) from error
+        raise unloadable(facts.folder, error) from error
     mx.random.seed(int.from_bytes(os.urandom(8), "little"))
+    return loaded_of(model)
+
+
+def _slices(arrays: Iterable[Any]) -> Iterator[list[Any]]:
+    """Arrays in groups of about `LOAD_SLICE_BYTES`."""
+    some: list[Any] = []
+    size = 0
+    for array in arrays:
+        some.append(array)
+        size += array.nbytes
+        if size >= LOAD_SLICE_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def loaded_of(model: Any) -> Loaded:
+    """The sizes of a model. Nothing is computed: a model without weights will do."""
+    from mlx.utils import tree_flatten
+
     kv_bytes, state_bytes, trimmable, vocab_size = _probe(model)
     return Loaded(
         model=model,
@@ -141,7 +174,7 @@ class ExactLogits:
         return getattr(self._model, name)
 
 
-def _unloadable(folder: Path, error: Exception) -> InvalidRequest:
+def unloadable(folder: Path, error: Exception) -> InvalidRequest:
     """The error of a folder that looked right and did not load."""
     reason = str(error).splitlines()[0][:200].rstrip(". ") if str(error) else type(error).__name__
     of_config = "odel type" in reason or "custom module" in reason
@@ -164,14 +197,16 @@ def _probe(model: Any) -> tuple[int, int, bool, int]:
 
     cache = make_prompt_cache(model)
     trimmable = bool(can_trim_prompt_cache(cache))
-    chunk = mx.zeros((1, PROBE_CHUNK_TOKENS), dtype=mx.int32)
+    windowless = all(type(layer).__name__ in WINDOWLESS for layer in cache)
+    tokens, chunks = (CACHE_BLOCK_TOKENS, 1) if windowless else (PROBE_CHUNK_TOKENS, PROBE_CHUNKS)
+    chunk = mx.zeros((1, tokens), dtype=mx.int32)
     sizes: list[int] = []
     width = 0
-    for _ in range(PROBE_CHUNKS + 1):
+    for _ in range(chunks + 1):
         width = int(model(chunk, cache=cache).shape[-1])
         sizes.append(sum(layer.nbytes for layer in cache))
-    kv_bytes = max(0, sizes[-1] - sizes[-2]) // PROBE_CHUNK_TOKENS
-    state_bytes = max(0, sizes[-2] - kv_bytes * PROBE_CHUNKS * PROBE_CHUNK_TOKENS)
+    kv_bytes = max(0, sizes[-1] - sizes[-2]) // tokens
+    state_bytes = max(0, sizes[-2] - kv_bytes * chunks * tokens)
     return kv_bytes, state_bytes, trimmable, width
 
 
@@ -185,6 +220,8 @@ def free() -> None:
 
 def leave_thread() -> None:
     """End MLX on this thread. Without it the process aborts at exit, now and then."""
+    if "mlx.core" not in sys.modules:
+        return
     import mlx.core as mx
 
     mx.clear_streams()
