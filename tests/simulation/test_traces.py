@@ -54,7 +54,7 @@ from tests.support.workload_kit import MODELS, PLAIN, drawn, workloads_of
         (BURSTGPT_SESSIONS, [(0.0, 906, 446), (51.0, 36, 29)]),
         (VIDUR, [(0.0, 300, 20), (1.5, 40, 5)]),
         (MOONCAKE, [(0.0, 1100, 50), (3.052, 1600, 60)]),
-        ("﻿" + AZURE.replace("\n", "\r\n\r\n"), [(0.0, 4808, 10), (0.052, 3180, 8), (3.0, 110, 27)]),
+        ("\ufeff" + VIDUR.replace("\n", "\r\n\r\n"), [(0.0, 300, 20), (1.5, 40, 5)]),
         (VIDUR.replace("arrived_at", " Arrived_At "), [(0.0, 300, 20), (1.5, 40, 5)]),
     ],
     ids=["azure", "2024", "burstgpt", "sessions", "vidur", "mooncake", "bom", "case"],
@@ -119,6 +119,32 @@ def test_models_are_renamed_or_assumed(trace: Callable[..., Path]) -> None:
     assert notes[ASSUMED] == 2
     assert [a.model for a in named] == ["gemma-4-12b", "qwen3.5-7b"]
     assert {a.model for a in shared} == {"gemma-4-12b"}
+
+
+def test_a_trace_may_name_models_that_have_no_share(trace: Callable[..., Path]) -> None:
+    """`models` says what nameless rows and unknown names are dealt, not what may be named."""
+    share = 'models = { "gemma-4-12b" = 1 }\n'
+    named = played(trace(BURSTGPT), share + 'renamed = { "GPT-4" = "qwen3.5-7b" }')
+    own = '{"timestamp": 0, "input_length": 5, "output_length": 5, "model": "qwen3.5-7b"}'
+
+    assert [a.model for a in named] == ["gemma-4-12b", "qwen3.5-7b"]
+    assert [a.model for a in played(trace(own, "own.jsonl"), share)] == ["qwen3.5-7b"]
+
+
+def test_hashes_without_an_owner_are_kept_apart(trace: Callable[..., Path]) -> None:
+    """Blocks of a named consumer are its own already; others are told apart by whom they are
+    dealt to, and all are numbers of 64 bits with a sign.
+    """
+    row = '{"timestamp": 0, "input_length": 64, "output_length": 5, "block_tokens": 64, '
+    named = row + f'"consumer": "ada", "hash_ids": [{2**64 - 5}]}}'
+    nameless = row + '"hash_ids": [7]}'
+    path = trace(f"{named}\n{nameless}\n{nameless}\n")
+    first, second, third = played(path, 'models = { "gemma-4-12b" = 1 }')
+    (other, *_) = played(trace(nameless, "one.jsonl"), 'models = { "qwen3.5-7b" = 1 }')
+
+    assert first.prefix == (-5,)
+    assert second.prefix == third.prefix != (7,)
+    assert other.prefix != second.prefix
 
 
 # ── time ──────────────────────────────────────────────────────────────────────────────

@@ -191,15 +191,18 @@ def played(
     """All that a source gives when each request takes so long; None: it is never answered."""
     running: list[tuple[float, int, Arrival]] = []
     asked: list[Arrival] = []
+    over = False
     while True:
         due_s = source.next_s()
+        over = over or source.over
         if running and (due_s is None or running[0][0] <= due_s):
             end_s, _, arrival = heapq.heappop(running)
             source.ended(Ended(arrival, status, e2e_s=end_s - arrival.at_s))
         elif due_s is None:
-            assert source.over
+            assert over
             return asked
         else:
+            assert not over, "it had said that nothing would come"
             arrival = source.take()
             assert arrival.at_s == due_s
             asked.append(arrival)
