@@ -7,6 +7,7 @@ implements the ports of `serve_app.ports` by having the same methods.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from market.routing.messages import (
     Grant,
     ModelAvailability,
     Outcome,
+    Quote,
     Refused,
     RouteRequest,
 )
@@ -28,12 +30,15 @@ from market.types import (
     GatewayId,
     Job,
     MachineId,
+    ModelId,
     RequestId,
 )
 
 ROUTER_S_MAX = 8.0
 POLL_S = 2.0
 AVAILABILITY_S = 1.0
+CALIBRATION_REFRESHES = 5
+"""Every so many refreshes of availability the calibration is asked for, too."""
 LOST_IN_QUEUE = "unknown_request"
 """The code of a refusal that means: the router restarted and forgot this one; ask again."""
 
@@ -72,10 +77,14 @@ class RouterClient:
         self._routes: Coalescer[RouteRequest, Grant | Busy] = Coalescer(
             call, "route", deadline_s=ROUTER_S_MAX
         )
+        self._quotes: Coalescer[RouteRequest, Quote] = Coalescer(
+            call, "quote", deadline_s=ROUTER_S_MAX
+        )
         self._reports: Coalescer[Outcome, None] = Coalescer(call, "report", deadline_s=ROUTER_S_MAX)
         self._waiting: dict[RequestId, _Waiting] = {}
         self._running: dict[tuple[RequestId, int], tuple[MachineId, int]] = {}
         self._availability: Sequence[ModelAvailability] = ()
+        self._calibration: Mapping[ModelId, Mapping[str, object]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.connected = False
 
@@ -124,6 +133,10 @@ class RouterClient:
                 # We no longer wait: leave the queue; a grant that still comes is given back.
                 self.report(self._abandoned(request.request_id, request.attempt, MachineId("")))
 
+    async def quote(self, request: RouteRequest) -> Quote:
+        """What would become of the request. Raises Unavailable while the router is away."""
+        return await self._quotes.submit(request)
+
     def report(self, outcome: Outcome) -> None:
         self._running.pop((outcome.request_id, outcome.attempt), None)
         ignore_outcome(self._reports.submit(outcome), lambda: "an outcome was not recorded")
@@ -131,9 +144,15 @@ class RouterClient:
     def availability(self) -> Sequence[ModelAvailability]:
         return self._availability
 
+    def calibration(self) -> Mapping[ModelId, Mapping[str, object]]:
+        return self._calibration
+
     async def _ask(self, waiting: _Waiting) -> None:
         left_s = waiting.request.deadline_s - (asyncio.get_running_loop().time() - waiting.since_s)
         request = replace(waiting.request, deadline_s=max(left_s, 0.1))
+        if request.finish_by_s is not None:
+            waited_s = waiting.request.deadline_s - left_s
+            request = replace(request, finish_by_s=max(request.finish_by_s - waited_s, 0.0))
         reply = await self._routes.submit(request)
         if isinstance(reply, Grant):
             self._resolve(reply)
@@ -198,9 +217,11 @@ class RouterClient:
                 waiting.future.set_exception(error)
 
     async def _refresh_forever(self) -> None:
-        while True:
+        for number in itertools.count():
             try:
                 self._availability = await self._call("availability")
+                if number % CALIBRATION_REFRESHES == 0:
+                    self._calibration = await self._call("calibration")
             except (ActorAway, Unavailable) as error:
                 log.debug("availability is stale: %s", error)
             await asyncio.sleep(AVAILABILITY_S)

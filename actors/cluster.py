@@ -37,7 +37,7 @@ from actors.router import Router
 from market.errors import Internal, MarketError
 from market.routing.messages import ProviderBeat, ProviderOrders
 from market.settings import MacSettings, MarketSettings
-from market.types import Event, GatewayId, Job, MachineId, ModelId, ModelSize, RequestId
+from market.types import Event, GatewayId, Job, MachineId, RequestId
 from storage.pepper import load_pepper
 
 ACCOUNTANT = "accountant"
@@ -119,11 +119,15 @@ class RouterActor(Router):
     async def __init__(self, settings: MarketSettings, wire_secret: bytes) -> None:  # type: ignore[misc]
         begin_process("router", settings)
         self._wire_secret = wire_secret
-        self._settings = settings
         self._reconciler = Reconciler(settings, wire_secret, self)
         with recorded_start():
             super().__init__(
-                Path(settings.data_dir) / "router.db", ensure_providers=self._reconciler.ensure
+                Path(settings.data_dir) / "router.db",
+                ensure_providers=self._reconciler.ensure,
+                policy=settings.policy,
+                placement=settings.placement,
+                count_sizes=lambda: tuple(model_sizes(settings).values()),
+                expected_macs=0 if settings.macs_from_nodes else len(settings.macs),
             )
             await self.start()
 
@@ -133,10 +137,6 @@ class RouterActor(Router):
     async def wire_secret(self) -> bytes:
         """What gateways prove to providers; they ask once, when they start."""
         return self._wire_secret
-
-    async def model_sizes(self) -> dict[ModelId, ModelSize]:
-        """What each model of the market needs; counted the first time, which takes seconds."""
-        return await asyncio.to_thread(model_sizes, self._settings)
 
 
 class PaymentsActor(Payments):

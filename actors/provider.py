@@ -266,6 +266,7 @@ class Provider:
             load_bytes_per_s=self._hosting.load_bytes_per_s,
             ask_pct=mac.ask_pct,
             trust=mac.trust,
+            allowed=mac.models,
         )
 
     def _measured(self, place: Place) -> Place:
@@ -282,6 +283,7 @@ class Provider:
     async def _beat_forever(self) -> None:
         while True:
             self._announce.clear()
+            again_s = BEAT_S
             try:
                 orders = await self._send_beat(self._beat_now())
             except (ConnectionError, MarketError) as error:
@@ -290,12 +292,13 @@ class Provider:
                 if not orders.known:
                     self._exit_process("a newer incarnation of this machine is registered")
                     return
+                again_s = orders.again_s
                 now_s = asyncio.get_running_loop().time()
                 self._carry_out(
                     self._state.orders(drain=orders.drain, models=orders.models, now_s=now_s)
                 )
             try:
-                async with asyncio.timeout(BEAT_S):
+                async with asyncio.timeout(again_s):
                     await self._announce.wait()
             except TimeoutError:
                 continue

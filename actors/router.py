@@ -34,6 +34,7 @@ from market.routing.messages import (
     Outcome,
     ProviderBeat,
     ProviderOrders,
+    Quote,
     Refused,
     RouteRequest,
 )
@@ -50,6 +51,9 @@ TICK_S = 0.1
 
 FLUSH_S = 0.5
 """Decisions younger than this are lost when the process is killed."""
+
+COUNTED_AT_ONCE_S = 0.5
+"""Sizes that were counted before are there at once; for others no start waits."""
 
 RECONCILE_S = 1.0
 SNAPSHOT_S = 60.0
@@ -75,16 +79,18 @@ class Router:
         seed: int = 0,
         policy: str = "coster",
         placement: PlacementSettings = NO_PLACEMENT,
-        sizes: Sequence[ModelSize] = (),
+        count_sizes: Callable[[], Sequence[ModelSize]] = tuple,
         expected_macs: int = 0,
     ) -> None:
-        """`sizes` are the models on offer, which are placed on Macs as `placement` says."""
+        """`count_sizes` says what the models on offer need, and may block for seconds; they are
+        placed on Macs as `placement` says.
+        """
         self._store = DecisionStore(path)
         self._ensure_providers = ensure_providers
         self._seed = seed
         self._policy = policy
         self._placement = placement
-        self._sizes = tuple(sizes)
+        self._count_sizes = count_sizes
         self._expected_macs = expected_macs
         self._state = RouterState(time.monotonic(), seed)
         self._planning = Planning(lambda: self._state, self._failed)
@@ -104,7 +110,7 @@ class Router:
         self._started_s = time.monotonic()
         placing = Placing(
             self._placement,
-            self._sizes,
+            (),
             self._started_s + REBUILD_S,
             expected_macs=self._expected_macs,
             intents=intents,
@@ -117,11 +123,22 @@ class Router:
             self._every(SNAPSHOT_S, self._snapshot),
             self._every(PRUNE_S, self._prune),
         ]
-        if placing.enabled:
+        if self._placement.enabled:
             loops.append(self._planning.run())
         if self._ensure_providers is not None:
             loops.append(self._every(RECONCILE_S, self._ensure_providers))
-        self._tasks = [asyncio.create_task(loop) for loop in loops]
+        counting = asyncio.create_task(self._offer(placing))
+        await asyncio.wait([counting], timeout=COUNTED_AT_ONCE_S)
+        self._tasks = [counting, *(asyncio.create_task(loop) for loop in loops)]
+
+    async def _offer(self, placing: Placing) -> None:
+        """Let models be placed once their sizes are known; until then Macs help themselves."""
+        try:
+            placing.offer(await asyncio.to_thread(self._count_sizes))
+        except Exception as error:
+            self._failed("sizes of the models", error)
+            log.exception("no model is placed, because their sizes are not known")
+        self._planning.look_now()
 
     async def close(self) -> None:
         """Stop keeping time and store what is buffered. Idempotent."""
@@ -172,6 +189,10 @@ class Router:
             if is_newest:
                 del self._polls[beat.gateway]
         return self._state.take_mail(beat.gateway) if is_newest else []
+
+    async def quote(self, requests: list[RouteRequest]) -> list[Quote]:
+        """What would become of each request, in order; nothing changes by asking."""
+        return self._state.quote(requests, time.monotonic())
 
     async def availability(self) -> list[ModelAvailability]:
         return self._state.availability(time.monotonic())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +21,7 @@ from actors.payments.setup import PaymentSecrets
 from coster.databases import database_of
 from coster.paths import MarketPaths
 from coster.ports import MarketPorts
-from market.catalogue import DEMO_MODEL
+from market.catalogue import DEMO_MODEL, Catalogue
 from market.errors import InvalidRequest
 from market.settings import (
     DEMO_CONSUMER,
@@ -44,6 +44,7 @@ RAY_TOKEN_FILE = "ray_token"  # noqa: S105 - a file name
 DEMO_KEY_FILE = "demo_key"
 DEMO_MANAGEMENT_FILE = "demo_management_key"
 DEMO_PROVIDER_FILE = "demo_provider_key"
+DEFAULT_POLICY = "coster"
 DEMO_ACCOUNTS = (DEMO_CONSUMER, DEMO_PROVIDER)
 
 
@@ -59,15 +60,17 @@ def code_version() -> str:
 class UpOptions:
     """What `coster up` was asked for."""
 
-    macs: int
+    macs: int | None
     engine: str
-    model: str | None
+    models: tuple[str, ...]
     slots: int
     pace_ms: float
     transport: str
     gateways: int
     host: str
     database: str = field(default="", repr=False)
+    fleet: Path | None = None
+    policy: str = DEFAULT_POLICY
 
 
 def payment_secrets() -> PaymentSecrets | None:
@@ -96,9 +99,9 @@ def settings_for_up(
     test_payments: bool,
 ) -> MarketSettings:
     """An embedded market: this machine, demo Macs and demo accounts."""
-    return MarketSettings(
+    settings = MarketSettings(
         data_dir=str(paths.data),
-        models=(model_source(options.model),),
+        models=model_sources(options.models, options.engine),
         code_version=code_version(),
         macs=macs,
         engine=EngineSettings(kind=options.engine, slots=options.slots, pace_ms=options.pace_ms),
@@ -109,18 +112,48 @@ def settings_for_up(
         port=ports.http,
         admin_port=ports.admin,
         stripe_port=ports.stripe if test_payments else 0,
+        policy=options.policy,
         demo_accounts=True,
     )
+    _check_policy(settings)
+    return settings
 
 
-def model_source(path_or_id: str | None) -> ModelSource:
-    """What `--model` names: nothing is the demo model, a folder is called by its name."""
-    if not path_or_id:
+def model_sources(named: Sequence[str], engine: str) -> tuple[ModelSource, ...]:
+    """What `--model` or a file's `models` name, each once; nothing is the demo model."""
+    sources = tuple(model_source(name, engine) for name in named) or (ModelSource(DEMO_MODEL),)
+    seen: set[ModelId] = set()
+    for source in sources:
+        if source.model in seen:
+            raise InvalidRequest(
+                f"{source.model} is named twice; folders are called by their last part, so rename "
+                "one, or leave it out.",
+                "models",
+            )
+        seen.add(source.model)
+    return sources
+
+
+def model_source(path_or_id: str, engine: str) -> ModelSource:
+    """What one name means: the demo model, a folder (called by its own name), a catalogue model
+    where engines need no weights, or a hub id.
+    """
+    if path_or_id == DEMO_MODEL:
         return ModelSource(DEMO_MODEL)
     folder = Path(path_or_id).expanduser()
     if folder.is_dir():
         return ModelSource(ModelId(f"local/{folder.resolve().name}"), str(folder.resolve()))
-    return ModelSource(ModelId(path_or_id), path_or_id)
+    known = ModelId(path_or_id)
+    if engine != "mlx" and known in Catalogue().cards:
+        return ModelSource(known)
+    return ModelSource(known, path_or_id)
+
+
+def _check_policy(settings: MarketSettings) -> None:
+    """Refuse an unknown policy before the router is asked to route by it."""
+    from market.policy.registry import policy_named
+
+    policy_named(settings.policy)
 
 
 # ── a cluster's market.toml ───────────────────────────────────────────────────────────
@@ -158,7 +191,7 @@ def _settings_of(raw: Mapping[str, Any]) -> MarketSettings:
     rest = {k: v for k, v in raw.items() if k not in apart}
     base = MarketSettings(
         data_dir=str(Path(str(raw["data_dir"])).expanduser()),
-        models=tuple(model_source(None if m == DEMO_MODEL else m) for m in models),
+        models=model_sources(models, engine.get("kind", "mlx")),
         code_version=code_version(),
         engine=_typed(EngineSettings(), engine, "engine."),
         payments=_typed(PaymentSettings(), payments, "payments."),
@@ -168,6 +201,7 @@ def _settings_of(raw: Mapping[str, Any]) -> MarketSettings:
     )
     settings: MarketSettings = _typed(base, rest, "")
     _check_database(settings)
+    _check_policy(settings)
     return settings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ from coster import (
     operator,
     paying,
     payouts,
+    sim,
 )
 from coster.options import Data
 
@@ -35,10 +37,21 @@ app = typer.Typer(
 @app.command()
 def up(
     data: Data = None,
-    macs: Annotated[int, typer.Option(help="How many demo Macs to run, of different chips.")] = 2,
+    macs: Annotated[
+        int | None,
+        typer.Option(help="How many demo Macs to run, of different chips [default: 2]."),
+    ] = None,
+    fleet: Annotated[
+        Path | None,
+        typer.Option(help="A file that says which Macs, for simulated and echo engines."),
+    ] = None,
     engine: Annotated[str, typer.Option(help="What they run: mlx, simulated or echo.")] = "mlx",
     model: Annotated[
-        str | None, typer.Option(help="A model folder or hub id [default: the demo model].")
+        list[str] | None,
+        typer.Option(
+            help="A model folder or hub id, or a catalogue model for simulated and echo engines; "
+            "give it once per model [default: the demo model]."
+        ),
     ] = None,
     port: Annotated[
         int | None, typer.Option(help="The API's port [default: 8000, or the next free one].")
@@ -53,6 +66,7 @@ def up(
     transport: Annotated[
         str, typer.Option(help="How tokens travel: framed or ray_stream.")
     ] = "framed",
+    policy: Annotated[str, typer.Option(help="The routing policy, for comparing.")] = "coster",
     json: Annotated[bool, typer.Option("--json", help="One line of JSON when ready.")] = False,
 ) -> None:
     """Open a market on this machine; Ctrl-C drains and stops it."""
@@ -61,7 +75,17 @@ def up(
     from coster.up import up as run_up
 
     options = UpOptions(
-        macs, engine, model, slots, pace_ms, transport, gateways, host, database or ""
+        macs,
+        engine,
+        tuple(model or ()),
+        slots,
+        pace_ms,
+        transport,
+        gateways,
+        host,
+        database or "",
+        fleet,
+        policy,
     )
     run_up(paths_of(data), options, port, as_json=json)
 
@@ -76,6 +100,7 @@ books_files.add_to(books.ledger)
 books_report.add_to(books.ledger)
 operator.add_to(app)
 node.add_to(app)
+sim.add_to(app)
 
 
 def run() -> None:

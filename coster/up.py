@@ -33,7 +33,7 @@ from coster.compose import (
     payment_secrets,
     settings_for_up,
 )
-from coster.databases import check_books, shown_books
+from coster.databases import shown_books
 from coster.output import NOT_RUNNING, DivertedOutput, Progress, fail, print_json, styled
 from coster.paths import MarketPaths, write_private
 from coster.ports import MarketPorts, choose_ports
@@ -47,8 +47,9 @@ from coster.runfile import (
     write_run,
 )
 from coster.signals import Signals, Stopping
+from coster.up_inputs import check_data, check_models, declared_macs, models_in_words
 from market import keys
-from market.errors import InvalidRequest, MarketError, Unavailable
+from market.errors import MarketError, Unavailable
 from market.settings import DEMO_CONSUMER, DEMO_PROVIDER, MarketSettings
 
 READY_S_MAX = 180.0
@@ -113,13 +114,13 @@ def _run(
     *,
     as_json: bool,
 ) -> None:
-    from actors.machines import demo_macs, names_of
+    from actors.machines import names_of
 
-    macs = demo_macs(paths.data, options.macs)
+    macs = declared_macs(paths, options)
     payment_keys = payment_secrets()
     settings = settings_for_up(paths, ports, options, macs, test_payments=payment_keys is None)
-    _check_model(settings)
-    _check_data(paths, settings)
+    check_models(settings)
+    check_data(paths, settings)
     _prepare_ray(paths, ports)
     run = RunningMarket(
         pid=os.getpid(),
@@ -140,7 +141,7 @@ def _run(
     stop.check()
     progress.done("Ray is up")
     cluster.ensure_market(settings, paths.secret(WIRE_FILE))
-    progress.doing(f"loading {settings.models[0].model} on {names_of(macs)}")
+    progress.doing(f"loading {models_in_words(settings)} on {names_of(macs)}")
     from serve_app import deployment
 
     deployment.start_http(settings)
@@ -177,27 +178,6 @@ def _in_a_line(error: Exception) -> str:
 def shown_host(host: str) -> str:
     """A host a client on this machine can use."""
     return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104
-
-
-def _check_model(settings: MarketSettings) -> None:
-    """Refuse a model folder that cannot be served before anything is started."""
-    from actors.engines.factory import own_folder, served_facts
-
-    for source in settings.models:
-        if settings.engine.kind == "mlx":
-            own_folder(source)
-        served_facts(source)
-
-
-def _check_data(paths: MarketPaths, settings: MarketSettings) -> None:
-    """Refuse books that cannot be opened before anything is started."""
-    from storage import database, decision_store
-
-    check_books(paths, settings.database)
-    try:
-        decision_store.check(paths.data / "router.db")
-    except database.StorageError as error:
-        raise InvalidRequest(str(error), "data", "data_unusable") from error
 
 
 def _prepare_ray(paths: MarketPaths, ports: MarketPorts) -> None:

@@ -62,7 +62,10 @@ class KeySpend:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A live API key. `scopes` holds names such as "inference" and "keys"."""
+    """A live API key. `scopes` holds names such as "inference" and "keys".
+
+    `machines` are those linked to the account, where the key was resolved; else empty.
+    """
 
     key_id: KeyId
     account: AccountId
@@ -75,6 +78,7 @@ class KeyRecord:
     expires_s: float | None = None
     limits: KeyLimits = KeyLimits()
     replaces: KeyId | None = None
+    machines: tuple[MachineId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,8 @@ class Admit:
 
     `max_tokens` is what the caller asked for, or None; `max_tokens_cap` is the smaller
     of the model's cap and the context left, per choice. `idempotency` is the hash of the
-    caller's own key for this request and `fingerprint` the hash of its contents.
+    caller's own key for this request and `fingerprint` the hash of its contents. `budget_nano`
+    is what the caller will pay at most for this one: the hold never takes more.
     """
 
     request_id: RequestId
@@ -95,6 +100,7 @@ class Admit:
     n: int = 1
     idempotency: str | None = None
     fingerprint: str | None = None
+    budget_nano: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class GatewayApp:
         self._desk = Desk.of(ports, limits)
         bodies = Bodies(limits)
         self._inference = Inference(self._desk, bodies)
-        self._routes: App = build_routes(self._desk, bodies)
+        self._routes: App = build_routes(self._desk, bodies, self._inference.preparing)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection event: a request, or the server's start and stop."""

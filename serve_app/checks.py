@@ -7,8 +7,10 @@ schema, so that the OpenAPI document says exactly what is enforced.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from market import sampling_bounds as bounds
@@ -162,3 +164,71 @@ def stream_options() -> Check:
 
     properties = {"include_usage": flag.schema, "include_obfuscation": flag.schema}
     return Check(apply, {"type": "object", "properties": properties})
+
+
+def one_of(*names: str) -> Check:
+    """One of these words."""
+    rule = f"one of {', '.join(names)}"
+
+    def apply(field: str, value: Any) -> str:
+        if type(value) is not str:
+            raise wrong(field, rule, value)
+        if value not in names:
+            raise InvalidRequest(f"{field} must be {rule}.", field, "invalid_value")
+        return value
+
+    return Check(apply, {"enum": list(names)})
+
+
+def above_zero(most: float, unit: str) -> Check:
+    """A number above 0, up to `most` of its unit."""
+    rule = f"a number of {unit} above 0 and at most {most:g}"
+
+    def apply(field: str, value: Any) -> float:
+        if type(value) is not float and type(value) is not int:
+            raise wrong(field, rule, value)
+        if not 0 < value <= most:
+            raise InvalidRequest(f"{field} must be {rule}.", field, "out_of_range")
+        return float(value)
+
+    return Check(apply, {"type": "number", "exclusiveMinimum": 0, "maximum": most})
+
+
+def array_of(entry: Check, most: int) -> Check:
+    """An array of at most `most` such values; one that is given twice counts once."""
+
+    def apply(field: str, value: Any) -> tuple[Any, ...]:
+        if type(value) is not list:
+            raise wrong(field, "an array", value)
+        if len(value) > most:
+            raise InvalidRequest(
+                f"{field} has {len(value)} entries; at most {most} are taken.", field, "too_long"
+            )
+        found = [entry.apply(f"{field}[{at}]", one) for at, one in enumerate(value)]
+        return tuple(dict.fromkeys(found))
+
+    return Check(apply, {"type": "array", "items": entry.schema, "maxItems": most})
+
+
+_DECIMAL = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?")
+
+
+def dollars(most: int) -> Check:
+    """USD from 0 to `most`, as a number or a decimal string; exact, never through a float."""
+    rule = f"USD from 0 to {most}, as a number or a decimal string"
+
+    def apply(field: str, value: Any) -> Decimal:
+        if type(value) is str:
+            if not _DECIMAL.fullmatch(value):
+                raise InvalidRequest(f"{field} must be {rule}.", field, "invalid_value")
+            amount = Decimal(value)
+        elif type(value) is float or type(value) is int:
+            amount = Decimal(repr(value))  # the shortest digits that mean this number
+        else:
+            raise wrong(field, rule, value)
+        if not 0 <= amount <= most:
+            raise InvalidRequest(f"{field} must be {rule}.", field, "out_of_range")
+        return amount
+
+    number = {"type": "number", "minimum": 0, "maximum": most}
+    return Check(apply, {"anyOf": [number, {"type": "string", "pattern": f"^{_DECIMAL.pattern}$"}]})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from market.errors import InvalidRequest, MarketError, Unavailable
-from market.types import JobFailure
+from market.errors import Conflict, InvalidRequest, MarketError, Unavailable
+from market.types import JobFailure, RequestId
 
 DRAIN_RETRY_AFTER_S = 5.0
 
@@ -63,4 +63,16 @@ def unconfirmed() -> Unavailable:
         None,
         "settlement_delayed",
         DRAIN_RETRY_AFTER_S,
+    )
+
+
+def answered_meanwhile(request_id: RequestId) -> Conflict:
+    """Another call with the same own key was answered while this one waited for a model."""
+    return Conflict(
+        f"Another request with this Idempotency-Key ({request_id}) was answered meanwhile; this "
+        "one costs nothing. Send it again to be given that answer.",
+        None,
+        "answered_meanwhile",
+        None,
+        True,
     )

@@ -103,6 +103,7 @@ class Hold:
             n=call.n,
             idempotency=None if own is None else own.hash,
             fingerprint=None if own is None else own.fingerprint,
+            budget_nano=call.wishes.budget_nano,
         )
         self._may_exist = True
         try:

@@ -5,33 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterator
 
 from market.errors import MarketError, Unavailable
 from market.keys import INFERENCE
-from market.types import ProviderId, RequestId
+from market.types import RequestId
 from serve_app import metric_names
 from serve_app.asgi import Bodies, ClientLeftError, Receive, Scope, Send, send_error
 from serve_app.desk import Desk
 from serve_app.endings import draining
 from serve_app.envelope import Headers
+from serve_app.fallbacks import Fallbacks
 from serve_app.faults import describe_fault
 from serve_app.hold import ReplayedError
-from serve_app.parameters import Call, Kind, ignored_header
-from serve_app.prepare import Prepared, prepare
-from serve_app.rates import rate_headers
+from serve_app.parameters import Kind
+from serve_app.preferences import contradiction
+from serve_app.preparing import Preparing
 from serve_app.recording import Recording
 from serve_app.replay import send_again
-from serve_app.replies import HeadersFor, Reply, StreamReply, WholeReply
 from serve_app.run import Run
 from serve_app.sealed import read_key
-from serve_app.wire import Wire
+from serve_app.turns import Turns, Visit
+from serve_app.wishes import ROUTE_HEADER
 
 _log = logging.getLogger("coster.door")
-WORKER_THREADS = 2  # decoding and tokenising release the GIL for most of their time
-
 END_S = 1.0  # how long ended requests may take to say so, before and after being cut off
 
 
@@ -42,12 +39,13 @@ class Inference:
         self._desk = desk
         self._bodies = bodies
         self._running: set[Run] = set()
+        self._lives = 0
         self._taken = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._ended: MarketError | None = None
         self._ticking: asyncio.TimerHandle | None = None
-        self._workers = ThreadPoolExecutor(WORKER_THREADS, "coster-door")
+        self.preparing = Preparing(desk)
 
     @property
     def running(self) -> int:
@@ -98,28 +96,35 @@ class Inference:
         key_hash, key = await desk.identify(scope, (INFERENCE,), fresh=False)
         own = read_key(scope["headers"])
         body = await self._bodies.read(headers, receive)
-        prepared = await self._prepare(kind, body)
+        route = headers.get(ROUTE_HEADER.encode())
+        begun = await self.preparing.begin(kind, body, route, key.account)
+        wishes = begun.call.wishes
+        if wishes.preferences.own is not None:  # which machines are one's own may have changed
+            key_hash, key = await desk.identify(scope, (INFERENCE,))
+            wishes = wishes.owned(key.machines)
         if self._ended is not None:
             raise self._ended
         recording = None
         if own is not None:
+            if wishes.private is not None:
+                raise contradiction(wishes.private, "Idempotency-Key", "its answer is kept")
             sealer = desk.ports.sealer
             own_key = sealer.own_key(key.account, own, scope["path"], body)
             recording = Recording(own_key, sealer, desk.limits)
-        run = Run(desk, prepared, request_id, key_hash, key, started_s, recording)
+        fallbacks = Fallbacks(desk, self.preparing, begun, wishes, key, started_s, len(body))
         beats = headers.get(b"x-coster-heartbeat", b"").strip().lower() != b"off"
-        write = run.guarded(send) if recording is None else recording.send
-        reply = self._reply(write, run, prepared, request_id, id_headers, heartbeats=beats)
+        visit = Visit(request_id, key_hash, key, started_s, send, id_headers, beats, recording)
+        turns = Turns(desk, begun.call, fallbacks, visit)
         if recording is None:
-            await self._run(run, reply, receive)
-            return reply.status
+            await self._run(turns, receive)
+            return turns.status
         try:
-            await self._record(run, reply, recording, receive, send)
+            await self._record(turns, recording, receive, send)
         except ReplayedError as before:
             return await send_again(
                 desk, key.account, recording.own_key, before.replay, send, id_headers
             )
-        return reply.status
+        return turns.status
 
     async def end_all(self, reason: str) -> None:
         """End what runs and refuse what comes; see `GatewayApp.end_all`."""
@@ -139,7 +144,7 @@ class Inference:
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        self.preparing.close()
 
     async def _runs_out(self, timeout_s: float) -> bool:
         """Wait until no request runs; False when some still do after `timeout_s`."""
@@ -147,36 +152,38 @@ class Inference:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         return self._idle.is_set()
 
-    async def _prepare(self, kind: Kind, body: bytes) -> Prepared:
-        ports = self._desk.ports
-        if len(body) <= self._desk.limits.inline_body_bytes:
-            return prepare(kind, body, ports.catalogue, ports.models)
-        work = partial(prepare, kind, body, ports.catalogue, ports.models)
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
-
-    async def _run(self, run: Run, reply: Reply, receive: Receive) -> None:
-        watcher = asyncio.ensure_future(_watch(receive, run.left))
+    async def _run(self, turns: Turns, receive: Receive) -> None:
+        watcher = asyncio.ensure_future(_watch(receive, turns.left))
         try:
-            await self._live(run, reply)
+            await self._live(turns)
         finally:
             watcher.cancel()
 
-    async def _live(self, run: Run, reply: Reply) -> None:
-        self._running.add(run)
+    async def _live(self, turns: Turns) -> None:
+        self._lives += 1
         self._idle.clear()
-        self._arm()
         try:
-            await run.go(reply)
+            await turns.go(self._ticked, lambda: self._ended)
         finally:
-            self._running.discard(run)
-            if not self._running:
+            self._lives -= 1
+            if not self._lives:
                 self._idle.set()
 
+    @contextlib.contextmanager
+    def _ticked(self, run: Run) -> Iterator[None]:
+        """Look after a run while it lives."""
+        self._running.add(run)
+        self._arm()
+        try:
+            yield
+        finally:
+            self._running.discard(run)
+
     async def _record(
-        self, run: Run, reply: Reply, recording: Recording, receive: Receive, send: Send
+        self, turns: Turns, recording: Recording, receive: Receive, send: Send
     ) -> None:
         """Run in a task of its own; a client that leaves, or a cancelled call, ends only this."""
-        life = asyncio.create_task(self._live(run, reply))
+        life = asyncio.create_task(self._live(turns))
         life.add_done_callback(lambda _: recording.close())
         watcher = asyncio.ensure_future(_watch(receive, recording.leave))
         try:
@@ -197,36 +204,9 @@ class Inference:
         """A request has ended whose client had left before."""
         self._taken -= 1
         error = None if life.cancelled() else life.exception()
-        if error is not None and not isinstance(error, ReplayedError):
+        if error is not None and not isinstance(error, ReplayedError | MarketError):
             self._desk.counters.add(metric_names.INTERNAL_ERRORS)
             _log.error("a request without a client failed: %s", describe_fault(error))
-
-    def _reply(
-        self,
-        send: Send,
-        run: Run,
-        prepared: Prepared,
-        request_id: RequestId,
-        id_headers: Headers,
-        *,
-        heartbeats: bool,
-    ) -> Reply:
-        call = prepared.call
-        created_s = int(self._desk.ports.clock.now_s())
-        wire = Wire(
-            call.kind, request_id, prepared.card.id, created_s, include_usage=call.include_usage
-        )
-        headers_for: HeadersFor = partial(_headers, run, call, id_headers)
-        if call.stream:
-            return StreamReply(
-                send,
-                wire,
-                headers_for,
-                n=call.n,
-                include_usage=call.include_usage,
-                heartbeats=heartbeats,
-            )
-        return WholeReply(send, wire, headers_for, with_logprobs=call.top_logprobs is not None)
 
     def _count(self, kind: Kind, status: int) -> None:
         name = metric_names.labelled(metric_names.REQUESTS, route=kind, status=status)
@@ -255,16 +235,3 @@ async def _watch(receive: Receive, left: Callable[[], None]) -> None:
             if message["type"] == "http.disconnect":
                 left()
                 return
-
-
-def _headers(run: Run, call: Call, ids: Headers, provider: ProviderId | None) -> Headers:
-    headers = list(ids)
-    if provider is not None:
-        headers.append((b"x-coster-provider", provider.encode()))
-    if run.admitted is not None:
-        headers += rate_headers(run.admitted.rate)
-        if call.max_tokens is None:
-            headers.append((b"x-coster-max-tokens", b"%d" % run.admitted.max_tokens))
-    if call.ignored:
-        headers.append((b"x-coster-ignored-params", ignored_header(call.ignored).encode()))
-    return headers

@@ -7,8 +7,11 @@ silently clamped.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 MIB = 1024 * 1024
+DEADLINE_S_MAX: Final = 600.0
+"""No request lasts longer, so no caller's deadline can be later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +26,11 @@ class Limits:
 
     attempts: int = 3  # Macs tried for one request, before the first token
     queue_s: float = 30.0  # waiting for a slot
+    batch_queue_s: float = 300.0  # the same for service_tier flex, which is served after the others
     submit_s: float = 5.0  # reaching a Mac
     first_token_s: float = 60.0  # from submit to the first event
     stall_s: float = 30.0  # between two events of a running answer
-    total_s: float = 600.0  # the whole request
+    total_s: float = DEADLINE_S_MAX  # the whole request
 
     heartbeat_s: float = 5.0  # silence before `: queued`
     tick_s: float = 0.5  # how often running requests are looked at
@@ -52,3 +56,6 @@ class Limits:
     forgeries_per_minute: int = 30  # webhooks with a bad signature
     forgeries_burst: int = 30
     webhook_bytes: int = MIB
+    # Per account and process: a quote costs its caller nothing, and us a decision.
+    quotes_per_minute: int = 120
+    quotes_burst: int = 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from serve_app.parameters import ADVISORY, REFUSED, REQUIRED, USED, Kind
+from serve_app.wishes import ROUTE_HEADER, SESSION
 
 OWN_KEY_HEADER = {
     "name": "Idempotency-Key",
@@ -39,7 +40,7 @@ _ANSWER_HEADERS = {
 _ERRORS = {
     "400": "The request must be changed; the message names the field",
     "401": "Missing, malformed, unknown or revoked key",
-    "402": "Not enough money; the message says which limit",
+    "402": "Not enough money, or more than max_cost_usd; the message says which limit",
     "403": "The key lacks the scope inference",
     "404": "No such model",
     "409": "The Idempotency-Key was used with another body, or its request still runs",
@@ -59,6 +60,16 @@ def _array(items: dict[str, Any]) -> dict[str, Any]:
 
 def _ref(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
+
+
+def own_route_header() -> dict[str, Any]:
+    """The header by which own machines are wanted, as a parameter of a route."""
+    return {
+        "name": ROUTE_HEADER,
+        "in": "header",
+        "schema": {"enum": ["self", "prefer"]},
+        "description": "The same as provider.own",
+    }
 
 
 def inference_paths() -> dict[str, Any]:
@@ -94,6 +105,7 @@ def _operation(kind: Kind) -> dict[str, Any]:
         "x-coster-scopes": ["inference"],
         "parameters": [
             OWN_KEY_HEADER,
+            own_route_header(),
             *(
                 {"name": header, "in": "header", "schema": _STRING, "description": text}
                 for header, text in _REQUEST_HEADERS.items()
@@ -114,8 +126,14 @@ def _body(kind: Kind) -> dict[str, Any]:
         properties[name] = {"enum": allowed, "description": "Not supported yet."}
     for name in ADVISORY[kind]:
         properties[name] = {"description": "Advisory: ignored, and named in a header."}
-    schema = _object(list(REQUIRED[kind]), **properties)
-    return {**schema, "description": "Fields not listed are ignored and named in a header."}
+    for name in SESSION:
+        properties[name] = {"description": "A conversation that may stay on one Mac."}
+    always = [name for name in REQUIRED[kind] if name != "model"]
+    return {
+        **_object(always, **properties),
+        "anyOf": [{"required": ["model"]}, {"required": ["models"]}],
+        "description": "Fields not listed are ignored and named in a header.",
+    }
 
 
 def inference_schemas() -> dict[str, Any]:
@@ -128,6 +146,7 @@ def inference_schemas() -> dict[str, Any]:
         "Usage": _usage(),
         "ChatCompletionBody": _body("chat"),
         "CompletionBody": _body("completion"),
+        "QuoteRequest": {"anyOf": [_ref("ChatCompletionBody"), _ref("CompletionBody")]},
     }
     message = _object(
         ["role", "content"], role={"const": "assistant"}, content=_STRING, refusal={"type": "null"}
@@ -160,10 +179,13 @@ def _common(kind: str) -> dict[str, Any]:
     }
 
 
+_TIER = {"enum": ["default", "flex"], "description": "Only where the request names one"}
+
+
 def _answers(name: str, kind: str, inside: dict[str, Any]) -> dict[str, Any]:
     choices = _array(_choice(inside, ["stop", "length"]))
     properties = {**_common(kind), "choices": choices, "usage": _ref("Usage")}
-    return {name: _object(list(properties), **properties)}
+    return {name: _object(list(properties), **properties, service_tier=_TIER)}
 
 
 def _chunks(name: str, kind: str, inside: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +193,8 @@ def _chunks(name: str, kind: str, inside: dict[str, Any]) -> dict[str, Any]:
     required = {**_common(kind), "choices": choices}
     usage = {"anyOf": [_ref("Usage"), {"type": "null"}]}
     error = {"$ref": "#/components/schemas/ErrorDetail"}
-    return {f"{name}Chunk": _object(list(required), **required, usage=usage, error=error)}
+    more = {"usage": usage, "error": error, "service_tier": _TIER}
+    return {f"{name}Chunk": _object(list(required), **required, **more)}
 
 
 def _usage() -> dict[str, Any]:

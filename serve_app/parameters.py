@@ -26,6 +26,8 @@ from serve_app.checks import (
     string,
 )
 from serve_app.messages_field import read_messages, read_prompt
+from serve_app.wishes import SESSION, SESSION_CHARS, Wishes, check_parameters, read_wishes
+from serve_app.wishes import USED as WISHED
 
 Kind = Literal["chat", "completion"]
 IGNORED_NAMES = 20  # most names in the header
@@ -36,7 +38,7 @@ class Call:
     """A validated inference call. Exactly one of `messages` and `prompt` is set."""
 
     kind: Kind
-    model: str
+    wishes: Wishes
     messages: tuple[dict[str, str], ...]
     prompt: str | tuple[int, ...]
     max_tokens: int | None
@@ -78,6 +80,7 @@ SHARED: Mapping[str, Check] = {
     "n": integer(1, bounds.CHOICES_MAX),
     "stream": boolean(),
     "stream_options": stream_options(),
+    **WISHED,
 }
 USED: Mapping[Kind, Mapping[str, Check]] = {
     "chat": {
@@ -98,10 +101,6 @@ REQUIRED: Mapping[Kind, tuple[str, str]] = {
     "completion": ("model", "prompt"),
 }
 
-# Elsewhere these choose who serves the answer, with which model and up to which price:
-# ignoring them would change what the caller pays.
-_ROUTING: Mapping[str, tuple[Any, ...]] = {"provider": ({},), "models": ([],)}
-
 # Refused unless the value asks for what happens anyway.
 REFUSED: Mapping[Kind, Mapping[str, tuple[Any, ...]]] = {
     "chat": {
@@ -113,9 +112,8 @@ REFUSED: Mapping[Kind, Mapping[str, tuple[Any, ...]]] = {
         "modalities": (["text"],),
         "audio": (),
         "web_search_options": (),
-        **_ROUTING,
     },
-    "completion": {"echo": (False,), "suffix": ("",), "best_of": (1,), **_ROUTING},
+    "completion": {"echo": (False,), "suffix": ("",), "best_of": (1,)},
 }
 
 # Known and advisory: they change no answer of ours.
@@ -125,26 +123,30 @@ ADVISORY: Mapping[Kind, tuple[str, ...]] = {
         "moderation",
         "parallel_tool_calls",
         "prediction",
-        "prompt_cache_key",
         "prompt_cache_retention",
         "reasoning_effort",
         "safety_identifier",
-        "service_tier",
         "store",
-        "user",
         "verbosity",
     ),
-    "completion": ("user",),
+    "completion": (),
 }
 
 
-def read_call(kind: Kind, body: Mapping[str, Any]) -> Call:
-    """Validate a request body; InvalidRequest names the field that is wrong."""
+def read_call(kind: Kind, body: Mapping[str, Any], route: str | None = None) -> Call:
+    """Validate a request body; InvalidRequest names the field that is wrong.
+
+    `route` is the header `x-coster-route`, if it was sent.
+    """
     used, refused = USED[kind], REFUSED[kind]
     found: dict[str, Any] = {}
     ignored: list[str] = []
+    names: dict[str, str] = {}
     for name, value in body.items():
         if value is None:
+            continue
+        if name in SESSION and type(value) is str and 0 < len(value) <= SESSION_CHARS:
+            names[name] = value
             continue
         check = used.get(name)
         if check is not None:
@@ -159,12 +161,16 @@ def read_call(kind: Kind, body: Mapping[str, Any]) -> Call:
                 "unsupported_parameter",
             )
     for name in REQUIRED[kind]:
-        if name not in found:
+        if name not in found and not (name == "model" and found.get("models")):
             raise InvalidRequest(f"{name} is required.", name, "missing_field")
-    return _assemble(kind, found, ignored)
+    session = next((names[name] for name in SESSION if name in names), "")
+    wishes, more = read_wishes(found, session, route)
+    call = _assemble(kind, found, wishes, [*ignored, *more])
+    check_parameters(found, call.ignored, ignored_header(call.ignored))
+    return call
 
 
-def _assemble(kind: Kind, found: dict[str, Any], ignored: list[str]) -> Call:
+def _assemble(kind: Kind, found: dict[str, Any], wishes: Wishes, ignored: list[str]) -> Call:
     stream = found.get("stream", False)
     if "stream_options" in found and not stream:
         raise InvalidRequest(
@@ -185,7 +191,7 @@ def _assemble(kind: Kind, found: dict[str, Any], ignored: list[str]) -> Call:
         )
     return Call(
         kind=kind,
-        model=found["model"],
+        wishes=wishes,
         messages=messages,
         prompt=found.get("prompt", ""),
         max_tokens=found.get(field),

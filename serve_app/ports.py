@@ -26,7 +26,7 @@ from market.accounting.state_rows import (
 )
 from market.catalogue import Catalogue
 from market.messages import AccountantOp, AccountantReply, KeyLimits, KeyRecord, KeySpend, RateState
-from market.routing.messages import Busy, Grant, ModelAvailability, Outcome, RouteRequest
+from market.routing.messages import Busy, Grant, ModelAvailability, Outcome, Quote, RouteRequest
 from market.types import AccountId, Event, GatewayId, Job, KeyId, ModelId, RequestId
 from serve_app.money_views import BalanceView, UsageView, WithdrawalQuoteView
 from serve_app.sealed import Sealer
@@ -202,6 +202,14 @@ class RouterPort(Protocol):
         Unavailable. If the awaiting task is cancelled the implementation leaves the queue
         and gives back a grant that still arrives: the door never learns of that one.
         """
+        ...
+
+    async def quote(self, request: RouteRequest) -> Quote:
+        """What would become of the request; nothing is reserved. Raises Unavailable."""
+        ...
+
+    def calibration(self) -> Mapping[ModelId, Mapping[str, object]]:
+        """How predictions compare with what happened, by model, from cache: never waits."""
         ...
 
     def report(self, outcome: Outcome) -> None:

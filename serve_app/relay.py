@@ -68,6 +68,7 @@ class Relay:
 
     async def first(self, early: Route | None, admitted: Admitted) -> Attempt:
         """The slot that was asked for early, else one asked for now, else one waited for."""
+        self.seat.priced(admitted)
         routing = early or self.ask(admitted.max_tokens)
         await self._until_answered(routing)
         answer = self.seat.answer(routing)

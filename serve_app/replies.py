@@ -18,6 +18,9 @@ from serve_app.progress import Choice, Progress
 from serve_app.wire import DONE, HEARTBEAT, Bill, ChoiceText, Wire
 
 HeadersFor = Callable[[ProviderId | None], Headers]
+Aside = Callable[[MarketError], MarketError | None]
+"""Asked before an error is told while nothing of an answer is written: the error to tell, or None
+where somebody else goes on."""
 
 SSE_TYPE = b"text/event-stream; charset=utf-8"
 JSON_TYPE = b"application/json"
@@ -34,6 +37,7 @@ class Reply(Protocol):
     """How an answer reaches the client."""
 
     written: bool  # content is out: no other Mac can take over
+    started: bool  # the head is out, perhaps with heartbeats
     delivered: int
     status: int
     content_type: bytes
@@ -77,16 +81,20 @@ class StreamReply:
         n: int,
         include_usage: bool,
         heartbeats: bool,
+        aside: Aside | None = None,
+        started: bool = False,
     ) -> None:
+        """`started`: an earlier reply has sent the head and nothing but heartbeats."""
         self.written = False
         self.delivered = 0
         self.status = 200
+        self.started = started
+        self._aside = aside
         self._send = send
         self._wire = wire
         self._headers_for = headers_for
         self._include_usage = include_usage
         self._heartbeats = heartbeats
-        self._started = False
         self._open = list(range(n))
         self._parts: list[bytes] = []
         self._last = 0
@@ -122,8 +130,8 @@ class StreamReply:
         if not self._parts:
             return
         parts, self._parts = self._parts, []
-        if not self._started:
-            await self._start()
+        if not self.started:
+            await self._start(self._provider)
         self.written = True
         await self._send({"type": "http.response.body", "body": b"".join(parts), "more_body": True})
         if self._progress is not None:
@@ -132,8 +140,8 @@ class StreamReply:
     async def heartbeat(self) -> bool:
         if not self._heartbeats:
             return False
-        if not self._started:
-            await self._start()
+        if not self.started:
+            await self._start(None)  # who will answer is not known yet
         await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
         return True
 
@@ -148,12 +156,16 @@ class StreamReply:
         return b"".join(parts)
 
     async def end(self, last: bytes) -> None:
-        if not self._started:
-            await self._start()
+        if not self.started:
+            await self._start(self._provider)
         await self._send({"type": "http.response.body", "body": last})
 
     async def fail(self, error: MarketError) -> None:
-        if not self._started:
+        told = error if self.written or self._aside is None else self._aside(error)
+        if told is None:
+            return
+        error = told
+        if not self.started:
             self.status = error.status
             await send_error(self._send, error, self._headers_for(None))
             return
@@ -161,9 +173,9 @@ class StreamReply:
         body = self._wire.failure(error, choices or [self._last])
         await self._send({"type": "http.response.body", "body": body})
 
-    async def _start(self) -> None:
-        self._started = True
-        headers = [*self._headers_for(self._provider), *head_of(SSE_TYPE)]
+    async def _start(self, provider: ProviderId | None) -> None:
+        self.started = True
+        headers = [*self._headers_for(provider), *head_of(SSE_TYPE)]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
@@ -171,13 +183,21 @@ class WholeReply:
     """One JSON document at the end."""
 
     written = False
+    started = False
     delivered = 0
     content_type = JSON_TYPE
 
     def __init__(
-        self, send: Send, wire: Wire, headers_for: HeadersFor, *, with_logprobs: bool
+        self,
+        send: Send,
+        wire: Wire,
+        headers_for: HeadersFor,
+        *,
+        with_logprobs: bool,
+        aside: Aside | None = None,
     ) -> None:
         self.status = 200
+        self._aside = aside
         self._send = send
         self._wire = wire
         self._headers_for = headers_for
@@ -212,5 +232,8 @@ class WholeReply:
         await send_body(self._send, 200, self._headers_for(self._provider), last)
 
     async def fail(self, error: MarketError) -> None:
-        self.status = error.status
-        await send_error(self._send, error, self._headers_for(None))
+        told = error if self._aside is None else self._aside(error)
+        if told is None:
+            return
+        self.status = told.status
+        await send_error(self._send, told, self._headers_for(None))

@@ -21,10 +21,12 @@ from serve_app.desk import Desk
 from serve_app.landings import add_landings
 from serve_app.openapi import describe, operation
 from serve_app.ports import DRAINING
+from serve_app.preparing import Preparing
 from serve_app.rest import answer, caller, new_app
 from serve_app.routes_keys import add_accounts, add_keys
 from serve_app.routes_payments import add_payments
 from serve_app.routes_payouts import add_payouts
+from serve_app.routes_quote import add_quotes
 from serve_app.schemas import (
     BalanceAnswer,
     Generation,
@@ -60,7 +62,7 @@ def package_version() -> str:
         return "0"
 
 
-def build_routes(desk: Desk, bodies: Bodies) -> FastAPI:
+def build_routes(desk: Desk, bodies: Bodies, preparing: Preparing) -> FastAPI:
     """The FastAPI app behind the hot routes."""
     app = new_app(
         "coster",
@@ -69,6 +71,7 @@ def build_routes(desk: Desk, bodies: Bodies) -> FastAPI:
     )
     _add_models(app, desk)
     _add_prices(app, desk)
+    add_quotes(app, desk, bodies, preparing)
     _add_statements(app, desk)
     add_payments(app, desk, bodies)
     add_payouts(app, desk, bodies)

@@ -88,6 +88,10 @@ class Sealer:
         """Where a sign-up comes from, as a keyed hash: says whether two are the same place."""
         return self._digest("place", network.encode()).hex()
 
+    def session(self, account: AccountId, name: str) -> str:
+        """A caller's name for a conversation as a keyed hash: the router need not read it."""
+        return self._digest("session", account.encode(), name.encode()).hex()[:32]
+
     def seal(
         self, account: AccountId, own: OwnKey, request_id: RequestId, answer: KeptAnswer
     ) -> bytes | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from market.accounting.prices import Price
 from market.errors import InvalidRequest, MarketError
-from market.messages import Funding
+from market.messages import Admitted, Funding
 from market.routing.messages import Busy, Grant, RouteRequest
 from market.types import AccountId, Event, Job, JobFailure, MachineId, RequestId
 from serve_app.desk import Desk
@@ -33,10 +34,17 @@ class Seat:
         self._request_id = request_id
         self._consumer = consumer
         self._race = race
+        self._price = prepared.wanted.price
         self._routing: Route | None = None
         self._queued = False
         self._tried: tuple[MachineId, ...] = ()
         self.attempts = 0  # granted so far
+
+    def priced(self, admitted: Admitted) -> None:
+        """From now on Macs are compared at the prices that the hold has frozen."""
+        self._price = Price(
+            admitted.price_in_nano, admitted.price_cached_nano, admitted.price_out_nano
+        )
 
     def ask(
         self,
@@ -67,17 +75,16 @@ class Seat:
         *,
         hedge: bool = False,
     ) -> RouteRequest:
-        return RouteRequest(
-            request_id=self._request_id,
-            gateway=self._desk.ports.gateway,
-            consumer=self._consumer,
-            model=self._prepared.card.id,
-            prompt_tokens=len(self._prepared.prompt_ids),
+        ports = self._desk.ports
+        return self._prepared.request(
+            self._request_id,
+            ports.gateway,
+            self._consumer,
+            ports.clock.monotonic_s(),
             max_tokens=max_tokens,
-            n=self._prepared.call.n,
+            price=self._price,
             attempt=self.attempts + 1,
             excluded=self._tried,
-            deadline_s=self._desk.limits.queue_s,
             funding=funding,
             digest=digest,
             said_tokens=said_tokens,

@@ -76,7 +76,9 @@ class Wire:
         created_s: int,
         *,
         include_usage: bool,
+        service_tier: str | None = None,
     ) -> None:
+        """`service_tier` is what was asked for, if anything; the one that served is told."""
         self._chat = kind == "chat"
         stem = request_id.removeprefix("req_")
         self._shape: dict[str, Any] = {
@@ -86,6 +88,8 @@ class Wire:
             "model": model,
             "system_fingerprint": None,
         }
+        if service_tier is not None:
+            self._shape["service_tier"] = "flex" if service_tier == "flex" else "default"
         chunk = dict(self._shape)
         if self._chat:
             chunk["object"] = "chat.completion.chunk"

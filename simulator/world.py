@@ -21,12 +21,16 @@ from market.routing.messages import ProviderBeat
 from market.routing.state import RouterState
 from market.types import ModelId, ModelSize
 from simulator.bank import Bank
+from simulator.bounds import fluid_capacity
 from simulator.door import Door
 from simulator.faults import NO_FAULTS, Faults, Misfortune
 from simulator.kernel import Kernel
 from simulator.mac import SimMac
 from simulator.records import Arrival, Ended, MacUsed
+from simulator.scenario import Scenario
 from simulator.stand import Stand
+from simulator.streams import Streams
+from simulator.workloads.source import arrivals
 
 START_S = 10.0
 """The clock begins here: a router that has just started is still rebuilding at zero."""
@@ -258,3 +262,23 @@ class World:
         if stand.here and stand.incarnation == beat.incarnation:
             stand.follow(orders)
         self.door.collect()
+
+
+def simulate(scenario: Scenario, policy: Policy, seed: int, sink: Sink) -> Totals:
+    """A scenario under a policy: its workloads are played to their end."""
+    setting = Setting(
+        macs=scenario.macs,
+        models=scenario.models,
+        catalogue=Catalogue(),
+        slots=scenario.slots,
+        fee_bps=scenario.market.platform_fee_bps,
+        faults=scenario.faults,
+    )
+    asked = arrivals(
+        scenario.workloads,
+        Streams(seed),
+        capacity=lambda mix: fluid_capacity(scenario.macs, mix, scenario.slots),
+        requests=scenario.requests,
+        duration_s=scenario.duration_s,
+    )
+    return World(setting, policy, seed, sink).run(asked)

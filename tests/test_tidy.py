@@ -45,6 +45,7 @@ UNTIDY: list[tuple[str, str, str]] = [
     ("giants_have_one_doorway", "actors/router.py", '"""R."""\nfrom mlx_lm import load\n'),
     ("giants_have_one_doorway", "actors/router.py", '"""R."""\nimport sqlite3\n'),
     ("giants_have_one_doorway", "market/money.py", "import stripe\n"),
+    ("giants_have_one_doorway", "simulator/world.py", '"""W."""\nimport pyarrow as pa\n'),
     ("giants_have_one_doorway", "simulator/world.py", '"""Lab."""\nimport scipy.optimize\n'),
     ("market_is_pure", "market/placement/greedy.py", '"""G."""\nfrom scipy import sparse\n'),
     ("market_is_pure", "market/money.py", "import requests\n"),

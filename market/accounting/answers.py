@@ -11,6 +11,7 @@ from market.accounting.ledger import OpenHold
 from market.accounting.rows import CheckpointRow, HoldRow, RequestRow
 from market.errors import Conflict, InvalidRequest
 from market.messages import Admit, Admitted, Checkpoint, Funding, Settle, Settled
+from market.money import NANO_MAX
 from market.types import AccountId, Usage
 
 TEXT_CHARS_MAX: Final = 200
@@ -177,6 +178,10 @@ def check_sizes(op: Admit) -> None:
         raise InvalidRequest(
             f"max_tokens must be between 1 and {op.max_tokens_cap} here, not {op.max_tokens}.",
             "max_tokens",
+        )
+    if op.budget_nano is not None and not 0 <= op.budget_nano <= NANO_MAX:
+        raise InvalidRequest(
+            f"A budget must be from 0 to {NANO_MAX} nano-USD, not {op.budget_nano}.", "max_cost_usd"
         )
 
 

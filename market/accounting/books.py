@@ -109,7 +109,9 @@ class Books(Registry):
             case Void():
                 return self._void(op, now_ns)
             case ResolveKey():
-                return self.customers.live_key(op.key_hash, now_ns).record
+                record = self.customers.live_key(op.key_hash, now_ns).record
+                machines = self.machines_of(record.account)
+                return replace(record, machines=machines) if machines else record
 
     def stamp(self, wall_ns: int) -> int:
         """Ledger time: the wall clock, but strictly growing whatever the clock does."""

@@ -20,6 +20,7 @@ from market.accounting.rows import HoldRow
 from market.catalogue import Catalogue
 from market.errors import PaymentRequired
 from market.messages import Admit
+from market.money import format_usd_exact
 
 LEASE_TTL_NS: Final = 60_000_000_000  # a hold whose gateway is silent this long is closed
 
@@ -43,13 +44,15 @@ def hold_terms(
     """The hold that this admission needs, at this price.
 
     Raises InvalidRequest for sizes no request has, RateLimited when the day's tokens do not
-    suffice, PaymentRequired when the money or the key's caps do not.
+    suffice, PaymentRequired when the money, the key's caps or the caller's budget do not.
     """
     check_sizes(op)
     owner = key.owner
     cap = _cap_of_the_day(op, key, now_ns)
     if key.caps is not None:
         cap = _cap_of_the_key(op, key, key.caps, price, cap, now_ns)
+    if op.budget_nano is not None:
+        cap = cap_of_the_budget(op, op.budget_nano, price, cap)
     available = ledger.available(owner.row.id)
     available_nano = sum(available)
     max_tokens = admission.resolve_max_tokens(
@@ -121,3 +124,36 @@ def _cap_of_the_key(op: Admit, key: Key, caps: Caps, price: Price, cap: int, now
         need_nano = op.prompt_tokens * price.in_nano + wanted * per_token_nano
         raise refuse_cap(key.row, meter, need_nano=need_nano, affordable=affordable)
     return min(cap, affordable)
+
+
+def cap_of_the_budget(op: Admit, budget_nano: int, price: Price, cap: int) -> int:
+    """The longest answer per choice that the caller's budget allows, within `cap`.
+
+    Raises PaymentRequired, naming what fits, when that is less than what was asked for.
+    """
+    affordable = admission.affordable_tokens(
+        budget_nano=budget_nano,
+        prompt_tokens=op.prompt_tokens,
+        n=op.n,
+        price_in_nano=price.in_nano,
+        price_out_nano=price.out_nano,
+    )
+    if affordable is None:
+        return cap
+    wanted = 1 if op.max_tokens is None else op.max_tokens
+    if wanted <= affordable:
+        return min(cap, affordable)
+    need_nano = op.prompt_tokens * price.in_nano + wanted * op.n * price.out_nano
+    fits = (
+        f"max_tokens of at most {affordable} fits"
+        if affordable >= 1
+        else "not even one completion token fits"
+    )
+    raise PaymentRequired(
+        f"This request may cost up to {format_usd_exact(need_nano)} and its max_cost_usd is "
+        f"{format_usd_exact(budget_nano)}: {fits}. Ask for fewer tokens or allow more.",
+        "max_cost_usd",
+        "budget_exceeded",
+        None,
+        False,
+    )

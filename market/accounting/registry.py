@@ -36,6 +36,9 @@ class Registry:
         self.customers = Customers(snapshot)
         self.prices = Prices(snapshot.rows(PriceRow))
         self.machines = {row.machine: row.owner for row in snapshot.rows(MachineRow)}
+        self._owned: dict[AccountId, tuple[MachineId, ...]] = {}
+        for machine, owner in self.machines.items():
+            self._owned[owner] = (*self._owned.get(owner, ()), machine)
         acts = Acts(snapshot.operations)
         self._without_act: list[PriceRow | MachineRow] = []
         if not acts.known:
@@ -67,6 +70,7 @@ class Registry:
             )
         if linked is None:
             self.machines[machine] = owner
+            self._owned[owner] = (*self._owned.get(owner, ()), machine)
             row = MachineRow(machine, owner, now_ns)
             self.ledger.changes.put(row)
             self.ledger.changes.operations.append(link_act(row, actor))
@@ -81,8 +85,13 @@ class Registry:
             raise NotFound(
                 f"The machine {machine[:80]} is not linked.", "machine", "machine_not_linked"
             )
+        self._owned[owner] = tuple(one for one in self._owned[owner] if one != machine)
         self.ledger.changes.drop(MachineRow(machine, owner, 0))
         return owner
+
+    def machines_of(self, owner: AccountId) -> tuple[MachineId, ...]:
+        """The machines that are linked to an account."""
+        return self._owned.get(owner, ())
 
     def claim(self, machine: MachineId, owner: AccountId, own_promo_nano: int, now_ns: int) -> int:
         """Give an account what its linked machine had earned before; in nano-USD.

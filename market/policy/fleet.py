@@ -113,6 +113,10 @@ class Fleet:
             return 0
         return self._codes.setdefault(text, len(self._codes) + 1)
 
+    def known_code(self, text: str) -> int:
+        """As `code`, but −1 for what no Mac has ever named: callers may ask for anything."""
+        return self._codes.get(text, -1)
+
     # ── Macs ──────────────────────────────────────────────────────────────────────────
 
     def add(self, machine: MachineId, provider: ProviderId, owner: AccountId) -> None:

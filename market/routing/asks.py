@@ -10,6 +10,7 @@ from market.policy.ask import Ask
 from market.policy.candidates import Candidates
 from market.policy.decision import Decision, decide
 from market.policy.fleet import Fleet, Load
+from market.policy.preferences import NO_PREFERENCES
 from market.policy.registry import COSTER, Policy
 from market.routing.lengths import Lengths
 from market.routing.messages import RouteRequest
@@ -41,6 +42,8 @@ class Asker:
             request.model, request.consumer, request.max_tokens, request.said_tokens
         )
         wished = request.preferences
+        if wished == NO_PREFERENCES:  # a copy that came over the wire
+            wished = NO_PREFERENCES
         ask = Ask(
             request_id=request.request_id,
             attempt=request.attempt,
@@ -62,7 +65,7 @@ class Asker:
             price_out_nano=request.price_out_nano,
             session=request.session,
             digest=self._fleet.code(request.digest),
-            quantizations=tuple(self._fleet.code(name) for name in wished.quantizations),
+            quantizations=tuple(map(self._fleet.known_code, wished.quantizations)),
             hedge=request.hedge,
         )
         candidates = self._with_cached(self._fleet.candidates(request.model), request)

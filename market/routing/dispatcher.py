@@ -79,7 +79,7 @@ class Dispatcher:
                 return self._grant(request, decision, now_s, now_s, cost=0.0)
             self.count("rejected_early")
             return self._refuse_now(request, decision, late, now_s)
-        error = self._hopeless(request, decision, now_s)
+        error = self.hopeless(request, decision, now_s)
         if error is not None:
             return self._refuse_now(request, decision, error, now_s)
         queue = self.queues.get(request.model)
@@ -135,7 +135,7 @@ class Dispatcher:
             self.count("policy_faults", len(decision.faults))
         return decision
 
-    def _hopeless(
+    def hopeless(
         self, request: RouteRequest, decision: Decision, now_s: float
     ) -> MarketError | None:
         """The error, when waiting cannot help; None when it may."""
@@ -191,7 +191,7 @@ class Dispatcher:
             grant = self._grant(request, decision, now_s, entry.enqueued_s, cost=entry.cost)
             self.gateways.send(request.gateway, grant)
             return True
-        error = self._hopeless(request, decision, now_s)
+        error = self.hopeless(request, decision, now_s)
         if error is not None:
             self.leave_queue(queue, entry)
             self._refuse(entry, decision, error, now_s)

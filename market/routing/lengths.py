@@ -96,16 +96,27 @@ class Lengths:
         self, model: ModelId, consumer: AccountId | None, max_tokens: int, said: int
     ) -> tuple[float, float]:
         most = float(max(max_tokens - said, 1))
-        shares = self._shares(model, consumer)
-        left = _MIDDLES - said
-        shares = np.where(left > 0, shares, 0.0)
-        total = shares.sum()
+        shares, total = self._left(model, consumer, said)
         if total <= 0:
             return min(FIRST_TOKENS, most), min(2 * FIRST_TOKENS, most)
-        lengths = np.minimum(left, most)
+        lengths = np.minimum(_MIDDLES - said, most)
         mean = float((shares * lengths).sum() / total)
-        at = int(np.searchsorted(np.cumsum(shares), 0.9 * total))
-        return max(mean, 1.0), max(float(lengths[min(at, BINS - 1)]), 1.0)
+        return max(mean, 1.0), _quantile(shares, lengths, 0.9)
+
+    def median(self, model: ModelId, consumer: AccountId | None, max_tokens: int) -> float:
+        """What half of the answers are expected to stay below, in tokens of one choice."""
+        most = float(max(max_tokens, 1))
+        shares, total = self._left(model, consumer, 0)
+        if total <= 0:
+            return min(FIRST_TOKENS, most)
+        return _quantile(shares, np.minimum(_MIDDLES, most), 0.5)
+
+    def _left(
+        self, model: ModelId, consumer: AccountId | None, said: int
+    ) -> tuple[FloatArray, float]:
+        """The shares of the answers that are longer than what was said, and their sum."""
+        shares = np.where(said < _MIDDLES, self._shares(model, consumer), 0.0)
+        return shares, float(shares.sum())
 
     def _shares(self, model: ModelId, consumer: AccountId | None) -> FloatArray:
         of_model = self._models.get(model)
@@ -137,3 +148,8 @@ class Lengths:
         before = self._service_s.get(model, FIRST_SERVICE_S)
         self._service_s[model] = before + SERVICE_WEIGHT * (service_s - before)
         self._news[model] = self._news.get(model, 0) + 1
+
+
+def _quantile(shares: FloatArray, lengths: FloatArray, share: float) -> float:
+    at = int(np.searchsorted(np.cumsum(shares), share * shares.sum()))
+    return max(float(lengths[min(at, BINS - 1)]), 1.0)

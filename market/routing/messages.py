@@ -109,6 +109,54 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotedMac:
+    """What one Mac is expected to do for a request, half of the time and nine times in ten.
+
+    `free` says that it could begin now; else one of its requests has to end first. `chosen`
+    is the one that would serve it.
+    """
+
+    provider: ProviderId
+    chosen: bool
+    free: bool
+    ask_pct: int
+    cached_tokens: int
+    ttft_ms: float
+    high_ttft_ms: float
+    tps: float
+    low_tps: float
+    total_ms: float
+    high_total_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What would become of a request that is not made.
+
+    `macs` are those that may serve it, best first, `able` how many there are in all.
+    `ruled_out` counts the others by reason, in words too. Tokens are of one choice. `wait_s` is
+    how long it would wait for a slot, None where nobody can say. `error` is a picklable
+    MarketError: what it would be refused with.
+    """
+
+    request_id: RequestId
+    macs: tuple[QuotedMac, ...]
+    able: int
+    ruled_out: tuple[tuple[str, int, str], ...]
+    tokens: float
+    high_tokens: float
+    queued: int
+    wait_s: float | None
+    words: str
+    error: Exception | None = None
+
+    @property
+    def served_now(self) -> bool:
+        """A Mac could begin at once."""
+        return self.error is None and any(mac.chosen for mac in self.macs)
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How one attempt ended. Frees its slots and teaches the router.
 

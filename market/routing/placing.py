@@ -41,10 +41,13 @@ class Placing:
         expected_macs: int = 0,
         intents: Iterable[Intent] = (),
     ) -> None:
-        """No plan is made before `begins_s`, or the first beat of that many Macs."""
+        """No plan is made before `begins_s`, or the first beat of that many Macs, nor before the
+        models on offer are known.
+        """
         self.planner = Planner(settings, begins_s)
         self._enabled = settings.enabled
-        self._sizes = {size.model: size for size in sizes}
+        self._sizes: dict[ModelId, ModelSize] = {}
+        self.offer(sizes)
         self._expected = expected_macs
         self._pins = {Pin(i.machine, i.model): i.reason for i in intents if i.kind == "pin"}
         self._turned_away: deque[tuple[float, ModelId, float]] = deque(maxlen=TURNED_AWAY_MAX)
@@ -53,6 +56,15 @@ class Placing:
     @property
     def enabled(self) -> bool:
         return self._enabled and bool(self._sizes)
+
+    def offer(self, sizes: Sequence[ModelSize]) -> None:
+        """The models that the market offers, and what each needs of a Mac."""
+        self._sizes = {size.model: size for size in sizes}
+
+    @property
+    def offered(self) -> tuple[ModelId, ...]:
+        """In the market's order."""
+        return tuple(self._sizes)
 
     # ── requests ──────────────────────────────────────────────────────────────────────
 

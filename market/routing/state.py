@@ -32,11 +32,13 @@ from market.routing.messages import (
     Outcome,
     ProviderBeat,
     ProviderOrders,
+    Quote,
     Refused,
     RouteRequest,
 )
 from market.routing.notes import Noted
 from market.routing.placing import Placing
+from market.routing.quotes import quote_of
 from market.routing.reservations import Reservation
 from market.routing.stories import machine_story, queue_story, story_of
 from market.routing.view import availability, metrics, status
@@ -133,6 +135,10 @@ class RouterState:
                 if self._desk.macs.machine_of(name) is None:
                     return refusals.unknown_provider(name, field)
         return None
+
+    def quote(self, batch: Sequence[RouteRequest], now_s: float) -> list[Quote]:
+        """What would become of each request; nothing is reserved, queued or learned from it."""
+        return [quote_of(self._desk, r, self._refusal(r, now_s), now_s) for r in batch]
 
     @property
     def door_closed(self) -> bool:

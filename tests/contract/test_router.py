@@ -199,3 +199,19 @@ async def test_the_door_counts_what_is_not_done_yet(router: Router) -> None:
     assert isinstance(reply, Unavailable)
     facts = await router.describe()
     assert (facts["role"], facts["state"]) == ("router", "draining")
+
+
+async def test_a_quote_leaves_nothing_behind(router: Router) -> None:
+    """It names the Mac that is then granted; the router's own books say nothing of it."""
+    await router.heartbeat(provider_beat("a", slots=1))
+    before = await router.status()
+    (quote,) = await router.quote([request("q")])
+    after = await router.status()
+    (reply,) = await router.route([request("q")])
+
+    assert isinstance(reply, Grant)
+    assert [mac.provider for mac in quote.macs if mac.chosen] == [reply.provider]
+    assert (before["reservations"], before["records_buffered"]) == (
+        after["reservations"],
+        after["records_buffered"],
+    )

@@ -161,6 +161,13 @@ class Accountant:
         fixed = op.prompt_tokens * card.price_in_nano
         free = account.credit_nano - account.held_nano
         affordable = (free - fixed) // (card.price_out_nano * op.n)
+        if op.budget_nano is not None and op.budget_nano < free:
+            fits = (op.budget_nano - fixed) // (card.price_out_nano * op.n)
+            if fits < (op.max_tokens or 1):
+                raise PaymentRequired(
+                    f"max_tokens of at most {max(0, fits)} fits.", "max_cost_usd", "budget_exceeded"
+                )
+            affordable = fits
         wanted = min(op.max_tokens_cap, affordable) if op.max_tokens is None else op.max_tokens
         if wanted < 1 or wanted > affordable:
             raise PaymentRequired(

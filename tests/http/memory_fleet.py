@@ -6,18 +6,29 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from market.catalogue import DEMO_MODEL
 from market.errors import (
     MarketError,
     Unavailable,
 )
-from market.routing.messages import Busy, Endpoint, Grant, ModelAvailability, Outcome, RouteRequest
+from market.routing.messages import (
+    Busy,
+    Endpoint,
+    Grant,
+    ModelAvailability,
+    Outcome,
+    Quote,
+    QuotedMac,
+    RouteRequest,
+)
 from market.types import (
     Event,
     Job,
     JobFailure,
     MachineId,
+    ModelId,
     ProviderId,
     RequestId,
     TokenLogprob,
@@ -37,6 +48,8 @@ class Mac:
     pace_s: float = 0.0
     silent: bool = False
     fail_after: int | None = None
+    fail_code: Literal["lost", "invalid"] = "lost"
+    cannot: set[str] = field(default_factory=set)  # models that fail here at once
     ask_pct: int = 100
     cancelled: list[RequestId] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
@@ -65,6 +78,8 @@ class Fleet:
         self.room_for_hedges = True
         self.payee = MAC_OWNER
         self.error: MarketError | None = None
+        self.errors: dict[str, MarketError] = {}  # by model
+        self.quoted: list[RouteRequest] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopped: set[tuple[RequestId, MachineId]] = set()
         self.produced: dict[RequestId, int] = {}
@@ -73,8 +88,9 @@ class Fleet:
     async def route(self, request: RouteRequest) -> Grant | Busy:
         self.requests.append(request)
         await asyncio.sleep(0)
-        if self.error is not None:
-            raise self.error
+        error = self.error or self.errors.get(request.model)
+        if error is not None:
+            raise error
         if request.hedge and not self.room_for_hedges:
             return Busy(request.request_id, 0)
         ends_s = time.monotonic() + request.deadline_s
@@ -98,7 +114,7 @@ class Fleet:
             if request.funding is None:
                 return Busy(request.request_id, 1)
             if time.monotonic() > ends_s:
-                raise Unavailable("No slot came free.", None, "queue_deadline", 2.0)
+                raise Unavailable("No slot came free.", None, "queue_timeout", 2.0)
             await asyncio.sleep(0.005)
 
     def _free(self, request: RouteRequest) -> Mac | None:
@@ -107,6 +123,25 @@ class Fleet:
             if mac.machine not in request.excluded and fits:
                 return mac
         return None
+
+    async def quote(self, request: RouteRequest) -> Quote:
+        self.quoted.append(request)
+        await asyncio.sleep(0)
+        error = self.error or self.errors.get(request.model)
+        mac = self._free(request)
+        macs = [
+            QuotedMac(ProviderId(f"prv_{m.name}"), m is mac, m.running < m.slots, m.ask_pct, 0,
+                      10.0, 12.0, 100.0, 80.0, 250.0, 300.0)
+            for m in self.macs
+        ]  # fmt: skip
+        wait_s = 0.0 if mac is not None else 3.0
+        return Quote(
+            request.request_id, tuple(macs), len(macs), (), 24.0, 30.0, 0, wait_s, "", error
+        )
+
+    def calibration(self) -> dict[ModelId, dict[str, object]]:
+        told = {"requests": 3, "bias": 1.1, "typical_error": 0.2, "within_p90": 0.9}
+        return {DEMO_MODEL: dict(told)}
 
     def report(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -139,8 +174,8 @@ class Fleet:
     async def _run(self, mac: Mac, job: Job, on_event: Callable[[Event], None]) -> None:
         if mac.silent:
             return
-        if mac.fails:
-            failure = mac.fails.pop(0)
+        if mac.fails or job.model in mac.cannot:
+            failure = mac.fails.pop(0) if mac.fails else JobFailure("engine", "It broke.")
             on_event(Event(job.request_id, 0, (), "", 0, error=failure))
             return
         length = min(job.max_tokens, self.LENGTH)
@@ -149,7 +184,7 @@ class Fleet:
             if (job.request_id, mac.machine) in self.stopped:
                 return
             if mac.fail_after == at:
-                lost = JobFailure("lost", "The Mac is gone.")
+                lost = JobFailure(mac.fail_code, "The Mac is gone.")
                 on_event(Event(job.request_id, 0, (), "", at, error=lost))
                 return
             await asyncio.sleep(mac.pace_s)

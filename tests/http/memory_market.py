@@ -112,6 +112,10 @@ class Market:
         )
         self.app: GatewayApp = create_app(self.ports, limits)
 
+    def rebuild(self, limits: Limits | None = None) -> None:
+        """The app anew, over ports that were replaced."""
+        self.app = create_app(self.ports, limits)
+
     @property
     def ada(self) -> Account:
         return self.accountant.accounts[ADA]

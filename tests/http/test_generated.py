@@ -91,7 +91,7 @@ def _exchange(market: LedgerMarket, case: Any) -> Exchange:
         raw = body
     else:
         raw = json.dumps(body).encode("utf-8", "surrogatepass")
-    inference = "completions" in case.path
+    inference = "completions" in case.path or case.path == "/v1/quote"
     made = Exchange(
         raw,
         path=case.formatted_path,

@@ -197,11 +197,23 @@ async def test_a_kept_answer_is_the_unbroken_one(tmp_path: Path) -> None:
 # ── second tries ──────────────────────────────────────────────────────────────────────
 
 
+async def test_a_head_that_is_sent_early_names_no_mac(tmp_path: Path) -> None:
+    """Which of two tries will answer is not known when a heartbeat goes out; the usage tells."""
+    market = market_of(tmp_path, Mac("a", silent=True), Mac("b", pace_s=0.001))
+    market.fleet.hedge_after_ms = 100.0  # after the first heartbeat
+    options = {"stream_options": {"include_usage": True}}
+    exchange = await ask(chat(stream=True, **options)).go(market.app)
+    assert b": queued" in exchange.content
+    assert "x-coster-provider" not in exchange.answer_headers
+    assert exchange.events[-1]["usage"]["provider"] == "prv_b"
+    assert market.nothing_is_left()
+
+
 async def test_a_slow_mac_gets_company_and_the_first_to_speak_wins(tmp_path: Path) -> None:
     """One answer, one charge, to the one that gave it; the silent one is stopped and let go."""
     market = market_of(tmp_path, Mac("a", silent=True), Mac("b"))
     market.fleet.hedge_after_ms = 20.0
-    exchange = await ask(chat(stream=True)).go(market.app)
+    exchange = await ask(chat(stream=True), headers={"x-coster-heartbeat": "off"}).go(market.app)
     assert exchange.text == UNBROKEN
     assert exchange.answer_headers["x-coster-provider"] == "prv_b"
     (op,) = settles(market)

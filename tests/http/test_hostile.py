@@ -24,6 +24,8 @@ GENEROUS = replace(
     accounts_burst=MANY,
     forgeries_per_minute=MANY,
     forgeries_burst=MANY,
+    quotes_per_minute=MANY,
+    quotes_burst=MANY,
 )
 BODIES = {
     "nothing": b"",

@@ -19,12 +19,14 @@ PUBLIC = {
     ("GET", "/v1/models/{model_id}"),
     ("GET", "/v1/pricing"),
     ("GET", "/v1/pricing/history"),
+    ("GET", "/v1/quote/calibration"),
     ("POST", "/v1/accounts"),
     ("POST", "/v1/payments/webhook"),
     ("GET", "/health"),
     ("GET", "/readyz"),
 }
-SPENDS = {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}
+SPENDS = {("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("POST", "/v1/quote")}
+MAKES_NOTHING = {"/v1/payments/webhook", "/v1/payouts/quote", "/v1/quote"}
 MOVES_MONEY = {
     ("POST", "/v1/payments/topups/{topup_id}/refund"),
     ("POST", "/v1/payouts/onboarding"),
@@ -116,5 +118,5 @@ async def test_the_document_describes_every_body_and_own_key(market: LedgerMarke
         if method in ("POST", "PATCH"):
             assert operation["requestBody"]["content"]["application/json"]["schema"], path
         names = {entry["name"] for entry in operation.get("parameters", ())}
-        makes = method == "POST" and path not in ("/v1/payments/webhook", "/v1/payouts/quote")
+        makes = method == "POST" and path not in MAKES_NOTHING
         assert ("Idempotency-Key" in names) == makes, path

@@ -128,14 +128,14 @@ def test_headers_name_the_mac_the_limits_and_the_ids(client: OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model="coster/demo",
         messages=GREETING,
-        user="ada",
+        store=True,
         extra_headers={"x-request-id": "my-id.1"},
     )
 
     assert raw.headers["x-request-id"] == "my-id.1"
     assert raw.headers["x-coster-request-id"].startswith("req_")
     assert raw.headers["x-coster-provider"].startswith("prv_")
-    assert raw.headers["x-coster-ignored-params"] == "user"
+    assert raw.headers["x-coster-ignored-params"] == "store"
     assert raw.headers["x-coster-max-tokens"] == str(1024 - 22)
     assert raw.headers["x-ratelimit-limit-requests"] == "60"
     assert raw.headers["x-ratelimit-reset-tokens"] == "24h0m0s"

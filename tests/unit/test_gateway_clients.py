@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -283,3 +284,66 @@ async def test_a_moved_provider_gets_a_new_link_and_the_old_one_is_closed() -> N
     assert [len(link.jobs) for link in made] == [2, 1]
     assert [link.closed for link in made] == [True, False]
     await links.close()
+
+
+async def test_quotes_of_one_moment_travel_together() -> None:
+    """A call with fallbacks asks for all its models in one message, each with its own answer."""
+    actor = FakeActor(
+        quote=lambda items: [f"quote of {item.request_id}" for item in items],
+        poll=quiet_poll,
+        availability=list,
+        calibration=dict,
+    )
+    client = router(actor)
+    try:
+        quotes = await asyncio.gather(*(client.quote(request(f"r{n}")) for n in range(4)))
+    finally:
+        await client.close()
+
+    assert quotes == [f"quote of r{n}" for n in range(4)]
+    assert [len(batch) for batch in actor.batches("quote")] == [4]
+
+
+async def test_calibration_comes_from_cache() -> None:
+    """It is refreshed beside availability and never asked for by a reader."""
+    known = {"m": {"requests": 1}}
+    actor = FakeActor(poll=quiet_poll, availability=list, calibration=lambda: known)
+    client = router(actor)
+    try:
+        assert client.calibration() == {}
+        await until(client.calibration)
+        assert client.calibration() == known
+    finally:
+        await client.close()
+
+
+async def test_whoever_asks_again_has_less_time_left() -> None:
+    """A router that has forgotten a waiting request is told what remains of its deadline."""
+    asked: list[RouteRequest] = []
+    letters: list[list[Any]] = []
+
+    def route(items: list[RouteRequest]) -> list[Any]:
+        asked.extend(items)
+        if len(asked) == 1:
+            lost = Unavailable("lost", None, LOST_IN_QUEUE)
+            letters.append([Refused(RequestId("req_1"), lost)])
+            return [Busy(RequestId("req_1"), 1)]
+        return [grant()]
+
+    async def poll(*_: object) -> list[Any]:
+        await asyncio.sleep(0.05)
+        return letters.pop() if letters else []
+
+    actor = FakeActor(route=route, poll=poll, availability=list, calibration=dict)
+    client = router(actor)
+    try:
+        await client.route(replace(request(funded=True), finish_by_s=3.0))
+    finally:
+        await client.close()
+
+    first, second = asked
+    assert first.finish_by_s == pytest.approx(3.0, abs=0.04)
+    assert second.finish_by_s is not None
+    assert second.deadline_s < first.deadline_s
+    spent_s = first.deadline_s - second.deadline_s
+    assert first.finish_by_s - second.finish_by_s == pytest.approx(spent_s)

@@ -72,9 +72,9 @@ def test_a_wrong_market_toml_is_named(tmp_path: Path, text: str, named: str) -> 
 
 def test_a_folder_is_served_under_its_own_name(tmp_path: Path) -> None:
     """`--model FOLDER` never takes the id of a catalogue model."""
-    assert model_source(str(tmp_path)).model == f"local/{tmp_path.name}"
-    assert model_source(None).model == "coster/demo"
-    assert model_source("owner/name").source == "owner/name"
+    assert model_source(str(tmp_path), "mlx").model == f"local/{tmp_path.name}"
+    assert model_source("coster/demo", "mlx").source == ""
+    assert model_source("owner/name", "mlx").source == "owner/name"
 
 
 def node(machine: str, *, alive: bool = True, **labels: str) -> dict[str, object]:
