@@ -16,6 +16,7 @@ from market.policy.filters import BY_NAME, effective_slots
 from market.routing.dispatcher import Dispatcher
 from market.routing.macs import Mac
 from market.routing.messages import RouteRequest
+from market.routing.roster import KnownMac
 from market.types import AccountId, GatewayId, MachineId, ModelId, RequestId
 from market.verdicts import Standing, judge
 
@@ -86,12 +87,36 @@ def machine_story(desk: Dispatcher, machine: MachineId, now_s: float) -> dict[st
         return None
     verdict = judge(standing_of(desk, mac, now_s))
     return {
+        "name": mac.beat.name,
         "machine": machine,
         "provider": mac.beat.provider,
         "chip": mac.beat.hardware.chip,
+        "memory_gb": mac.beat.hardware.memory_gb,
         **verdict.as_json(),
+        "drain": desk.macs.drain_reason(machine),
+        "pins": desk.placing.pins_of(machine),
+        "placement": desk.placing.mac_as_json(machine, now_s),
         "models": [_gate(desk, machine, m, now_s) for m in desk.macs.fleet.models_of(machine)],
         "decisions": _recent(desk, machine),
+    }
+
+
+def away_story(desk: Dispatcher, known: KnownMac, now_s: float) -> dict[str, Any]:
+    """The same of a Mac that should be here and is not: since when, and what is meant for it."""
+    silent_s = now_s - known.heard_s if known.heard_s is not None else None
+    drain = desk.macs.drain_reason(known.machine)
+    return {
+        "name": known.name,
+        "machine": known.machine,
+        "provider": known.provider,
+        "chip": known.chip or None,
+        "memory_gb": known.memory_gb or None,
+        **judge(Standing("lost", drain=drain or "", silent_s=silent_s)).as_json(),
+        "drain": drain,
+        "pins": desk.placing.pins_of(known.machine),
+        "placement": None,
+        "models": [],
+        "decisions": _recent(desk, known.machine),
     }
 
 
@@ -164,10 +189,14 @@ def queue_story(desk: Dispatcher, now_s: float) -> list[dict[str, Any]]:
     for model, queue in sorted(desk.queues.items()):
         if not len(queue):
             continue
+        first = next(iter(queue.in_order()))
+        decision = desk.asker.decide(first.request, now_s, rebuilding=desk.rebuilding(now_s))
         story.append(
             {
                 "model": model,
                 "waiting": len(queue),
+                "macs": decision.in_words(),
+                "ready_in_s": desk.placing.ready_in_s(model, now_s),
                 "requests": [
                     {
                         "request_id": entry.request.request_id,

@@ -13,11 +13,10 @@ from market.policy.ask import SUSPECT_AFTER_S
 from market.policy.columns import STANDINGS
 from market.routing.dispatcher import Dispatcher
 from market.routing.fairness import gini
+from market.routing.fleet_view import mac_entry
 from market.routing.gateways import GATEWAY_SUSPECT_AFTER_S
-from market.routing.macs import Health, Mac
+from market.routing.macs import Health
 from market.routing.messages import ModelAvailability
-from market.routing.stories import standing_of
-from market.verdicts import judge
 
 
 def availability(desk: Dispatcher, now_s: float) -> list[ModelAvailability]:
@@ -51,7 +50,7 @@ def status(desk: Dispatcher, now_s: float) -> dict[str, Any]:
         "fleet_version": desk.macs.fleet.version,
         "rebuilding": desk.rebuilding(now_s),
         "reservations": len(desk.reservations),
-        "macs": [_mac(desk, mac, now_s) for mac in desk.macs],
+        "macs": [mac_entry(desk, mac, now_s) for mac in desk.macs],
         "gateways": [
             {
                 "gateway": gateway.gateway,
@@ -67,43 +66,6 @@ def status(desk: Dispatcher, now_s: float) -> dict[str, Any]:
         "policy": desk.asker.policy.name,
         "queues": {model: len(queue) for model, queue in sorted(desk.queues.items())},
         "drains": dict(desk.macs.drains()),
-    }
-
-
-def _mac(desk: Dispatcher, mac: Mac, now_s: float) -> dict[str, Any]:
-    beat = mac.beat
-    fleet = desk.macs.fleet
-    stats = beat.stats
-    verdict = judge(standing_of(desk, mac, now_s))
-    return {
-        "verdict": verdict.word,
-        "verdict_reason": verdict.reason,
-        "fix": verdict.fix,
-        "machine": beat.machine,
-        "provider": beat.provider,
-        "owner": beat.owner,
-        "incarnation": beat.incarnation,
-        "pid": beat.pid,
-        "node": beat.node,
-        "endpoint": f"{beat.endpoint.host}:{beat.endpoint.port}",
-        "chip": beat.hardware.chip,
-        "memory_gb": beat.hardware.memory_gb,
-        "state": beat.state,
-        "reason": mac.lost_reason if mac.lost_s is not None else beat.reason,
-        "health": mac.health(now_s),
-        "quarantined": mac.quarantined,
-        "last_beat_age_s": round(now_s - mac.last_beat_s, 3),
-        "drain": desk.macs.drain_reason(beat.machine),
-        "models": fleet.models_of(beat.machine),
-        "slots": int(fleet.get(beat.machine, "slots")),
-        "in_flight": int(fleet.get(beat.machine, "in_flight")),
-        "running": stats.running if stats is not None else None,
-        "decode_tps": stats.decode_tps if stats is not None else None,
-        "completion_tokens": stats.completion_tokens if stats is not None else None,
-        "fail_rate": round(fleet.get(beat.machine, "fail_rate"), 4),
-        "cooling_down_s": round(max(fleet.get(beat.machine, "cooling_until_s") - now_s, 0.0), 3),
-        "code_version": beat.code_version,
-        "uptime_s": round(beat.uptime_s, 3),
     }
 
 
