@@ -18,8 +18,8 @@ from pathlib import Path
 from benchmarks.figures import Report, Spread, read_options
 from market.types import ModelId
 from simulator.records import Arrival
+from simulator.setup.tables import Table
 from simulator.streams import Streams
-from simulator.tables import Table
 from simulator.workloads.parsing import parse
 from simulator.workloads.source import arrivals
 from simulator.workloads.trace_rows import json_lines, row_of

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from market.errors import InvalidRequest
 from market.policy.preferences import Preferences
-from simulator.tables import Table
+from simulator.setup.tables import Table
 from simulator.workloads.gaps import Gaps
 from simulator.workloads.intensity import Day, OnOff, Spikes
 from simulator.workloads.laws import Exponential, Fixed, Lognormal, Pair
