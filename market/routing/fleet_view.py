@@ -13,7 +13,7 @@ from market.routing.dispatcher import Dispatcher
 from market.routing.macs import Mac
 from market.routing.roster import KnownMac, Roster
 from market.routing.stories import standing_of
-from market.types import ModelId
+from market.types import MachineId, ModelId, ProviderId
 from market.verdicts import Standing, Verdict, judge, urgency
 
 WORDS = ("EARNING", "REDUCED", "NOT EARNING", "OFFLINE")
@@ -49,6 +49,29 @@ def fleet(desk: Dispatcher, roster: Roster, now_s: float) -> dict[str, Any]:
         "waiting": sum(len(queue) for queue in desk.queues.values()),
         "rebuilding": desk.rebuilding(now_s),
     }
+
+
+def one_mac(desk: Dispatcher, roster: Roster, machine: MachineId, now_s: float) -> dict[str, Any]:
+    """One Mac, here or away, and which models nobody else has who takes work."""
+    mac, known = desk.macs.get(machine), roster.get(machine)
+    entry = (
+        mac_entry(desk, mac, now_s)
+        if mac is not None
+        else away_entry(desk, known or KnownMac(machine, ProviderId("")), now_s)
+    )
+    elsewhere = {
+        facts.model
+        for other in desk.macs
+        if other.beat.machine != machine
+        and other.health(now_s) == "ok"
+        and other.beat.state == "ready"
+        and desk.macs.drain_reason(other.beat.machine) is None
+        for facts in other.beat.models
+    }
+    ready = [place["model"] for place in entry["places"] if place["state"] == "ready"]
+    entry["only_here"] = [model for model in ready if model not in elsewhere]
+    entry["declared"] = known is not None and known.declared
+    return entry
 
 
 def mac_entry(desk: Dispatcher, mac: Mac, now_s: float) -> dict[str, Any]:

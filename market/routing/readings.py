@@ -8,14 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 from market.policy.decision import Decision
+from market.policy.registry import Policy, policy_named
 from market.routing.dispatcher import Dispatcher
-from market.routing.fleet_view import fleet
+from market.routing.fleet_view import fleet, one_mac
 from market.routing.messages import ModelAvailability
 from market.routing.placing import Placing
 from market.routing.roster import KnownMac, Roster
 from market.routing.stories import away_story, machine_story, queue_story, story_of
 from market.routing.view import availability, metrics, status
 from market.types import MachineId, ProviderId, RequestId
+
+PRESENT = "present"
+"""In place of a policy's name: the one in use."""
 
 
 class Readings:
@@ -73,6 +77,21 @@ class Readings:
         """How predicted times to the first token compare with what was, by model."""
         known = self._desk.learning.calibration
         return {model: known[model].as_json() for model in sorted(known)}
+
+    @property
+    def policy(self) -> str:
+        """The name of the policy that requests are routed by."""
+        return self._desk.asker.policy.name
+
+    def policy_called(self, name: str) -> Policy:
+        """A policy by name, or the one in use for `PRESENT`. Raises InvalidRequest."""
+        return self._desk.asker.policy if name == PRESENT else policy_named(name)
+
+    def mac_of_fleet(self, machine: MachineId, now_s: float) -> dict[str, Any]:
+        """One Mac as it stands in the fleet, here or away; `only_here` are models that no other
+        Mac which takes work has ready.
+        """
+        return one_mac(self._desk, self.roster, machine, now_s)
 
     def fleet(self, now_s: float) -> dict[str, Any]:
         """Every Mac, here or away, the ones that need attention first."""

@@ -48,6 +48,10 @@ class KnownMac:
         """How people are told of it."""
         return self.name or self.provider or self.machine
 
+    def shifted(self, by_s: float) -> KnownMac:
+        """The same on another clock."""
+        return self if self.heard_s is None else replace(self, heard_s=self.heard_s + by_s)
+
 
 class Roster:
     """All Macs of one router, here or away. `kept` are those it knew before it restarted."""
@@ -134,6 +138,10 @@ class Roster:
         """Those that are to be remembered anew since the last call."""
         changed, self._changed = self._changed, set()
         return [self._macs[machine] for machine in sorted(changed)]
+
+    def keep(self, machines: Iterable[MachineId]) -> None:
+        """These could not be remembered: they count as changed again."""
+        self._changed |= {machine for machine in machines if machine in self._macs}
 
     # ── asking ────────────────────────────────────────────────────────────────────────
 

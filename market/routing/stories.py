@@ -13,9 +13,11 @@ from market.policy.columns import PLACES, STANDINGS
 from market.policy.counterfactual import changes
 from market.policy.decision import Decision, materialise, reasons_of
 from market.policy.filters import BY_NAME, effective_slots
+from market.policy.registry import Policy
 from market.routing.dispatcher import Dispatcher
 from market.routing.macs import Mac
 from market.routing.messages import RouteRequest
+from market.routing.notes import again
 from market.routing.roster import KnownMac
 from market.types import AccountId, GatewayId, MachineId, ModelId, RequestId
 from market.verdicts import Standing, judge
@@ -46,6 +48,24 @@ def story_of(decision: Decision) -> dict[str, Any]:
         ],
         "changes": [change.as_json() for change in changes(decision)],
         "faults": list(decision.faults),
+    }
+
+
+def replayed_by(decision: Decision, policy: Policy) -> dict[str, Any]:
+    """What this policy would have made of the same request. `behind_ms` is how much worse its
+    choice is by the terms that decided.
+    """
+    other = again(decision, policy)
+    behind_ms = None
+    if decision.index is not None and other.index is not None and decision.terms:
+        total = decision.total_ms()
+        behind_ms = round(float(total[other.index] - total[decision.index]), 3)
+    return {
+        "policy": policy.name,
+        "chosen": None if other.index is None else other.candidates.name(other.index).provider,
+        "same": other.chosen == decision.chosen,
+        "behind_ms": behind_ms,
+        "faults": list(other.faults),
     }
 
 
