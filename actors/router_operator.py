@@ -83,6 +83,17 @@ class OperatorMethods(RouterCore):
         """One Mac of the fleet, or one that only an intent names."""
         return self._state.mac_of_fleet(machine, time.monotonic())
 
+    async def names(self) -> dict[str, str]:
+        """What people call the Macs, by public id and by machine id."""
+        every = [(mac, mac.called) for mac in self._state.roster]
+        return {mac.provider: name for mac, name in every} | {
+            mac.machine: name for mac, name in every
+        }
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Copies of each model that there should be, those there are, and why others are not."""
+        return self._state.models(time.monotonic())
+
     async def placement(self) -> dict[str, Any]:
         """What lives where and why, and what would be moved next."""
         return self._state.placing.as_json(time.monotonic())

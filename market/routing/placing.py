@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from market.errors import InvalidRequest
-from market.placement.case import Case
+from market.placement.case import Case, Refusal
 from market.placement.plan import Answer, Plan
 from market.placement.planner import Planner
 from market.placement.view import FleetView, MacView, ModelView, Pin, Standing, mac_of_beat
@@ -187,6 +187,11 @@ class Placing:
     def desired(self) -> dict[ModelId, int] | None:
         """Copies of each model that there should be; None where nobody has decided yet."""
         return self.planner.desired() if self.enabled else None
+
+    def refusals(self) -> list[Refusal]:
+        """What the latest plan could not do, and why."""
+        last = self.planner.last
+        return list(last.refused) if self.enabled and last is not None else []
 
     def as_json(self, now_s: float) -> dict[str, Any]:
         """What lives where and why, and what would be moved next."""

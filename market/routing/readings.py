@@ -15,7 +15,7 @@ from market.routing.messages import ModelAvailability
 from market.routing.placing import Placing
 from market.routing.roster import KnownMac, Roster
 from market.routing.stories import away_story, machine_story, queue_story, story_of
-from market.routing.view import availability, metrics, status
+from market.routing.view import availability, metrics, models, status
 from market.types import MachineId, ProviderId, RequestId
 
 PRESENT = "present"
@@ -72,6 +72,10 @@ class Readings:
     def queue_story(self, now_s: float) -> list[dict[str, Any]]:
         """Who waits for which model, in order."""
         return queue_story(self._desk, now_s)
+
+    def models(self, now_s: float) -> list[dict[str, Any]]:
+        """How each model stands, and how many copies of it there should be."""
+        return models(self._desk, now_s)
 
     def calibration(self) -> dict[str, dict[str, object]]:
         """How predicted times to the first token compare with what was, by model."""

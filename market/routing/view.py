@@ -5,6 +5,7 @@ Reading only, and JSON-able; ages are in seconds, unknown is null rather than ze
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from market.routing.fleet_view import mac_entry
 from market.routing.gateways import GATEWAY_SUSPECT_AFTER_S
 from market.routing.macs import Health
 from market.routing.messages import ModelAvailability
+from market.types import ModelId
 
 
 def availability(desk: Dispatcher, now_s: float) -> list[ModelAvailability]:
@@ -42,6 +44,47 @@ def availability(desk: Dispatcher, now_s: float) -> list[ModelAvailability]:
             )
         )
     return result
+
+
+def models(desk: Dispatcher, now_s: float) -> list[dict[str, Any]]:
+    """Per model, those on offer that no Mac has too: copies that there should be (null where
+    nobody decides that), those there are by their state, and why others are missing.
+    """
+    able = {state.model: state for state in availability(desk, now_s)}
+    desired = desk.placing.desired()
+    refused: dict[ModelId, list[str]] = {}
+    for refusal in desk.placing.refusals():
+        refused.setdefault(refusal.model, []).append(refusal.words)
+    return [
+        {
+            **asdict(able.get(model) or ModelAvailability(model, 0, 0, 0, 0)),
+            "desired": None if desired is None else desired.get(model, 0),
+            **_copies(desk, model),
+            "refused": refused.get(model, []),
+        }
+        for model in sorted({*able, *desk.placing.offered})
+    ]
+
+
+def _copies(desk: Dispatcher, model: ModelId) -> dict[str, Any]:
+    """Macs that load it, give it up or cannot load it; Macs that are away have none."""
+    states: list[str] = []
+    failed = []
+    for mac in desk.macs:
+        if mac.lost_s is not None:
+            continue
+        for place in mac.beat.places:
+            if place.model != model:
+                continue
+            states.append(place.state)
+            if place.state == "failed":
+                who = {"name": mac.beat.name, "provider": mac.beat.provider}
+                failed.append({**who, "machine": mac.beat.machine, "reason": place.reason})
+    return {
+        "loading": states.count("loading"),
+        "leaving": states.count("leaving"),
+        "failed": failed,
+    }
 
 
 def status(desk: Dispatcher, now_s: float) -> dict[str, Any]:

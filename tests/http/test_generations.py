@@ -1,4 +1,4 @@
-"""What is told of a request afterwards: its money, its Macs and its decisions, to its owner only."""
+"""What is told of a request afterwards: its money, Macs and decisions, to its owner only."""
 
 from __future__ import annotations
 
