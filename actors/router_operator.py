@@ -15,6 +15,7 @@ from actors.router_core import RouterCore
 from market.errors import MarketError
 from market.policy.decision import Decision
 from market.policy.registry import POLICIES
+from market.policy.scorers import SCORERS
 from market.routing.log import Intent, explain
 from market.routing.notes import replay
 from market.routing.roster import KnownMac
@@ -174,6 +175,7 @@ class OperatorMethods(RouterCore):
             "policy": self._state.policy,
             "after_restart": self._policy,
             "policies": [{"name": each.name, "about": each.about} for each in POLICIES.values()],
+            "terms": list(SCORERS),
         }
 
     async def status(self) -> dict[str, Any]:

@@ -234,8 +234,8 @@ class Planner:
         macs = self._view.macs if self._view is not None else ()
         return {
             "enabled": self._settings.enabled,
-            "plan": self.last.as_json() if self.last is not None else None,
-            "changed": [plan.as_json() for plan in self.changed],
+            "plan": self.last.as_json(now_s) if self.last is not None else None,
+            "changed": [plan.as_json(now_s) for plan in self.changed],
             "being_made": self._under_way.cause if self._under_way is not None else "",
             "abandoned": self._abandoned,
             "swaps_this_hour": self._orders.swapped(now_s),

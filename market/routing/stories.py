@@ -203,6 +203,12 @@ def _recent(desk: Dispatcher, machine: MachineId) -> list[dict[str, Any]]:
     return found
 
 
+def _serving(decision: Decision) -> int:
+    """Macs that serve the model now, busy ones too."""
+    seen = decision.candidates
+    return int(((seen["standing"] == 0) & (seen["place"] == 0)).sum())
+
+
 def queue_story(desk: Dispatcher, now_s: float) -> list[dict[str, Any]]:
     """Who waits for which model, in the order in which they will be tried."""
     story = []
@@ -216,6 +222,7 @@ def queue_story(desk: Dispatcher, now_s: float) -> list[dict[str, Any]]:
                 "model": model,
                 "waiting": len(queue),
                 "macs": decision.in_words(),
+                "ready": _serving(decision),
                 "ready_in_s": desk.placing.ready_in_s(model, now_s),
                 "requests": [
                     {
