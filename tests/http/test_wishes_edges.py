@@ -124,11 +124,49 @@ async def test_a_model_is_not_passed_over_for_a_length_that_was_guessed(
     assert (row.model, row.status) == (SMALL, "settled")
 
 
-async def test_a_model_nobody_has_is_passed_over_whatever_the_length(several: Market) -> None:
-    """No hold is made for what cannot be served by anyone."""
-    several.fleet.errors = {SMALL: Unavailable("Nobody.", None, "no_provider", 5.0)}
-    await ask(chat(model=SMALL, models=[DEMO])).go(several.app)
-    assert [row.model for row in several.accountant.rows.values()] == [DEMO]
+@pytest.mark.parametrize(
+    ("models", "held"), [([SMALL, LARGE], [LARGE]), ([DEMO, SMALL, LARGE], [SMALL, LARGE])]
+)
+async def test_only_a_guessed_length_is_asked_about_in_earnest(
+    several: Market, models: list[str], held: list[str]
+) -> None:
+    """The first model counted the tokens itself: its refusal is believed, nothing is held for it.
+
+    Where nobody has a model at all, the length does not matter and nobody is asked again.
+    """
+    fleet = several.fleet
+    fleet.errors = dict.fromkeys((DEMO, SMALL), Unavailable("No.", None, "no_provider", 5.0))
+    honest = fleet.quote
+
+    async def too_long(request: Any) -> Any:
+        quote = await honest(request)
+        if request.model == LARGE:  # would have to wait, so that it comes after the guessed one
+            return replace(quote, macs=tuple(replace(mac, chosen=False) for mac in quote.macs))
+        reasons = (("context", 3, "3 with too small a context"),) if request.model == SMALL else ()
+        return replace(quote, ruled_out=reasons)
+
+    fleet.quote = too_long  # type: ignore[method-assign]
+    exchange = await ask(chat(model=models[0], models=models[1:])).go(several.app)
+    await settled(several)
+
+    assert exchange.json["model"] == LARGE
+    assert [row.model for row in several.accountant.rows.values()] == held
+    assert [row.status for row in several.accountant.rows.values()][-1] == "settled"
+
+
+async def test_each_model_is_asked_about_with_its_own_price_and_sort(several: Market) -> None:
+    """What is compared beforehand is what each of them would be asked in earnest."""
+    body = chat(model=f"{DEMO}:nitro", models=[f"{LARGE}:floor", SMALL])
+    assert (await ask(body).go(several.app)).status == 200
+
+    ports = several.ports
+    for request, sort in zip(several.fleet.quoted, ("throughput", "price", None), strict=True):
+        card = ports.catalogue.cards[request.model]
+        assert (request.price_in_nano, request.price_out_nano) == (
+            card.price_in_nano,
+            card.price_out_nano,
+        )
+        assert request.preferences.sort == sort
 
 
 @pytest.fixture
