@@ -51,7 +51,9 @@ class OperatorMethods(RouterCore):
 
         Says what will become of it; raises InvalidRequest for what can never be.
         """
-        words = self._state.placing.outlook(machine, model, time.monotonic())
+        known = self._state.roster.get(machine)
+        called = known.called if known is not None else machine
+        words = self._state.placing.outlook(machine, called, model, time.monotonic())
         self._state.placing.pin(machine, model, reason)
         await self._store.put_intent(Intent(machine, "pin", reason, time.time(), model))
         self._planning.look_now()

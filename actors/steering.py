@@ -17,6 +17,9 @@ from market.routing.roster import KnownMac
 from market.settings import PaymentSettings
 from market.types import ModelId, RequestId
 
+OUR_REQUESTS = "req_"
+"""How the ids that the ledger knows begin."""
+
 ROUTER_AWAY_S = 1.0
 """When to ask a router again that is being restarted."""
 
@@ -71,10 +74,11 @@ class MarketSteering(MarketOperator):
         try:
             known = await self._find(named)
         except NotFound as error:
+            nor = "" if named.startswith(OUR_REQUESTS) else f" Nor is it a Mac: {error.message}"
             raise NotFound(
                 f"Nothing is known of a request {named[:80]!r}; decisions are kept for 7 days. A "
                 "caller's own x-request-id is not kept: take the x-coster-request-id of the "
-                f"response, or of coster usage. Nor is it a Mac: {error.message}",
+                f"response, or of coster usage.{nor}",
                 "id",
                 "nothing_known",
             ) from error

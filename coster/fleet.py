@@ -68,6 +68,7 @@ def drain(
     It outlives restarts of the market, and can be said of a Mac that is away.
     """
     from coster.market_http import operations
+    from coster.table import print_text
 
     with reported(as_json=json):
         give_up_s = time.monotonic() + duration_s("--timeout", timeout)
@@ -77,7 +78,8 @@ def drain(
         )
         if not json:
             _print_drain(answer)
-        if wait:
+        waited = wait and answer["in_flight"] > 0
+        if waited:
             path = f"/admin/fleet/{quote(answer['machine'], safe='')}"
             answer |= _wait(connection, path, give_up_s)
     if json:
@@ -85,10 +87,10 @@ def drain(
     elif wait and answer["in_flight"]:
         sys.stderr.write(
             f"error: {_requests(answer['in_flight'])} still there after {timeout}; it stays "
-            "drained. Wait again with coster drain --wait.\n"
+            "drained. Say coster drain --wait again to wait on.\n"
         )
-    elif wait:
-        sys.stdout.write(f"Nothing runs on {answer['name']} any more.\n")
+    elif waited:
+        print_text(sys.stdout, f"Nothing runs on {answer['name']} any more.")
     if wait and answer["in_flight"]:
         raise SystemExit(ERROR)
 
@@ -109,10 +111,8 @@ def _print_drain(answer: dict[str, Any]) -> None:
     if not answer["here"]:
         print_text(out, f"{name} is away; it gets nothing to do when it comes back.")
         return
-    left = (
-        f"{_requests(answer['in_flight'])} still there" if answer["in_flight"] else "nothing runs"
-    )
-    print_text(out, f"{name} takes nothing new: {answer['reason']}; {left}.")
+    left = _requests(answer["in_flight"]) if answer["in_flight"] else "nothing runs"
+    print_text(out, f"{name} takes nothing new ({answer['reason']}); {left} there.")
     if answer["only_here"]:
         models = ", ".join(answer["only_here"])
         print_text(
@@ -136,7 +136,7 @@ def undrain(mac: MacName, data: Data = None, json: Json = False) -> None:
     elif not answer["here"]:
         print_text(sys.stdout, f"{name} may work again once it is back; it is away.")
     else:
-        print_text(sys.stdout, f"{name} may work again; it is {answer['verdict']}.")
+        print_text(sys.stdout, f"{name} may work again.")
 
 
 def _requests(count: int) -> str:

@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from coster.table import NOTHING, Cell, Column, joined, plain, print_table, print_text
+from market.routing.names import natural
 from market.verdicts import span
 
 MACS_SHOWN = 12
 """Macs shown before the rest is only counted."""
 
 CHANGES_SHOWN = 12
+USUAL = "nothing better is known for its room"
+"""Why most models stay: told once instead of for each."""
+
 STATES = {"ready": "green", "loading": "yellow", "leaving": "yellow", "failed": "red"}
 
 
-def print_placement(out: TextIO, answer: Mapping[str, Any], *, every: bool) -> None:
+def print_placement(out: TextIO, answer: dict[str, Any], *, every: bool) -> None:
     """All of it, what has just changed first."""
     if not answer["enabled"]:
         print_text(out, "Placement is off: every Mac keeps what it has (placement.enabled).")
@@ -24,6 +28,7 @@ def print_placement(out: TextIO, answer: Mapping[str, Any], *, every: bool) -> N
         print_text(out, "No Mac has come yet, so there is nothing to place.")
         return
     names = answer["names"]
+    answer["macs"].sort(key=lambda mac: natural(names.get(mac["machine"], mac["machine"])))
     _print_plan(out, answer)
     out.write("\n")
     _print_models(out, answer["models"])
@@ -136,7 +141,7 @@ def _print_macs(
     rows: list[list[Cell]] = []
     notes: list[str] = []
     macs = answer["macs"] if every else answer["macs"][:MACS_SHOWN]
-    for mac in sorted(macs, key=lambda mac: names.get(mac["machine"], mac["machine"])):
+    for mac in macs:
         who = plain(names.get(mac["machine"], mac["machine"]))
         own = [f"{mac['free_gb']:.1f}", f"{mac['busy_share']:.0%}"]
         if not mac["models"]:
@@ -155,9 +160,11 @@ def _print_macs(
                     *(own if first else ["", ""]),
                 ]
             )
-            notes.append(("pinned; " if each["pinned"] else "") + each["why"])
+            notes.append("" if each["why"].startswith(USUAL) else each["why"])
     out.write("\n")
     print_table(out, columns, rows, notes=notes)
+    if "" in notes:
+        print_text(out, f"Where no reason stands beneath, {USUAL}.", style="dim")
     if len(macs) < len(answer["macs"]):
         out.write(f"… and {len(answer['macs']) - len(macs)} more Macs (--all shows them)\n")
     if answer["away"]:
@@ -184,9 +191,8 @@ def print_model(out: TextIO, answer: Mapping[str, Any], model: Mapping[str, Any]
         for each in mac["models"]
         if each["model"] == model["model"]
     ]
-    for who, each in here:
-        pinned = "pinned; " if each["pinned"] else ""
-        print_text(out, f"{who}: {each['state']}, {pinned}{each['why']}", indent="  ")
+    for who, each in sorted(here, key=lambda pair: natural(pair[0])):
+        print_text(out, f"{who}: {each['state']}, {each['why']}", indent="  ")
     if not here:
         print_text(out, "no Mac has it", indent="  ")
     if not model["next"]:

@@ -11,6 +11,7 @@ from typing import Any
 from market.policy.columns import PLACES
 from market.routing.dispatcher import Dispatcher
 from market.routing.macs import Mac
+from market.routing.names import clean, natural
 from market.routing.roster import KnownMac, Roster
 from market.routing.stories import standing_of
 from market.types import MachineId, ModelId, ProviderId
@@ -82,7 +83,7 @@ def mac_entry(desk: Dispatcher, mac: Mac, now_s: float) -> dict[str, Any]:
     verdict = judge(standing_of(desk, mac, now_s))
     return {
         **_told(verdict),
-        "name": beat.name,
+        "name": clean(beat.name),
         "machine": beat.machine,
         "provider": beat.provider,
         "owner": beat.owner,
@@ -172,22 +173,3 @@ def _told(verdict: Verdict) -> dict[str, str]:
     """A verdict beside the Mac's own word for its state, which is called `reason`."""
     told = verdict.as_json()
     return {"verdict_reason" if name == "reason" else name: told[name] for name in told}
-
-
-def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sorts `mac-9` before `mac-10`."""
-    parts: list[tuple[int, int, str]] = []
-    word, digits = "", ""
-    for character in f"{name.casefold()}\0":
-        if character.isascii() and character.isdigit():
-            if word:
-                parts.append((1, 0, word))
-                word = ""
-            digits += character
-        else:
-            if digits:
-                parts.append((0, int(digits), ""))
-                digits = ""
-            word += character
-    parts.append((1, 0, word))
-    return tuple(parts)

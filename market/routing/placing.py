@@ -112,9 +112,9 @@ class Placing:
                 "unknown_model",
             )
 
-    def outlook(self, machine: MachineId, model: ModelId, now_s: float) -> str:
+    def outlook(self, machine: MachineId, called: str, model: ModelId, now_s: float) -> str:
         """What will become of a pin, in words. Raises InvalidRequest, with the arithmetic, for one
-        that this Mac can never carry out, and for a model that is not on offer.
+        that this Mac, `called` so, can never carry out, and for a model that is not on offer.
         """
         self._check_offered(model)
         if not self._enabled:
@@ -127,7 +127,7 @@ class Placing:
         found = self.planner.outlook(Pin(machine, model), now_s)
         if not found.possible:
             raise InvalidRequest(
-                f"{model} cannot be pinned there: {found.words}.", "model", "pin_impossible"
+                f"{model} cannot be pinned to {called}: {found.words}.", "model", "pin_impossible"
             )
         return found.words
 

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 
 from market.errors import InvalidRequest, NotFound
 from market.routing.messages import ProviderBeat
+from market.routing.names import NAME_CHARS_MAX, clean
 from market.settings import MacSettings
 from market.types import MachineId, ProviderId
 
@@ -24,8 +25,6 @@ ROSTER_MAX = 10_000
 
 NAMED_MAX = 8
 """Macs that an error names before it says how many more there are."""
-
-NAME_CHARS_MAX = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ class Roster:
                 KnownMac(
                     machine,
                     mac.provider,
-                    _clean(mac.name),
+                    clean(mac.name),
                     mac.hardware.chip,
                     mac.hardware.memory_gb,
                     before.heard_s if before is not None else None,
@@ -101,7 +100,7 @@ class Roster:
             KnownMac(
                 beat.machine,
                 beat.provider,
-                _clean(beat.name) or (before.name if before is not None else ""),
+                clean(beat.name) or (before.name if before is not None else ""),
                 beat.hardware.chip,
                 beat.hardware.memory_gb,
                 now_s,
@@ -215,9 +214,3 @@ def _told(mac: KnownMac) -> str:
 
 def _quoted(text: str) -> str:
     return repr(text if len(text) <= NAME_CHARS_MAX else f"{text[:NAME_CHARS_MAX]}…")
-
-
-def _clean(name: str) -> str:
-    """A name as it may be printed: a Mac chooses it, a terminal shows it."""
-    kept = "".join(c if c.isprintable() else "?" for c in name[:NAME_CHARS_MAX])
-    return " ".join(kept.split())

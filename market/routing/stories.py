@@ -17,6 +17,7 @@ from market.policy.registry import Policy
 from market.routing.dispatcher import Dispatcher
 from market.routing.macs import Mac
 from market.routing.messages import RouteRequest
+from market.routing.names import clean
 from market.routing.notes import again
 from market.routing.roster import KnownMac
 from market.types import AccountId, GatewayId, MachineId, ModelId, RequestId
@@ -107,7 +108,7 @@ def machine_story(desk: Dispatcher, machine: MachineId, now_s: float) -> dict[st
         return None
     verdict = judge(standing_of(desk, mac, now_s))
     return {
-        "name": mac.beat.name,
+        "name": clean(mac.beat.name),
         "machine": machine,
         "provider": mac.beat.provider,
         "chip": mac.beat.hardware.chip,
@@ -162,7 +163,9 @@ def _gate(desk: Dispatcher, machine: MachineId, model: ModelId, now_s: float) ->
         "would_help": BY_NAME[reason].remedy if reason in BY_NAME else None,
         "chosen_now": at is not None and decision.index == at,
         "predicted_ttft_ms": _at(decision.predicted.ttft_ms, at),
-        "predicted_tps": None if at is None else round(1e3 / decision.predicted.step_ms[at], 2),
+        "predicted_tps": (
+            None if at is None else round(1e3 / float(decision.predicted.step_ms[at]), 2)
+        ),
         "running": int(fleet.place(machine, model, "running")),
         "requests_seen": int(fleet.place(machine, model, "seen")),
         "queued": len(queue) if queue is not None else 0,

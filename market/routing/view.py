@@ -18,6 +18,7 @@ from market.routing.fleet_view import mac_entry
 from market.routing.gateways import GATEWAY_SUSPECT_AFTER_S
 from market.routing.macs import Health
 from market.routing.messages import ModelAvailability
+from market.routing.names import clean
 from market.types import ModelId
 
 
@@ -78,7 +79,7 @@ def _copies(desk: Dispatcher, model: ModelId) -> dict[str, Any]:
                 continue
             states.append(place.state)
             if place.state == "failed":
-                who = {"name": mac.beat.name, "provider": mac.beat.provider}
+                who = {"name": clean(mac.beat.name), "provider": mac.beat.provider}
                 failed.append({**who, "machine": mac.beat.machine, "reason": place.reason})
     return {
         "loading": states.count("loading"),
