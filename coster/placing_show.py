@@ -28,7 +28,9 @@ def print_placement(out: TextIO, answer: dict[str, Any], *, every: bool) -> None
         print_text(out, "No Mac has come yet, so there is nothing to place.")
         return
     names = answer["names"]
-    answer["macs"].sort(key=lambda mac: natural(names.get(mac["machine"], mac["machine"])))
+    answer["macs"].sort(
+        key=lambda mac: (_is_usual(mac), natural(names.get(mac["machine"], mac["machine"])))
+    )
     _print_plan(out, answer)
     out.write("\n")
     _print_models(out, answer["models"])
@@ -36,6 +38,11 @@ def print_placement(out: TextIO, answer: dict[str, Any], *, every: bool) -> None
     _print_next(out, answer, names)
     _print_macs(out, answer, names, every=every)
     _print_pins(out, answer["pins"], names)
+
+
+def _is_usual(mac: Mapping[str, Any]) -> bool:
+    """Nothing comes, goes, fails or is held there."""
+    return all(each["why"].startswith(USUAL) for each in mac["models"])
 
 
 def _print_plan(out: TextIO, answer: Mapping[str, Any]) -> None:
@@ -48,7 +55,9 @@ def _print_plan(out: TextIO, answer: Mapping[str, Any]) -> None:
         loads = sum(change["act"] == "load" for change in plan["changes"])
         unloads = len(plan["changes"]) - loads
         facts = [
-            f"{loads} loads and {unloads} unloads" if plan["changes"] else "nothing to change",
+            f"{_count(loads, 'load')}, {_count(unloads, 'unload')}"
+            if plan["changes"]
+            else "nothing to change",
             f"worth {plan['share_of_bound']:.1%} of what any placement could be",
             f"{answer['swaps_this_hour']} swaps this hour" if answer["swaps_this_hour"] else "",
         ]
@@ -57,6 +66,10 @@ def _print_plan(out: TextIO, answer: Mapping[str, Any]) -> None:
         print_text(out, f"Another is being made: {answer['being_made']}.")
     if answer["abandoned"]:
         print_text(out, f"! The last one could not be made: {answer['abandoned']}", style="yellow")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _print_models(out: TextIO, models: Sequence[Mapping[str, Any]]) -> None:

@@ -74,12 +74,16 @@ def _print_macs(out: TextIO, fleet: Mapping[str, Any]) -> None:
     verdicts = ", ".join(f"{count} {word}" for word, count in fleet["verdicts"].items())
     wanted = fleet["declared"] or sum(fleet["verdicts"].values())
     print_text(out, f"Macs: {wanted} desired, {fleet['here']} here: {verdicts or NOTHING}")
-    missing = [plain(name) for name in fleet["missing"]]
-    if missing:
-        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        print_text(out, f"! away: {', '.join(missing[:NAMED])}{more}", style="yellow")
+    if fleet["missing"]:
+        missing = _listed([plain(name) for name in fleet["missing"]])
+        print_text(out, f"! away: {missing}", style="yellow")
     if fleet["attention_needed"]:
         print_text(out, "coster fleet says what is the matter and what to do.")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return f"{', '.join(names[:NAMED])}{f' and {more} more' if more > 0 else ''}"
 
 
 def _print_models(out: TextIO, models: Sequence[Mapping[str, Any]]) -> None:
@@ -112,9 +116,13 @@ def _print_models(out: TextIO, models: Sequence[Mapping[str, Any]]) -> None:
         )
     print_table(out, columns, rows)
     for each in models:
+        by_reason: dict[str, list[str]] = {}
         for failure in each["failed"]:
-            who = plain(failure["name"] or failure["provider"])
             reason = cut(plain(failure["reason"]), REASON_CHARS_MAX)
-            print_text(out, f"! {each['model']} on {who}: {reason}", style="red")
-        for words in each["refused"]:
-            print_text(out, f"! {each['model']}: {words}")
+            by_reason.setdefault(reason, []).append(plain(failure["name"] or failure["provider"]))
+        for reason, macs in by_reason.items():
+            print_text(out, f"! {each['model']} on {_listed(macs)}: {reason}", style="red")
+        for refusal in each["refused"]:
+            who = refusal["name"] or refusal["machine"]
+            where = f" on {plain(who)}" if who else ""
+            print_text(out, f"! {each['model']}{where}: {refusal['why']}")

@@ -25,6 +25,7 @@ TEXT_MIN = 8
 
 GAP = "  "
 NOTHING = "–"
+THE_SAME = "the same"
 
 Cell = str | tuple[str, str]
 """A text, or a text and the style it is shown in."""
@@ -65,17 +66,23 @@ def print_table(
     indent: str = "",
     notes: Sequence[str] = (),
 ) -> None:
-    """The rows under their titles. `notes` (one per row, "" for none) are wrapped beneath."""
+    """The rows under their titles. `notes` (one per row, "" for none) are wrapped beneath; one that
+    says the same as the one before it only says so.
+    """
+    if not rows:
+        return
     room = width() - len(indent)
     texts = [[plain(_text(cell)) for cell in row] for row in rows]
     widths = _fitted(columns, texts, room)
     shown = [at for at, wide in enumerate(widths) if wide]
     titles: list[Cell] = [(column.title, "dim") for column in columns]
     _line(out, columns, titles, [c.title for c in columns], widths, shown, indent)
-    for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
+    before = ""
+    for row, text, note in zip(rows, texts, notes or [""] * len(rows), strict=True):
         _line(out, columns, row, text, widths, shown, indent)
-        if notes and notes[number]:
-            print_text(out, notes[number], indent=f"{indent}    ")
+        if note:
+            print_text(out, THE_SAME if note == before else note, indent=f"{indent}    ")
+            before = note
 
 
 def _text(cell: Cell) -> str:

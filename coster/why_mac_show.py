@@ -72,6 +72,10 @@ def _print_models(out: TextIO, story: Mapping[str, Any]) -> None:
 def _gate(each: Mapping[str, Any]) -> str:
     if each["gate"] is None:
         return "yes, it would be chosen" if each["chosen_now"] else "yes"
+    if each["state"] != "ready":
+        return (
+            "no: it failed to load" if each["state"] == "failed" else f"no: it is {each['state']}"
+        )
     phrase = BY_NAME[each["gate"]].phrase if each["gate"] in BY_NAME else each["gate"]
     return f"no: {phrase}"
 

@@ -32,6 +32,7 @@ def fleet(desk: Dispatcher, roster: Roster, now_s: float) -> dict[str, Any]:
     macs.sort(
         key=lambda mac: (
             urgency(mac["attention"], mac["verdict"]),
+            mac["verdict_reason"] if mac["fix"] else "",  # what ails several alike, together
             natural(mac["name"]),
             mac["machine"],
         )

@@ -53,9 +53,11 @@ def models(desk: Dispatcher, now_s: float) -> list[dict[str, Any]]:
     """
     able = {state.model: state for state in availability(desk, now_s)}
     desired = desk.placing.desired()
-    refused: dict[ModelId, list[str]] = {}
+    refused: dict[ModelId, list[dict[str, Any]]] = {}
     for refusal in desk.placing.refusals():
-        refused.setdefault(refusal.model, []).append(refusal.words)
+        mac = desk.macs.get(refusal.machine) if refusal.machine is not None else None
+        told = {"name": clean(mac.beat.name) if mac is not None else "", "why": refusal.words}
+        refused.setdefault(refusal.model, []).append({"machine": refusal.machine, **told})
     return [
         {
             **asdict(able.get(model) or ModelAvailability(model, 0, 0, 0, 0)),
