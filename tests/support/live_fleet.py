@@ -111,6 +111,7 @@ class LiveFleet:
             router.declare(self.declared, complete=True)
         self.router = router
         await self.beat()
+        router._planning._look()  # a second earlier than by itself
         self._beating = asyncio.create_task(self._beat_forever())
         return router
 
