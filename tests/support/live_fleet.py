@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from actors.router import Router
 from market.hardware import hardware_of
@@ -23,6 +24,7 @@ from market.types import (
 from tests.placement_kit import LARGE, SIZES, SMALL
 
 BEAT_S = 0.2
+CALL_S_MAX = 30.0
 PLACED = PlacementSettings(every_s=0.5)
 
 
@@ -94,6 +96,7 @@ class LiveFleet:
         self.models = tuple(models)
         self.declared = tuple(declared)
         self.router: Router | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._beating: asyncio.Task[None] | None = None
 
     def _sizes(self) -> tuple[ModelSize, ...]:
@@ -109,11 +112,17 @@ class LiveFleet:
         await router.start()
         if self.declared:
             router.declare(self.declared, complete=True)
-        self.router = router
+        self.router, self.loop = router, asyncio.get_running_loop()
         await self.beat()
         router._planning._look()  # a second earlier than by itself
         self._beating = asyncio.create_task(self._beat_forever())
         return router
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Ask the router, from another thread than its own."""
+        assert self.loop is not None
+        asked = getattr(self.router, method)(*args)
+        return asyncio.run_coroutine_threadsafe(asked, self.loop).result(CALL_S_MAX)
 
     async def beat(self) -> None:
         """Every Mac says how it stands, once."""
