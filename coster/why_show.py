@@ -132,10 +132,15 @@ def _print_candidates(
     if every and verdicts is not None:
         for mac in verdicts:
             if mac["reason"]:
-                phrase = (
-                    BY_NAME[mac["reason"]].phrase if mac["reason"] in BY_NAME else mac["reason"]
-                )
-                print_text(out, f"{who_is(mac['provider'], names)}: {phrase}", indent="    ")
+                said = f"{who_is(mac['provider'], names)}: {_barred(mac['reason'])}"
+                print_text(out, said, indent="    ")
+
+
+def _barred(reason: str) -> str:
+    """Why one Mac could not take it, and what would help."""
+    rule = BY_NAME.get(reason)
+    words = reason.replace("_", " ")
+    return words if rule is None else f"{words}; it could be used if {rule.remedy}"
 
 
 def _print_scores(out: TextIO, macs: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
