@@ -111,8 +111,8 @@ def _print_drain(answer: dict[str, Any]) -> None:
     if not answer["here"]:
         print_text(out, f"{name} is away; it gets nothing to do when it comes back.")
         return
-    left = _requests(answer["in_flight"]) if answer["in_flight"] else "nothing runs"
-    print_text(out, f"{name} takes nothing new ({answer['reason']}); {left} there.")
+    left = f"{_requests(answer['in_flight'])} left there" if answer["in_flight"] else "nothing runs"
+    print_text(out, f"{name} takes nothing new ({answer['reason']}); {left}.")
     if answer["only_here"]:
         models = ", ".join(answer["only_here"])
         print_text(

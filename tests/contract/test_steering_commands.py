@@ -84,7 +84,7 @@ def test_the_fleet_is_shown_and_told(market: Path) -> None:
 def test_a_mac_is_drained_by_how_its_name_begins(market: Path) -> None:
     """What is left and what the market misses is said; several are refused and listed."""
     drained = run(market, "drain", "stu", "--reason", "RAM swap")
-    assert "studio-1 takes nothing new (RAM swap); nothing runs there." in drained.output
+    assert "studio-1 takes nothing new (RAM swap); nothing runs." in drained.output
     assert f"No other Mac that takes work has {LARGE}" in " ".join(drained.output.split())
     assert run(market, "undrain", "studio-1").output == "studio-1 may work again.\n"
     assert run(market, "undrain", "prv_studio-1").output == "studio-1 was not drained.\n"
