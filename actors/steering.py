@@ -61,8 +61,6 @@ class MarketSteering(MarketOperator):
         return answer
 
     async def why(self, named: str, by_policy: str) -> dict[str, Any]:
-        if not named.isprintable():
-            raise NotFound("No request and no Mac is called so.", "id", "nothing_known")
         asked = RequestId(named)
         story = await self._route("explain", asked, by_policy)
         ledger = await self._ledger(asked)

@@ -14,9 +14,9 @@ from market.placement.draft import draft_of, unloads_max_of
 from market.placement.pins import PINNED_BUT, outlook_of
 from market.routing.placing import Placing
 from market.settings import PlacementSettings
-from market.types import MachineId
-from tests.placement_kit import LARGE, MIDDLE, SIZES, SMALL, case_of, mac, tables
-from tests.unit.test_placement_rules import NAMES, cases, small_mac
+from market.types import MachineId, ModelId
+from tests.placement_kit import LARGE, MIDDLE, SIZES, SMALL, case_of, mac, ready, tables
+from tests.unit.test_placement_rules import NAMES, Q27, cases, small_mac
 
 
 @settings(max_examples=100, deadline=None)
@@ -67,6 +67,17 @@ def test_a_pin_that_pushes_something_out_says_what() -> None:
     assert told.possible
     assert told.words.startswith("it loads in ")
     assert told.words.endswith("; qwen3.5-14b gives way")
+
+
+def test_a_pin_comes_after_those_that_were_asked_for_before() -> None:
+    """The hour's one swap is the earlier pin's; the later one waits for its own."""
+    gemma, nemo = ModelId("gemma-4-12b"), ModelId("mistral-nemo-12b")
+    full = mac(0, "M4 Max", 48, places=ready(MIDDLE, Q27))
+    fleet = tables([full], (MIDDLE, Q27, gemma, nemo, SMALL))
+    alone = outlook_of(case_of(fleet, swaps_left=1), (0, 3), 9)
+    late = outlook_of(case_of(fleet, swaps_left=1, pins=((0, 2),)), (0, 3), 9)
+    assert "gives way" in alone.words
+    assert (late.possible, "swap" in late.words) == (True, True)
 
 
 def test_what_is_not_on_offer_or_not_placed_cannot_be_pinned() -> None:
