@@ -72,8 +72,8 @@ def _print_serve(out: TextIO, deployments: Sequence[Mapping[str, Any]]) -> None:
 
 def _print_macs(out: TextIO, fleet: Mapping[str, Any]) -> None:
     verdicts = ", ".join(f"{count} {word}" for word, count in fleet["verdicts"].items())
-    wanted = fleet["declared"] or sum(fleet["verdicts"].values())
-    print_text(out, f"Macs: {wanted} desired, {fleet['here']} here: {verdicts or NOTHING}")
+    desired = sum(fleet["verdicts"].values())
+    print_text(out, f"Macs: {desired} desired, {fleet['here']} here: {verdicts or NOTHING}")
     if fleet["missing"]:
         missing = _listed([plain(name) for name in fleet["missing"]])
         print_text(out, f"! away: {missing}", style="yellow")

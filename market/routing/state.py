@@ -268,16 +268,18 @@ class RouterState(Readings):
         self._desk.release_all(held, now_s, ended=True)
 
     def _lose(self, machine: MachineId, reason: str, now_s: float) -> None:
-        if self._desk.macs.lose(machine, reason, now_s):
+        mac = self._desk.macs.get(machine)
+        if mac is not None and self._desk.macs.lose(machine, reason, now_s):
             self._desk.count("macs_lost")
-            self.note_heard([machine])
+            self.roster.heard(machine, mac.last_beat_s)
         self._desk.collecting.stop(machine)
 
-    def note_heard(self, machines: Iterable[MachineId] | None = None) -> None:
-        """Let the roster know when these Macs, or all, were heard last."""
+    def note_heard(self) -> None:
+        """Let the roster know when each Mac was heard last; now and then, for a router that ends
+        without notice.
+        """
         for mac in self._desk.macs:
-            if machines is None or mac.beat.machine in machines:
-                self.roster.heard(mac.beat.machine, mac.last_beat_s)
+            self.roster.heard(mac.beat.machine, mac.last_beat_s)
 
     def drain(self, machine: MachineId, reason: str) -> None:
         """No new work for this Mac until undrained."""

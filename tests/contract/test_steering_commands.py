@@ -207,7 +207,7 @@ def test_why_of_a_request_and_of_a_mac(market: Path, fleet: LiveFleet) -> None:
 def test_status_says_what_is_wanted_and_what_is_there(market: Path) -> None:
     """Macs and models, those that are missing by name; scripts get the same."""
     shown, answer = run(market, "status").output, told(market, "status")
-    assert "Macs: 1 desired, 4 here: 3 EARNING, 1 NOT EARNING, 1 OFFLINE" in shown
+    assert "Macs: 5 desired, 4 here: 3 EARNING, 1 NOT EARNING, 1 OFFLINE" in shown
     assert "! away: gone-9" in shown
     assert f"! {SMALL} on mini-4: disk full" in shown
     assert {model["model"] for model in answer["models"]} == {SMALL, LARGE}
