@@ -15,14 +15,18 @@ from coster import (
     consumer,
     databases,
     earned,
+    fleet,
     keys,
     market_state,
     node,
     operator,
     paying,
     payouts,
+    placing,
     sim,
     usage,
+    waiting,
+    why,
 )
 from coster.options import Data
 
@@ -93,6 +97,10 @@ def up(
 
 
 market_state.add_to(app)
+fleet.add_to(app)
+placing.add_to(app)
+waiting.add_to(app)
+why.add_to(app)
 consumer.add_to(app)
 usage.add_to(app)
 keys.add_to(app)
