@@ -37,6 +37,8 @@ from market.types import (
 ROUTER_S_MAX = 8.0
 POLL_S = 2.0
 AVAILABILITY_S = 1.0
+COUNTERS_S = 1.0
+"""Counters are sent along this often: with every poll they would be most of its bytes."""
 CALIBRATION_REFRESHES = 5
 """Every so many refreshes of availability the calibration is asked for, too."""
 LOST_IN_QUEUE = "unknown_request"
@@ -74,6 +76,7 @@ class RouterClient:
         self._pid = pid
         self._node = node
         self._counters = counters
+        self._counted_s = float("-inf")
         self._routes: Coalescer[RouteRequest, Grant | Busy] = Coalescer(
             call, "route", deadline_s=ROUTER_S_MAX
         )
@@ -181,8 +184,15 @@ class RouterClient:
             node=self._node,
             running=tuple((r, a, m, n) for (r, a), (m, n) in self._running.items()),
             queued=tuple(r for r, w in self._waiting.items() if w.queued),
-            counters=tuple(self._counters().items()),
+            counters=self._due_counters(),
         )
+
+    def _due_counters(self) -> tuple[tuple[str, float], ...] | None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._counted_s < COUNTERS_S:
+            return None
+        self._counted_s = now_s
+        return tuple(self._counters().items())
 
     async def _poll_forever(self) -> None:
         while True:
@@ -191,6 +201,7 @@ class RouterClient:
                 self.connected = True
             except (ActorAway, Unavailable):
                 self.connected = False
+                self._counted_s = float("-inf")  # whoever answers next knows none of them
                 await asyncio.sleep(0.1)
                 continue
             for notice in notices:

@@ -318,8 +318,10 @@ class Router:
 
     async def metrics(self) -> dict[str, float]:
         """The gateways' counters added up, and the router's own."""
+        now_s = time.monotonic()
         return {
-            **self._state.metrics(time.monotonic()),
+            **self._state.metrics(now_s),
+            **self._state.mac_metrics(now_s),
             "coster_router_records_dropped_total": float(self._dropped),
             "coster_router_store_errors_total": float(self._store_errors),
         }

@@ -85,6 +85,7 @@ class GatewayApp:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                self._count(scope, message["status"])
                 message["headers"] = [*message.get("headers", ()), *ids]
             await send(message)
 
@@ -92,6 +93,7 @@ class GatewayApp:
             if stranger:
                 self._desk.door.stranger(scope)
         except MarketError as error:
+            self._desk.measures.rejected("stranger", error.code or error.type)
             await send_error(send, error, ids)
             return
         try:
@@ -104,10 +106,18 @@ class GatewayApp:
             raise
         except Exception as error:  # noqa: BLE001  the HTTP boundary: recorded, then answered
             self._desk.counters.add(metric_names.INTERNAL_ERRORS)
-            _log.error("%s failed: %s", request_id, describe_fault(error))
+            _log.error(
+                "a request failed: %s", describe_fault(error), extra={"request_id": request_id}
+            )
             if not started:
                 shown = error if isinstance(error, MarketError) else _internal()
                 await send_error(send, shown, ids)
+
+    def _count(self, scope: Scope, status: int) -> None:
+        """By the route's own pattern: paths are the caller's, patterns are ours."""
+        route = getattr(scope.get("route"), "path", "unknown")
+        key = metric_names.labelled(metric_names.API_REQUESTS, route=route, status=status)
+        self._desk.counters.add(key)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:

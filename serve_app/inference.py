@@ -29,6 +29,8 @@ from serve_app.turns import Turns, Visit
 from serve_app.wishes import ROUTE_HEADER
 
 _log = logging.getLogger("coster.door")
+_GATES = {401: "key", 403: "key", 429: "limits", 503: "capacity"}
+"""Which gate it was that refused a request before it became a run, by the error's status."""
 END_S = 1.0  # how long ended requests may take to say so, before and after being cut off
 
 
@@ -69,6 +71,10 @@ class Inference:
             self._desk.counters.add(metric_names.CLIENTS_LEFT)
         except MarketError as error:
             self._count(kind, error.status)
+            gate = _GATES.get(error.status, "request")
+            self._desk.measures.rejected(
+                "draining" if error is self._ended else gate, error.code or error.type
+            )
             await send_error(send, error, id_headers)
         finally:
             self._taken -= 1

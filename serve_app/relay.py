@@ -55,6 +55,8 @@ class Relay:
         self.reply: Reply
         self.gone = False
         self.fault: MarketError | None = None
+        self._gap = desk.measures.of(prepared.call.kind, prepared.card.id).gap
+        self._said_s = started_s  # last batch of tokens
         self._admitted: Admitted | None = None
         self._hedged = False
         self._pausing = False  # a Mac was lost in the middle; nobody goes on yet
@@ -137,6 +139,9 @@ class Relay:
             now_s = self._desk.ports.clock.monotonic_s()
             if answer.first_s is None:
                 answer.first_s = now_s
+            else:
+                self._gap.observe(now_s - self._said_s)
+            self._said_s = now_s
             if self.race.lead is not None:
                 reply.led_by(self.race.lead.grant.provider)
             for event in events:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from market.errors import MarketError, Unavailable
+from market.metrics import labelled
 from market.placement.case import Case
 from market.policy.decision import Decision
 from market.policy.registry import Policy, policy_named
@@ -36,12 +37,13 @@ from market.routing.messages import (
     Refused,
     RouteRequest,
 )
+from market.routing.metrics import mac_metrics, metrics
 from market.routing.notes import Noted
 from market.routing.placing import Placing
 from market.routing.quotes import quote_of
 from market.routing.reservations import Reservation
 from market.routing.stories import machine_story, queue_story, story_of
-from market.routing.view import availability, metrics, status
+from market.routing.view import availability, status
 from market.settings import PlacementSettings
 from market.types import GatewayId, MachineId, ModelId, ProviderId, RequestId
 
@@ -104,7 +106,7 @@ class RouterState:
             return Busy(request.request_id, len(queue))
         refusal = self._refusal(request, now_s)
         if refusal is not None:
-            desk.count("refused")
+            desk.count_refusal(refusal)
             return refusal
         return desk.try_now(request, now_s)
 
@@ -185,7 +187,7 @@ class RouterState:
             desk.settle(held, outcome)
         if not heard_before:  # a repeated report, or one of a Mac that has died since
             desk.learning.outcome(outcome, held, now_s)
-            desk.count(f"outcome_{outcome.result}")
+            desk.count(labelled("attempts", result=outcome.result))
         desk.journal.append(
             OutcomeRecord(
                 request_id=outcome.request_id,
@@ -356,6 +358,10 @@ class RouterState:
     def metrics(self, now_s: float) -> dict[str, float]:
         """The gateways' counters added up, and the router's own."""
         return metrics(self._desk, now_s)
+
+    def mac_metrics(self, now_s: float) -> dict[str, float]:
+        """Every Mac's own figures, of MACS_SHOWN_MAX Macs at most."""
+        return mac_metrics(self._desk, now_s)
 
     def take_journal(self) -> list[Noted | OutcomeRecord]:
         """Decisions and outcomes since the last call, to be made into records and stored."""
