@@ -21,7 +21,7 @@ from storage.database import Away
 
 LOG_BYTES_MAX = 10 * 2**20
 LOG_FILES_KEPT = 3
-FIELDS = ("request_id", "model", "gate", "code", "status")
+FIELDS = ("request_id", "model", "provider", "gate", "code", "status")
 """What a record may carry besides its message, given as `extra`. Nothing else is written."""
 AWAY_S = 2.0  # between two tries to open books whose database server is away
 

@@ -318,10 +318,8 @@ class Router:
 
     async def metrics(self) -> dict[str, float]:
         """The gateways' counters added up, and the router's own."""
-        now_s = time.monotonic()
         return {
-            **self._state.metrics(now_s),
-            **self._state.mac_metrics(now_s),
+            **self._state.metrics(time.monotonic(), macs=True),
             "coster_router_records_dropped_total": float(self._dropped),
             "coster_router_store_errors_total": float(self._store_errors),
         }

@@ -6,6 +6,7 @@ told how far the answer has come and which try has led.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,8 @@ from serve_app.progress import AttemptFailedError
 from serve_app.race import Attempt, Race, result_of
 from serve_app.replies import Reply
 from serve_app.seat import Route, Seat
+
+_log = logging.getLogger("coster.door")
 
 
 class SlowReaderError(Exception):
@@ -194,6 +197,8 @@ class Relay:
         if last:
             raise self._given_up(failure)
         self._desk.counters.add(metric_names.FAILOVERS)
+        about = {"request_id": self._request_id, "provider": lost.grant.provider}
+        _log.info("a Mac failed a request; another is tried", extra={**about, "code": failure.code})
         if goes_on:
             answer.lose(lost)
             self._pausing = True

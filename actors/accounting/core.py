@@ -42,7 +42,7 @@ from storage.database import Away, StorageError
 from storage.opening import open_ledger, verify_ledger
 from storage.pepper import load_pepper
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("coster.ledger")
 
 SWEEP_S: Final = 1.0  # how often leases are looked at
 HOUSEKEEPING_S: Final = 60.0  # how often earnings mature and old answers are forgotten

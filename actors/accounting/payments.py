@@ -25,7 +25,7 @@ from market.payments.processor import BalanceLine, ProcessorEvent
 from market.payments.topups import book_fee
 from market.payments.work import PaymentWork, work_due
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("coster.ledger")
 
 REFUSED_TRIES_MAX: Final = 3
 """A notice about something that the processor does not know is given up after so many."""

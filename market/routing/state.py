@@ -355,13 +355,10 @@ class RouterState:
         """Everything an operator may want to see, as JSON-able data."""
         return status(self._desk, now_s)
 
-    def metrics(self, now_s: float) -> dict[str, float]:
-        """The gateways' counters added up, and the router's own."""
-        return metrics(self._desk, now_s)
-
-    def mac_metrics(self, now_s: float) -> dict[str, float]:
-        """Every Mac's own figures, of MACS_SHOWN_MAX Macs at most."""
-        return mac_metrics(self._desk, now_s)
+    def metrics(self, now_s: float, *, macs: bool = False) -> dict[str, float]:
+        """The gateways' counters added up, the router's own, and with `macs` those of Macs."""
+        values = metrics(self._desk, now_s)
+        return values | mac_metrics(self._desk, now_s) if macs else values
 
     def take_journal(self) -> list[Noted | OutcomeRecord]:
         """Decisions and outcomes since the last call, to be made into records and stored."""
