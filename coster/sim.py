@@ -17,8 +17,8 @@ from market.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from simulator.executors import Executor
-    from simulator.scenario import Scenario
+    from simulator.runs.executors import Executor
+    from simulator.setup.scenario import Scenario
 
 sim = typer.Typer(help="The lab: the market's own rules over simulated Macs.", no_args_is_help=True)
 
@@ -69,7 +69,7 @@ def run(
     """Simulate a scenario, and report."""
     from coster import sim_show
     from coster.sim_progress import requests_told, runs_told
-    from simulator import experiment
+    from simulator.runs import experiment
 
     with reported(as_json=json), _interruptible():
         what = _load(scenario, settings, requests)
@@ -112,7 +112,7 @@ def compare(
 ) -> None:
     """Compare policies over the same seeds."""
     from coster.sim_progress import runs_told
-    from simulator import experiment
+    from simulator.runs import experiment
 
     with reported(as_json=json), _interruptible(), runs_told(quiet=json) as told:
         compared = experiment.compare(
@@ -139,8 +139,8 @@ def sweep(
 ) -> None:
     """Simulate over the values of some settings."""
     from coster.sim_progress import runs_told
-    from simulator import experiment
-    from simulator.settings import swept_of
+    from simulator.runs import experiment
+    from simulator.setup.settings import swept_of
 
     with reported(as_json=json), _interruptible():
         fixed, over = swept_of(settings)
@@ -172,8 +172,8 @@ def replay(
     """Simulate a recorded trace."""
     from coster import sim_show
     from coster.sim_progress import requests_told
-    from simulator import experiment
-    from simulator.replay import replayed
+    from simulator.runs import experiment
+    from simulator.setup.replay import replayed
 
     with reported(as_json=json), _interruptible():
         what = replayed(_load(scenario, settings), trace, speed, _count(requests))
@@ -197,7 +197,7 @@ def plot(
     json: Json = False,
 ) -> None:
     """Draw one number of a sweep over another."""
-    from simulator.plotting import write_plot
+    from simulator.runs.plotting import write_plot
 
     with reported(as_json=json):
         written = write_plot(folder, x, y, by, out)
@@ -218,7 +218,7 @@ def verify(
 ) -> None:
     """Run it again and compare every byte."""
     from coster import sim_show
-    from simulator.verify import verify as verify_folder
+    from simulator.runs.verify import verify as verify_folder
 
     with reported(as_json=json), _interruptible():
         verdicts = verify_folder(folder, cells=cells, executor=_executor(jobs))
@@ -242,7 +242,7 @@ def calibrate(
     Exit code 6 when a number is more than 10 % off.
     """
     from coster import sim_show
-    from simulator.calibrate import calibrate as calibrate_folders
+    from simulator.results.calibrate import calibrate as calibrate_folders
 
     with reported(as_json=json):
         result = calibrate_folders(real, folder)
@@ -259,7 +259,7 @@ def list_all(json: Json = False) -> None:
     """The scenarios and the policies that there are."""
     from coster import sim_show
     from market.policy.registry import POLICIES
-    from simulator.scenario_files import load, shipped
+    from simulator.setup.scenario_files import load, shipped
 
     with reported(as_json=json):
         scenarios = {name: load(name).about for name in shipped()}
@@ -272,7 +272,7 @@ def list_all(json: Json = False) -> None:
 
 def _show_comparison(compared: object, *, as_json: bool) -> None:
     from coster import sim_show
-    from simulator.experiment import Comparison
+    from simulator.runs.experiment import Comparison
 
     assert isinstance(compared, Comparison)
     if as_json:
@@ -282,7 +282,7 @@ def _show_comparison(compared: object, *, as_json: bool) -> None:
 
 
 def _load(scenario: str, settings: list[str] | None, requests: str | None = None) -> Scenario:
-    from simulator.settings import settings_of
+    from simulator.setup.settings import settings_of
 
     values = settings_of(settings or [])
     count = _count(requests)
@@ -290,7 +290,7 @@ def _load(scenario: str, settings: list[str] | None, requests: str | None = None
 
 
 def _load_with(scenario: str, values: Mapping[str, str]) -> Scenario:
-    from simulator.scenario_files import load
+    from simulator.setup.scenario_files import load
 
     return load(scenario, values)
 
@@ -316,7 +316,7 @@ def _names(policies: str) -> list[str]:
 
 
 def _executor(jobs: int | None) -> Executor:
-    from simulator.executors import InProcess, LocalProcesses
+    from simulator.runs.executors import InProcess, LocalProcesses
 
     return InProcess() if jobs == 1 else LocalProcesses(jobs)
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from coster.output import styled
-from simulator import folders
-from simulator.comparison import BETTER, METRICS, WORSE
-from simulator.experiment import Comparison, Result
 from simulator.report.scale import short, with_half
-from simulator.verify import Verdict
+from simulator.results import folders
+from simulator.runs.comparison import BETTER, METRICS, WORSE
+from simulator.runs.experiment import Comparison, Result
+from simulator.runs.verify import Verdict
 
 SHOWN: Final = (
     "ttft_s.p50", "ttft_s.p99", "e2e_s.mean", "e2e_s.p99", "goodput.attainment",

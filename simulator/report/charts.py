@@ -8,13 +8,13 @@ from typing import Final
 import numpy as np
 
 from market.money import NANO_PER_USD
-from simulator.columns import FloatArray, Requests
-from simulator.metrics import HOUR_S
 from simulator.records import MacUsed
 from simulator.report.page import plot, table
 from simulator.report.scale import short
 from simulator.report.svg import ROWS_MAX, Axis, Series, bars, heat, lines
-from simulator.timeline import edges_of, inside, rate, running, waiting
+from simulator.results.columns import FloatArray, Requests
+from simulator.results.metrics import HOUR_S
+from simulator.results.timeline import edges_of, inside, rate, running, waiting
 
 CURVE_POINTS: Final = 160
 TABLE_ROWS: Final = 12

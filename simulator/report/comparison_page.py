@@ -9,17 +9,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from simulator import folders
-from simulator.cells import Cell, Plan, folder_of
-from simulator.columns import FloatArray
-from simulator.comparison import BETTER, METRICS, OPEN, WORSE, Metric
-from simulator.parquet import read_requests
 from simulator.report import charts
 from simulator.report.page import folded, head, page, paragraph, plot, plots, section, table
 from simulator.report.plots_of import measure_plot
 from simulator.report.scale import short, with_half
 from simulator.report.svg import Axis, Range, ranges
-from simulator.summary import as_text
+from simulator.results import folders
+from simulator.results.columns import FloatArray
+from simulator.results.parquet import read_requests
+from simulator.results.summary import as_text
+from simulator.runs.cells import Cell, Plan, folder_of
+from simulator.runs.comparison import BETTER, METRICS, OPEN, WORSE, Metric
 
 SHOWN: Final = ("ttft_s.p50", "ttft_s.p99", "e2e_s.mean", "e2e_s.p99", "goodput.requests_per_s",
                 "goodput.attainment", "throughput.completion_tokens_per_s")  # fmt: skip

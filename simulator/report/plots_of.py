@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from market.errors import InvalidRequest
-from simulator.comparison import METRICS, Metric
 from simulator.report.page import plot, table
 from simulator.report.scale import short
 from simulator.report.svg import Axis, Series, lines
+from simulator.runs.comparison import METRICS, Metric
 
 POLICY: Final = "policy"
 CURVES_MAX: Final = 24

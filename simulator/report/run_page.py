@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from simulator.columns import Requests
-from simulator.metrics import QUANTILES, met, tpot_ms
 from simulator.records import MacUsed
 from simulator.report import charts
 from simulator.report.page import cards, folded, head, page, paragraph, plots, section, table
 from simulator.report.scale import short
-from simulator.scenario import Scenario
+from simulator.results.columns import Requests
+from simulator.results.metrics import QUANTILES, met, tpot_ms
+from simulator.setup.scenario import Scenario
 
 
 def run_page(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from simulator.workloads.talks import Talks
 SAMPLE_SEED = 0
 SAMPLE_REQUESTS = 50_000
 SAMPLE_TALKS = 2_000
+MEANS_KEPT = 256
+"""Workloads: the runs of a comparison have the same ones again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class Means:
     unread: float
 
 
-def means_of(spec: Synthetic) -> list[Means]:
+@lru_cache(MEANS_KEPT)
+def means_of(spec: Synthetic) -> tuple[Means, ...]:
     """The means of each model of a workload, in its order."""
     known: dict[tuple[int, int], Means] = {}
     means = []
@@ -65,7 +69,7 @@ def means_of(spec: Synthetic) -> list[Means]:
             alone = spec.sessions is None and spec.prefixes is None
             known[key] = _of_requests(spec, number) if alone else _of_talks(spec, number)
         means.append(known[key])
-    return means
+    return tuple(means)
 
 
 def _of_requests(spec: Synthetic, model: int) -> Means:
@@ -85,11 +89,11 @@ def _of_talks(spec: Synthetic, model: int) -> Means:
     requests = prompt = output = unread = 0
     for talk in talks.draw(random, names, who, np.full(SAMPLE_TALKS, model)):
         known = len(talk.blocks) * BLOCK_TOKENS
-        while (row := talks.say(talk, 0.0)) is not None:
+        while (turn := talks.turn(talk)) is not None:
             requests += 1
-            prompt += row[3]
-            output += row[4]
-            unread += max(row[3] - known, 1)
+            prompt += turn[0]
+            output += turn[1]
+            unread += max(turn[0] - known, 1)
             known = blocks_in(talk.tokens) * BLOCK_TOKENS
     return Means(requests / SAMPLE_TALKS, prompt / requests, output / requests, unread / requests)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Final
 
-from simulator.tables import Table
+from simulator.setup.tables import Table
 from simulator.workloads.gaps import CV_MAX, CV_MIN, POISSON, Gaps
 from simulator.workloads.intensity import Day, OnOff, Spikes
 from simulator.workloads.laws import (

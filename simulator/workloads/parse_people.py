@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from market.catalogue import ModelCard
 from market.money import NANO_PER_USD
 from market.types import ModelId
-from simulator.tables import Table
+from simulator.setup.tables import Table
 from simulator.workloads.gaps import CV_MAX, CV_MIN
 from simulator.workloads.parse_laws import SECONDS_MAX, SIGMA_MAX
 from simulator.workloads.spec import Consumers, Drift, Popularity
@@ -20,8 +20,10 @@ ZIPF_MAX = 5.0
 BUDGET_USD_MAX = 1e9
 
 
-def models_of(table: Table, cards: Sequence[ModelCard]) -> Popularity:
-    """Weights of models, as shares; all alike where none are given."""
+def models_of(table: Table, cards: Sequence[ModelCard], *, all_of_them: bool) -> Popularity:
+    """Weights of models, as shares; all alike where none are given. `all_of_them` keeps those
+    without a weight too: a trace may name them.
+    """
     known = {card.id: card for card in cards}
     chosen, weights = list(cards), [1.0] * len(cards)
     if "models" in table.values:
@@ -33,6 +35,9 @@ def models_of(table: Table, cards: Sequence[ModelCard]) -> Popularity:
         weights = [below.at_least(model, 0.0, 0.0, 1e9) for model in below.values]
         if sum(weights) <= 0.0:
             below.refuse(None, "at least one model must have a weight above 0.")
+        if all_of_them:
+            rest = [card for card in cards if card not in chosen]
+            chosen, weights = chosen + rest, weights + [0.0] * len(rest)
     total = sum(weights)
     drift = None
     if "drift" in table.values:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from market.money import ASK_PCT_MAX
 from market.policy.preferences import NO_PREFERENCES, TRUST, Preferences, Sort
 from market.types import ProviderId, RequestClass
-from simulator.tables import Table
+from simulator.setup.tables import Table
 from simulator.workloads.parse_laws import SECONDS_MAX
 from simulator.workloads.spec import Terms, TokenLimit, Wishes
 from simulator.workloads.trace_places import TOKENS_MAX

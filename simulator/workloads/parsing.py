@@ -8,7 +8,7 @@ from typing import Final
 
 from market.catalogue import Catalogue, ModelCard
 from market.types import ModelId
-from simulator.tables import Table
+from simulator.setup.tables import Table
 from simulator.workloads.parse_laws import (
     SECONDS_MAX,
     gaps_of,
@@ -76,7 +76,7 @@ def _workload(table: Table, number: int, cards: Sequence[ModelCard]) -> Workload
     table.known(KEYS[kind])
     default = "trace" if kind == "trace" else "workload"
     name = table.text("name", default if number == 0 else f"{default}{number}", r"[\w.\-]{1,24}")
-    popularity = models_of(table, cards)
+    popularity = models_of(table, cards, all_of_them=kind == "trace")
     if kind == "trace":
         return _replayed(table, name, popularity, cards)
     gaps, on_off = gaps_of(table.table("arrivals"))

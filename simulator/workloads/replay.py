@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from math import inf
 from typing import Final
@@ -112,36 +112,26 @@ def _speed(spec: Replayed, streams: Streams, capacity: Capacity | None) -> float
     return per_second(spec.rate, mix, capacity, spec.name) / (total / last_s)
 
 
-@dataclass(slots=True, eq=False)
 class _Player:
     """Turns rows into requests: whose, for which model, with which limit."""
 
-    spec: Replayed
-    streams: Streams
-    notes: Notes
-    _people: People = field(init=False)
-    _fashion: Fashion = field(init=False)
-    _wishing: Wishing = field(init=False)
-    _fit: Fit = field(init=False)
-    _who: Iterator[float] = field(init=False)
-    _which: Iterator[float] = field(init=False)
-    _models: dict[str, int] = field(init=False)
-    _foreign: dict[str, int] = field(default_factory=dict, init=False)
-
-    def __post_init__(self) -> None:
-        spec, streams = self.spec, self.streams
+    def __init__(self, spec: Replayed, streams: Streams, notes: Notes) -> None:
+        self._spec = spec
+        self._notes = notes
         self._people = People(spec.consumers, spec.name, streams)
         self._fashion = Fashion(spec.models, streams)
         self._wishing = Wishing(spec.terms.wishes, spec.models, spec.consumers.count, streams)
-        self._fit = Fit(spec.models.cards, spec.terms.max_tokens, self.notes)
+        self._fit = Fit(spec.models.cards, spec.terms.max_tokens, notes)
         self._who = uniforms(streams.stream("who"))
         self._which = uniforms(streams.stream("models"))
         places: dict[str, int] = {card.id: n for n, card in enumerate(spec.models.cards)}
         self._models = places | {name: places[card.id] for name, card in spec.renamed}
+        self._dealt = [n for n, share in enumerate(spec.models.shares) if share > 0.0]
+        self._foreign: dict[str, int] = {}
 
     def play(self, at_s: float, row: TraceRow) -> Row:
         """One request."""
-        spec, terms = self.spec, self.spec.terms
+        spec, terms = self._spec, self._spec.terms
         model = self._model(row, at_s)
         who = self._consumer(row)
         consumer = row.consumer or self._people.names[who]
@@ -178,11 +168,11 @@ class _Player:
         known = self._models.get(row.model, self._models.get("*"))
         if known is not None:
             return known
-        self.notes[ASSUMED] += 1
+        self._notes[ASSUMED] += 1
         if row.model not in self._foreign:
             if len(self._foreign) >= FOREIGN_MODELS_MAX:
-                refuse(self.spec.path, row.line, "too many names of models; is that the column?")
-            self._foreign[row.model] = len(self._foreign) % len(self.spec.models.cards)
+                refuse(self._spec.path, row.line, "too many names of models; is that the column?")
+            self._foreign[row.model] = self._dealt[len(self._foreign) % len(self._dealt)]
         return self._foreign[row.model]
 
     def _consumer(self, row: TraceRow) -> int:
@@ -197,14 +187,14 @@ class _Player:
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The prompt's block hashes, and those of prompt and answer.
 
-        Ours are taken as they are: they tell consumers and models apart already.
+        Ours are taken as they are: those of a named consumer are its own already.
         """
         if not row.prefix and not row.answer:
             return (), ()
         # A last block that is not full may have a hash too; answers go on after whole ones.
         whole = row.prefix[: row.prompt_tokens // row.block_tokens]
         hashes = (*whole, *row.answer) if row.answer else row.prefix
-        if row.block_tokens != BLOCK_TOKENS:
+        if row.block_tokens != BLOCK_TOKENS or not row.consumer:
             text = text_id("trace", consumer, self._fashion.ids[model])
             hashes = tuple(regrouped(hashes, row.block_tokens, prompt + output, text))
         leaves = hashes[: blocks_in(prompt + output)]

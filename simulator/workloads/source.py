@@ -54,7 +54,7 @@ def _check_open(workloads: Sequence[Workload]) -> None:
     if closed:
         raise InvalidRequest(
             f"The workload {closed[0]} is a closed loop: its requests depend on answers, so there "
-            "is no list of them. Simulate it, or take `users` and `closed` out.",
+            "is no list of them here. Take `users` and `closed` out, and give a rate.",
             "workload",
         )
 

@@ -107,8 +107,10 @@ class Talks:
             talks.append(talk)
         return talks
 
-    def say(self, talk: Talk, at_s: float) -> Row | None:
-        """The next request of a conversation; None when there is none, or no room for it."""
+    def turn(self, talk: Talk) -> tuple[int, int, int] | None:
+        """Tokens of the next prompt, of its answer and of its limit; None when a conversation is
+        over, or has no room for more.
+        """
         if not talk.goes_on:
             return None
         news, output = talk.news[talk.turn], talk.outputs[talk.turn]
@@ -117,9 +119,17 @@ class Talks:
             self._notes[ENDED] += 1
             talk.turn = len(talk.news)
             return None
-        prompt, said, limit = self._fit.one(prompt, output, talk.model)
+        fitted = self._fit.one(prompt, output, talk.model)
         talk.turn += 1
-        talk.tokens = prompt + said
+        talk.tokens = fitted[0] + fitted[1]
+        return fitted
+
+    def say(self, talk: Talk, at_s: float) -> Row | None:
+        """The next request of a conversation; None as `turn`."""
+        fitted = self.turn(talk)
+        if fitted is None:
+            return None
+        prompt, said, limit = fitted
         known = blocks_in(talk.tokens)
         del talk.blocks[known:]  # of a system prompt that is longer than the context
         talk.blocks += blocks_of(talk.own, len(talk.blocks), known)

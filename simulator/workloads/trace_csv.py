@@ -75,7 +75,7 @@ def csv_rows(path: Path, columns: Columns, text: Lines, notes: Notes) -> Iterato
 
 def header_of(line: str) -> list[str]:
     """The names in a CSV line, for comparing."""
-    return [name.strip().casefold() for name in line.split(",")]
+    return [name.strip(' \t"').casefold() for name in line.split(",")]
 
 
 def _check_header(place: Place, columns: Columns, header: Mapping[str, int]) -> None:

@@ -122,9 +122,10 @@ class _Fields:
         return value
 
     def _hashes(self, name: str) -> tuple[int, ...]:
+        """Numbers of 64 bits, signed as the market has them."""
         values = self._fields.get(name, [])
         if not isinstance(values, list) or not all(type(value) is int for value in values):
             self._place.refuse(f"{name} must be a list of whole numbers.")
         if any(not -(2**63) <= value < 2**64 for value in values):
             self._place.refuse(f"{name} must be numbers of 64 bits.")
-        return tuple(values)
+        return tuple(value - 2**64 if value >= 2**63 else value for value in values)

@@ -14,7 +14,8 @@ TOKENS_MAX = 10_000_000
 TIME_S_MAX = 1e11
 """Seconds: 3,000 years. Even a calendar's seconds are below it."""
 
-TEXT_MAX = 128
+TEXT_MAX = 100
+"""Characters of a name: what the ledger takes for an account's."""
 EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """Near enough that a time of our days is exact to a tenth of a microsecond."""
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import simulator.world
+import simulator.world.run
 from coster.main import app
-from simulator import folders
+from simulator.results import folders
 from tests.support import lab_world
 
 COSTER = (sys.executable, "-m", "coster")
@@ -27,7 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of one's own with a scenario in it, and the sketch for a world."""
     (tmp_path / "small.toml").write_text(lab_world.SCENARIO)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(simulator.world, "simulate", lab_world.sketch, raising=False)
+    monkeypatch.setattr(simulator.world.run, "simulate", lab_world.sketch, raising=False)
     return tmp_path
 
 
@@ -181,14 +181,14 @@ def test_help_imports_nothing_heavy() -> None:
 
 SLOW = """
 import time
-import simulator.world
+import simulator.world.run
 from tests.support import lab_world
 
 def simulate(scenario, policy, seed, sink):
     print("begun", flush=True)
     time.sleep(60)
 
-simulator.world.simulate = simulate
+simulator.world.run.simulate = simulate
 from coster.main import run
 run()
 """
@@ -225,7 +225,7 @@ def simulate(scenario, policy, seed, sink):
     time.sleep(60)
 
 if __name__ == "__main__":
-    from simulator.experiment import compare
+    from simulator.runs.experiment import compare
     compare("small.toml", ["coster", "random"], 2, "both", world="slow:simulate")
 """
 

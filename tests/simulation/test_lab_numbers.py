@@ -10,20 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.errors import InvalidRequest
-from simulator import folders, metrics
-from simulator.calibrate import calibrate, compared
-from simulator.checks import little_error
-from simulator.columns import Requests
-from simulator.experiment import run
-from simulator.fairness import worst_gap
-from simulator.parquet import RequestWriter
 from simulator.records import Arrival, Ended, MacUsed
-from simulator.scenario import Scenario, Slo
-from simulator.scenario_files import parse
-from simulator.summary import flat, rounded, summary_of
-from simulator.timeline import Spans, inside, overdue, rate
-from simulator.window import Window, window_of
-from simulator.world import Totals
+from simulator.results import folders, metrics
+from simulator.results.calibrate import calibrate, compared
+from simulator.results.checks import little_error
+from simulator.results.columns import Requests
+from simulator.results.fairness import worst_gap
+from simulator.results.parquet import RequestWriter
+from simulator.results.summary import flat, rounded, summary_of
+from simulator.results.timeline import Spans, inside, overdue, rate
+from simulator.results.window import Window, window_of
+from simulator.runs.experiment import run
+from simulator.setup.scenario import Scenario, Slo
+from simulator.setup.scenario_files import parse
+from simulator.world.run import Totals
 from tests.support import lab_world
 
 REAL = "tests.support.lab_world:simulate"
@@ -237,7 +237,7 @@ def test_the_policy_that_is_wrong_on_purpose_rings_the_alarms(
 
 def test_every_alarm_can_ring() -> None:
     """A summary in which everything is wrong rings each alarm once, with its limit."""
-    from simulator.checks import alarms
+    from simulator.results.checks import alarms
 
     rows = Requests.of([row(n, float(n)) for n in range(100)])
     macs = [MacUsed("m", "M1", 16, 100)] * 10

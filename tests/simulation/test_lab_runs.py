@@ -14,16 +14,16 @@ import pytest
 
 from market.errors import Conflict, InvalidRequest
 from market.policy.registry import custom
-from simulator import folders
-from simulator.columns import COLUMNS, Requests
-from simulator.executors import InProcess, LocalProcesses
-from simulator.experiment import compare, run, sweep
-from simulator.parquet import RequestWriter, read_requests
 from simulator.records import Arrival, Ended
-from simulator.scenario import Scenario
-from simulator.scenario_files import parse
-from simulator.tasks import Done, Task, run_away, run_task, unpack
-from simulator.verify import verify
+from simulator.results import folders
+from simulator.results.columns import COLUMNS, Requests
+from simulator.results.parquet import RequestWriter, read_requests
+from simulator.runs.executors import InProcess, LocalProcesses
+from simulator.runs.experiment import compare, run, sweep
+from simulator.runs.tasks import Done, Task, run_away, run_task, unpack
+from simulator.runs.verify import verify
+from simulator.setup.scenario import Scenario
+from simulator.setup.scenario_files import parse
 from tests.support import lab_world
 
 REAL, SKETCH, BROKEN = (
@@ -43,8 +43,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_equal_seeds_give_equal_bytes_whatever_the_hash_seed_and_the_cores(tmp_path: Path) -> None:
     """The real world, in two interpreters with other hash seeds and numbers of cores."""
     script = (
-        "import sys; from pathlib import Path; from simulator.experiment import run; "
-        "from simulator.scenario_files import parse; from tests.support import lab_world; "
+        "import sys; from pathlib import Path; from simulator.runs.experiment import run; "
+        "from simulator.setup.scenario_files import parse; from tests.support import lab_world; "
         "run(parse(lab_world.SCENARIO, 'x'), out=sys.argv[1], world=sys.argv[2])"
     )
     for number, threads in ((1, "1"), (2, "4")):
@@ -69,8 +69,8 @@ def test_every_field_of_every_request_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is read back is what ended, row by row, over the borders of buffers and groups."""
-    monkeypatch.setattr("simulator.parquet.BUFFER_ROWS", 64)
-    monkeypatch.setattr("simulator.parquet.GROUP_ROWS", 256)
+    monkeypatch.setattr("simulator.results.parquet.BUFFER_ROWS", 64)
+    monkeypatch.setattr("simulator.results.parquet.GROUP_ROWS", 256)
     rows = [
         Ended(
             Arrival(n, n / 7, f"c{n % 5}", small().models[n % 2], 10 + n % 90, 5, 9, "batch",

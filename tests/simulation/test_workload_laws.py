@@ -189,6 +189,14 @@ def test_a_clock_meets_each_arrival_when_it_is_due(
         assert total == pytest.approx(unit, abs=1e-6)
 
 
+def test_a_clock_begins_at_zero_and_skips_pauses() -> None:
+    """An arrival at the very beginning is at 0; none falls into a time without rate."""
+    pieces = [(5.0, 2.0), (8.0, 0.0), (9.0, 1.0), (math.inf, 0.5)]
+    at_s = Clock(iter(pieces)).seconds(np.array([0.0, 0.0, 1.0, 9.0, 10.5, 11.0, 12.0]))
+
+    assert at_s == pytest.approx([0.0, 0.0, 0.5, 4.5, 8.5, 9.0, 11.0])
+
+
 def test_a_rhythm_with_next_to_no_arrivals_is_refused() -> None:
     """A rate of almost nothing ends with a word, not with an endless search."""
     clock = Clock(steps(1.0, lambda _number: 1e-9))

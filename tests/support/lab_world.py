@@ -14,8 +14,9 @@ import numpy as np
 from market.catalogue import Catalogue
 from market.policy.registry import Policy
 from simulator.records import Arrival, Ended, MacUsed
-from simulator.scenario import Scenario
-from simulator.world import Setting, Sink, Totals, World, seed_of
+from simulator.setup.scenario import Scenario
+from simulator.workloads.given import Given
+from simulator.world.run import Setting, Sink, Totals, World, seed_of
 
 SCENARIO = """
 models = ["qwen3.5-7b", "qwen3.5-14b"]
@@ -89,7 +90,7 @@ def simulate(scenario: Scenario, policy: Policy, seed: int, sink: Sink) -> Total
         scenario.market.platform_fee_bps,
         scenario.faults,
     )
-    return World(setting, policy, seed, sink).run(arrivals(scenario, seed))
+    return World(setting, policy, seed, sink).run(Given(arrivals(scenario, seed)))
 
 
 SLOWNESS = {"coster": 1.0, "least_weighted": 1.2, "random": 3.0, "always_busiest": 30.0}

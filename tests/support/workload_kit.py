@@ -10,8 +10,8 @@ import numpy as np
 
 from market.types import ModelId
 from simulator.records import Arrival
+from simulator.setup.tables import Table, lines_of
 from simulator.streams import Streams
-from simulator.tables import Table, lines_of
 from simulator.workloads.laws import FloatArray
 from simulator.workloads.parsing import parse
 from simulator.workloads.rows import Notes

@@ -38,8 +38,8 @@ DOORWAYS: dict[str, tuple[str, ...]] = {
     "starlette": ("serve_app/*",),
     "typer": ("coster/*",),
     "prometheus_client": ("serve_app/exposition.py",),
-    "pyarrow": ("simulator/parquet.py",),
-    "scipy": ("market/placement/exact.py", "simulator/numerics.py"),
+    "pyarrow": ("simulator/results/parquet.py",),
+    "scipy": ("market/placement/exact.py", "simulator/limits/numerics.py"),
 }
 """The only files that may import each giant."""
 

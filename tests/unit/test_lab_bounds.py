@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from market.errors import InvalidRequest
 from market.fleet_file import MacSpec, fleet_of
 from market.types import ModelId
-from simulator.bounds import (
+from simulator.limits.bounds import (
     Demand,
     choices_limit,
     fluid_capacity,
@@ -23,10 +23,10 @@ from simulator.bounds import (
     round_robin_limit,
     srpt_mean_s,
 )
-from simulator.columns import Requests
-from simulator.hindsight import best_total_s
+from simulator.limits.hindsight import best_total_s
+from simulator.limits.service import alone_s, shared_s
 from simulator.records import Arrival, Ended
-from simulator.service import alone_s, shared_s
+from simulator.results.columns import Requests
 
 TOY = (366.0, 223.0, 223.0, 65.0, 65.0, 28.0, 28.0, 15.7)
 SMALL, LARGE = ModelId("qwen3.5-7b"), ModelId("llama-3.3-70b")

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.errors import InvalidRequest
-from simulator.comparison import METRICS
 from simulator.report import page as pages
 from simulator.report.plots_of import measure_plot
 from simulator.report.scale import Scale, linear, logarithmic, short, steps, with_half
 from simulator.report.svg import Axis, Range, Series, bars, heat, lines, ranges
+from simulator.runs.comparison import METRICS
 
 VOID = {"meta", "line", "polyline", "circle", "rect", "br"}
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.errors import InvalidRequest, MarketError
-from simulator.scenario import Scenario
-from simulator.scenario_files import load, of_config, parse, shipped
-from simulator.settings import settings_of, swept_of
-from simulator.tables import lines_of
+from simulator.setup.scenario import Scenario
+from simulator.setup.scenario_files import load, of_config, parse, shipped
+from simulator.setup.settings import settings_of, swept_of
+from simulator.setup.tables import lines_of
 from tests.support.lab_world import SCENARIO
 
 

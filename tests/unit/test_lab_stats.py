@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.comparison import BETTER, METRICS, OPEN, WORSE, compared, verdict
-from simulator.numerics import t_quantile
-from simulator.stats import (
+from simulator.limits.numerics import t_quantile
+from simulator.runs.comparison import BETTER, METRICS, OPEN, WORSE, compared, verdict
+from simulator.runs.stats import (
     Interval,
     batch_interval,
     bootstrap_interval,
