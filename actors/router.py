@@ -33,6 +33,7 @@ from market.routing.messages import (
 )
 from market.routing.notes import replay
 from market.routing.placing import Placing
+from market.routing.public import PublicFleet
 from market.routing.state import BEAT_S, NO_PLACEMENT, REBUILD_S, RouterState
 from market.routing.stories import story_of
 from market.settings import PlacementSettings
@@ -51,6 +52,7 @@ COUNTED_AT_ONCE_S = 0.5
 RECONCILE_S = 1.0
 SNAPSHOT_S = 60.0
 PRUNE_S = 3600.0
+EPOCHS_KEPT = 8
 KEEP_DECISIONS_S = 7 * 86_400.0
 POLL_S_MAX = 5.0
 """No poll is held longer, whatever the gateway asks for: its lease is renewed by polling."""
@@ -89,6 +91,7 @@ class Router:
         self._last_error = ""
         self._started_s = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
+        self._public: dict[int, PublicFleet] = {}
 
     async def start(self) -> None:
         """Open the store, take the intents in, and begin to keep time."""
@@ -109,6 +112,7 @@ class Router:
             self._every(FLUSH_S, self._kept.flush),
             self._every(SNAPSHOT_S, self._snapshot),
             self._every(PRUNE_S, self._prune),
+            self._every(FLUSH_S, self._keep_privacy),
         ]
         if self._placement.enabled:
             loops.append(self._planning.run())
@@ -274,6 +278,17 @@ class Router:
         """How good predictions have been, by model."""
         return self._state.calibration()
 
+    async def public_fleet(self, epoch: int) -> PublicFleet:
+        """The public Macs as they were when this epoch was first asked for: every gateway that
+        shows figures of one epoch shows the same ones.
+        """
+        known = self._public.get(epoch)
+        if known is None:
+            known = self._public[epoch] = self._state.public_fleet(time.monotonic())
+            while len(self._public) > EPOCHS_KEPT:
+                del self._public[next(iter(self._public))]
+        return known
+
     async def use_policy(self, name: str) -> None:
         """Route by another policy until the next restart."""
         self._state.use_policy(name)
@@ -334,6 +349,15 @@ class Router:
     async def _snapshot(self) -> None:
         status = self._state.status(time.monotonic())
         self._kept.add([FleetSnapshot(time.time(), status)])
+
+    async def _keep_privacy(self) -> None:
+        """Remember which Macs are private; a Mac that is here says it again by itself."""
+        for machine, private in self._state.take_privacy():
+            if private:
+                told = Intent(machine, "private", "its owner's wish", time.time())
+                await self._store.put_intent(told)
+            else:
+                await self._store.drop_private(machine)
 
     async def _prune(self) -> None:
         await self._store.prune(time.time() - KEEP_DECISIONS_S)

@@ -58,7 +58,7 @@ def histogram(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> 
     return Family(name, "histogram", text, labels, bounds)
 
 
-def labelled(name: str, **labels: str | int) -> str:
+def labelled(name: str, /, **labels: str | int) -> str:
     """The key `name{a="x",b="y"}`, with the labels in the order given."""
     if not labels:
         return name

@@ -86,7 +86,10 @@ class Macs:
         self._known: dict[ProviderId, MachineId] = {}
         self._past: dict[MachineId, tuple[float, int]] = {}
         self.counters: dict[str, float] = {}
+        intents = list(intents)
         self._drains = {i.machine: i.reason for i in intents if i.kind == "drain"}
+        self.private = {i.machine for i in intents if i.kind == "private"}
+        self._unkept_private: list[MachineId] = []
 
     def __iter__(self) -> Iterator[Mac]:
         return iter(self._macs.values())
@@ -140,6 +143,9 @@ class Macs:
         elif known.lost_s is None:
             known.here_s += now_s - known.last_beat_s
         known.beat, known.last_beat_s, known.lost_s = beat, now_s, None
+        if beat.private != (machine in self.private):
+            self.private ^= {machine}
+            self._unkept_private.append(machine)
         wrong = impossible(beat)
         if wrong is not None:
             known.quarantined, known.quarantined_s = wrong, now_s
@@ -149,6 +155,11 @@ class Macs:
             known.quarantined = ""
         self._observe(known, now_s, known=welcome == "known")
         return welcome
+
+    def take_privacy(self) -> list[tuple[MachineId, bool]]:
+        """Macs that have become private (True) or public since the last call."""
+        changed, self._unkept_private = self._unkept_private, []
+        return [(machine, machine in self.private) for machine in changed]
 
     def still_here(self, machines: Sequence[MachineId], now_s: float) -> None:
         """Known Macs that are as they were."""

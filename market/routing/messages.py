@@ -243,6 +243,7 @@ class ProviderBeat:
     ask_pct: int = 100
     trust: str = "basic"
     allowed: tuple[ModelId, ...] = ()  # what its owner lets it load; empty is everything on offer
+    private: bool = False  # it enters no public figure
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ from market.routing.messages import (
 from market.routing.metrics import mac_metrics, metrics
 from market.routing.notes import Noted
 from market.routing.placing import Placing
+from market.routing.public import PublicFleet, public_fleet
 from market.routing.quotes import quote_of
 from market.routing.reservations import Reservation
 from market.routing.stories import machine_story, queue_story, story_of
@@ -341,6 +342,14 @@ class RouterState:
     def queue_story(self, now_s: float) -> list[dict[str, Any]]:
         """Who waits for which model, in order."""
         return queue_story(self._desk, now_s)
+
+    def public_fleet(self, now_s: float) -> PublicFleet:
+        """The connected Macs that are public."""
+        return public_fleet(self._desk, now_s)
+
+    def take_privacy(self) -> list[tuple[MachineId, bool]]:
+        """Macs that have become private (True) or public since the last call, to be stored."""
+        return self._desk.macs.take_privacy()
 
     def calibration(self) -> dict[str, dict[str, object]]:
         """How predicted times to the first token compare with what was, by model."""
