@@ -23,11 +23,13 @@ from market.accounting.admission import day_of
 from market.accounting.audit import VerifyReport
 from market.accounting.books import Books
 from market.accounting.checkpoints import checkpoint_row
+from market.accounting.folding import ROWS_MAX as FOLD_ROWS_MAX
 from market.accounting.holding import BookTerms
 from market.accounting.laws import broken_laws
 from market.accounting.metric_families import LEDGER
 from market.accounting.operations import Operations
 from market.accounting.promos import PromoRules, Promos
+from market.accounting.rollups import NS_PER_S
 from market.accounting.rows import LedgerStore, RequestRow, Snapshot
 from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
@@ -258,7 +260,7 @@ class AccountantCore:
                 await self.tidy_up()
 
     async def tidy_up(self) -> None:
-        """Release the earnings that are due, and forget the answers that were kept for a day."""
+        """Release the earnings that are due, forget what was kept for a day, fold minutes."""
         problems = broken_payment_laws(self._desk)
         if problems:
             self._commits.fail("payments contradict the books: " + " ".join(problems))
@@ -269,6 +271,27 @@ class AccountantCore:
         if matured or forgotten:
             log.info("%d lots of earnings matured, %d kept answers ended", matured, forgotten)
             await self._written()
+        await self.fold()
+
+    async def fold(self) -> bool:
+        """Fold minutes that are over, and forget old ones: one step. Whether more is left."""
+        folding, histories = self._books.folding, self._store.histories
+        try:
+            now_s = self._now_ns() // NS_PER_S
+            from_s, over_s = folding.to_fold(now_s)
+            if from_s < over_s:
+                to_s = await histories.minutes_within(from_s, over_s, FOLD_ROWS_MAX)
+                folding.fold(to_s, self._books.ledger.changes)
+                await self._written()
+            kept_s, old_s = folding.to_forget(now_s)
+            if kept_s < old_s:
+                before_s = await histories.minutes_within(kept_s, old_s, FOLD_ROWS_MAX)
+                folding.forget(before_s, self._books.ledger.changes)
+                await self._written()
+        except StorageError as error:  # it was read, not written: the next step tries again
+            log.warning("minutes could not be folded now: %s", error)
+            return True
+        return folding.to_fold(now_s)[0] < over_s or folding.to_forget(now_s)[0] < old_s
 
     async def sweep(self) -> list[RequestRow]:
         """Close the holds whose gateway has been silent for a whole lease."""

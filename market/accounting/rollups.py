@@ -110,32 +110,9 @@ WorkSums = dict[WorkKey, list[int]]
 UseSums = dict[UseKey, list[int]]
 
 
-class Folded(NamedTuple):
-    """How far minutes have been folded, and from where on they are still there, in Unix seconds.
-
-    Rows of an hour, a day and all time hold exactly the minutes before `to_s`; callers' days
-    and all time the whole hours before it.
-    """
-
-    to_s: int = 0
-    minutes_from_s: int = 0
-
-    @property
-    def hours_to_s(self) -> int:
-        """The hours before this second are complete."""
-        return self.to_s - self.to_s % HOUR_S
-
-
-class Fold(NamedTuple):
-    """An order to a store: add the minutes from `from_s` to `to_s` to what is coarser."""
-
-    from_s: int
-    to_s: int
-
-    @property
-    def hours(self) -> tuple[int, int]:
-        """The hours that are complete with it, from and to; nothing when both are equal."""
-        return self.from_s - self.from_s % HOUR_S, self.to_s - self.to_s % HOUR_S
+def hours_to(folded_s: int) -> int:
+    """The hours before this second are over when the minutes before `folded_s` are folded."""
+    return folded_s - folded_s % HOUR_S
 
 
 def is_served(row: RequestRow) -> bool:
