@@ -25,6 +25,7 @@ from market.routing.messages import (
     Refused,
     RouteRequest,
 )
+from market.routing.public import PublicFleet
 from market.types import (
     Event,
     GatewayId,
@@ -139,6 +140,15 @@ class RouterClient:
     async def quote(self, request: RouteRequest) -> Quote:
         """What would become of the request. Raises Unavailable while the router is away."""
         return await self._quotes.submit(request)
+
+    async def public_fleet(self, epoch: int) -> PublicFleet:
+        """The public Macs of an epoch. Raises Unavailable while the router is away."""
+        try:
+            async with asyncio.timeout(ROUTER_S_MAX):
+                fleet: PublicFleet = await self._call("public_fleet", epoch)
+        except (ActorAway, TimeoutError) as error:
+            raise Unavailable("The router does not answer.", None, "restarting", 1.0) from error
+        return fleet
 
     def report(self, outcome: Outcome) -> None:
         self._running.pop((outcome.request_id, outcome.attempt), None)

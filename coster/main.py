@@ -16,6 +16,7 @@ from coster import (
     databases,
     keys,
     market_state,
+    network,
     node,
     operator,
     paying,
@@ -91,6 +92,7 @@ def up(
 
 
 market_state.add_to(app)
+network.add_to(app)
 consumer.add_to(app)
 keys.add_to(app)
 paying.add_to(app)

@@ -15,6 +15,7 @@ from serve_app.inference import Inference
 from serve_app.limits import Limits
 from serve_app.parameters import Kind
 from serve_app.ports import GatewayPorts
+from serve_app.public_figures import PublicFigures
 from serve_app.request_ids import RANDOM_BYTES, echoed_id, new_request_id
 from serve_app.routes import build_routes
 
@@ -32,7 +33,10 @@ class GatewayApp:
         self._desk = Desk.of(ports, limits)
         bodies = Bodies(limits)
         self._inference = Inference(self._desk, bodies)
-        self._routes: App = build_routes(self._desk, bodies, self._inference.preparing)
+        self._figures = PublicFigures(ports, self._desk.counters)
+        self._routes: App = build_routes(
+            self._desk, bodies, self._inference.preparing, self._figures
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection event: a request, or the server's start and stop."""
@@ -53,6 +57,10 @@ class GatewayApp:
         """Inference requests under way."""
         return self._inference.running
 
+    def start(self) -> None:
+        """Begin what goes on without requests: snapshots of the public figures. Idempotent."""
+        self._figures.start()
+
     async def end_all(self, reason: str) -> None:
         """End every inference request now, and refuse those that come after.
 
@@ -67,6 +75,7 @@ class GatewayApp:
     async def close(self) -> None:
         """Let requests end for `CLOSE_S`, end the others, wait for the books. Idempotent."""
         await self._inference.close(CLOSE_S)
+        await self._figures.close()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id(self._desk.ports.clock.now_s(), os.urandom(RANDOM_BYTES))
@@ -123,6 +132,7 @@ class GatewayApp:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                self.start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.close()

@@ -13,7 +13,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from market.errors import MarketError, Unavailable
 from market.public.epochs import Epoch, epoch_at
@@ -26,6 +26,9 @@ Value = TypeVar("Value")
 
 MAKE_S_MAX = 10.0
 """Making figures takes no longer; a store that hangs is a store that fails."""
+
+PATIENCE_S = 1.0
+"""Who can be given the last good figures does not wait longer for new ones."""
 
 STALE_S_MAX = 600
 """Figures are served for this long beyond their lifetime when none can be made."""
@@ -89,27 +92,38 @@ class EachEpoch(Generic[Value]):
         self._failed: MarketError | None = None
         self._failed_s = float("-inf")
 
-    @property
-    def made(self) -> Made[Value] | None:
-        """The last figures that could be made, however old."""
-        return self._made
-
     async def get(self) -> Made[Value]:
         """The figures of this epoch, or the last good ones; raises why there are none."""
         epoch = epoch_at(self._clock.now_s(), self._period_s)
         made = self._made
         if made is not None and epoch.number <= made.epoch.number <= epoch.number + 1:
             return made  # one ahead: the clock was set back a little
+        kept = self._kept()
         try:
-            return await self._fresh(epoch)
-        except MarketError as error:
-            return self._stale(error)
+            async with asyncio.timeout(None if kept is None else PATIENCE_S):
+                return await self._fresh(epoch)
+        except (MarketError, TimeoutError):
+            if kept is None:
+                raise
+        self._counters.add(labelled(STALE_BODIES, name=self._name))
+        return kept
+
+    def latest(self) -> Made[Value] | None:
+        """The last good figures without making any; None before the first were made or failed.
+
+        Raises why there are none, or none that are young enough.
+        """
+        kept = self._kept()
+        if kept is None and self._failed is not None:
+            raise self._failed
+        return kept
 
     async def _fresh(self, epoch: Epoch) -> Made[Value]:
         if self._making is None:
             if self._failed and self._clock.monotonic_s() - self._failed_s < RETRY_S:
                 raise self._failed
             self._making = asyncio.create_task(self._begin(epoch))
+            self._making.add_done_callback(_heard)  # perhaps nobody waits for it any more
         # A caller that leaves must not take the figures of the others with it.
         return await asyncio.shield(self._making)
 
@@ -143,15 +157,17 @@ class EachEpoch(Generic[Value]):
         self._failed_s = self._clock.monotonic_s()
         return self._failed
 
-    def _stale(self, error: MarketError) -> Made[Value]:
+    def _kept(self) -> Made[Value] | None:
+        """The last good figures, while they may still be told."""
         made = self._made
-        if made is None:
-            raise error
-        age_s = made.epoch.age_s(self._clock.now_s())
-        if age_s > self._period_s + STALE_S_MAX:
-            raise error
-        self._counters.add(labelled(STALE_BODIES, name=self._name))
+        if made is None or made.epoch.age_s(self._clock.now_s()) > self._period_s + STALE_S_MAX:
+            return None
         return made
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def matches(header: str | None, etag: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 SHARE_PARTS: Final = 10_000
@@ -37,9 +37,3 @@ def average(whole: int, count: int) -> float:
     if count <= 0:
         return 0.0
     return (20 * whole + count) // (2 * count) / 10
-
-
-def padded(known: dict[int, tuple[int, ...]], starts: Iterable[int], width: int) -> list[list[int]]:
-    """The figures of every bucket, oldest first, with zeros where nothing happened."""
-    empty = (0,) * width
-    return [list(known.get(start, empty)) for start in starts]
