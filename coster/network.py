@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
@@ -38,7 +39,7 @@ def stats(
     with reported(as_json=json):
         _only_one(json, csv)
         connection = public_api(data, url)
-        totals = connection.request("GET", f"network/totals?window={window}")
+        totals = connection.request("GET", f"network/totals?{urlencode({'window': window})}")
         answer = connection.request("GET", "stats")
     if json:
         print_json({**answer, "window": totals})
@@ -60,10 +61,10 @@ def leaderboard(
     """Whose Macs earned, generated or served most, by pseudonym."""
     from coster.market_http import public_api
 
-    query = f"leaderboard?metric={metric}&window={window}&limit={limit}"
+    query = urlencode({"metric": metric, "window": window, "limit": limit})
     with reported(as_json=json):
         _only_one(json, csv)
-        answer = public_api(data, url).request("GET", query)
+        answer = public_api(data, url).request("GET", f"leaderboard?{query}")
     if json:
         print_json(answer)
     elif csv:
