@@ -14,6 +14,7 @@ from market.accounting.chain import BatchRow
 from market.accounting.chart import Account
 from market.accounting.rows import HoldRow
 from market.accounting.state_rows import Row
+from storage.rollup_statements import Side
 
 Journal = Literal["account", "transfer", "request", "delivery", "operation"]
 
@@ -71,6 +72,10 @@ class LedgerRows(Protocol):
 
     def state(self, kind: type[Row]) -> Iterator[Row]:
         """Every state row of a kind, ended ones too, oldest first."""
+        ...
+
+    def sums(self, side: Side, span_s: int) -> Iterator[tuple[Any, ...]]:
+        """Every kept sum of one span of work or of use, in the order of their beginning."""
         ...
 
     def meta(self) -> Meta | None:

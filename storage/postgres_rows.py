@@ -22,6 +22,7 @@ from storage.postgres import FAULTS, Address
 from storage.postgres_migrations import revision_of
 from storage.postgres_schema import schema_problems
 from storage.private_loop import PrivateLoop
+from storage.rollup_statements import SELECT_SUMS, Side
 
 PAGE_ROWS: Final = 2_000
 
@@ -81,6 +82,9 @@ class PostgresRows:
     def state(self, kind: type[Row]) -> Iterator[Row]:
         for row in self._query(sql.SELECT_EVERY[kind]):
             yield kind(*row)
+
+    def sums(self, side: Side, span_s: int) -> Iterator[tuple[Any, ...]]:
+        return self._query(SELECT_SUMS[side.table], span_s)
 
     def meta(self) -> Meta | None:
         row = next(self._query(sql.SELECT_META), None)

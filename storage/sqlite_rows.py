@@ -19,6 +19,7 @@ from storage.database import (
     revision_of,
 )
 from storage.ledger_rows import Journal, Meta, OpenHold
+from storage.rollup_statements import SELECT_SUMS, Side
 from storage.schema import schema_problems
 
 _INTEGRITY_MAX: Final = 20  # findings asked of SQLite's own check
@@ -72,6 +73,9 @@ class SqliteRows:
     def state(self, kind: type[Row]) -> Iterator[Row]:
         for row in self._query(sql.SELECT_EVERY[kind]):
             yield kind(*row)
+
+    def sums(self, side: Side, span_s: int) -> Iterator[tuple[Any, ...]]:
+        return self._query(SELECT_SUMS[side.table], span_s)
 
     def meta(self) -> Meta | None:
         row = next(self._query(sql.SELECT_META), None)

@@ -18,7 +18,7 @@ from market.accounting.rollups import Use, Work
 from market.accounting.rows import Earned, RequestRow
 from market.types import AccountId, KeyId, MachineId, ModelId
 
-EVER_S: Final = 60 * 2**34
+EVER_S: Final = 86_400 * 2**24
 """Later than every clock: the end of a stretch that has none."""
 EXAMINED_MAX: Final = 5_000
 """Rows of each payee, or of the owner, that one page looks at."""

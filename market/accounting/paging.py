@@ -50,11 +50,12 @@ async def page_of(
     for _ in range(SLICES_MAX):
         # Slices end at buckets, so that none of these is told in two pieces.
         begin_s = max(stretch.begin_s, down(up(end_s, bucket_s) - slice_s, bucket_s))
-        if begin_s >= end_s:
+        if begin_s < end_s:
+            found += _left(await fetch(Stretch(begin_s, end_s)), after)
+            if len(found) > limit:
+                return _cut(found, limit)
+        if begin_s <= stretch.begin_s:
             return found, None
-        found += _left(await fetch(Stretch(begin_s, end_s)), after)
-        if len(found) > limit:
-            return _cut(found, limit)
         end_s = begin_s
     # Everything in `end_s` and later has been told: nothing sorts behind this.
     return found, After(end_s, _LAST, _LAST)

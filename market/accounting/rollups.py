@@ -143,19 +143,19 @@ def add_request(
     end_s = row.finished_ns // NS_PER_S
     hour = UseKey(row.owner, HOUR_S, end_s - end_s % HOUR_S, row.model, row.key_id)
     if not is_served(row):
-        _add(use, hour, (0, 1, 0, 0, 0, 0, 0))
+        plus(use, hour, (0, 1, 0, 0, 0, 0, 0))
         return
     tokens = (row.prompt_tokens, row.completion_tokens, row.cached_tokens, row.reasoning_tokens)
-    _add(use, hour, (1, 0, *tokens, row.cost_nano))
+    plus(use, hour, (1, 0, *tokens, row.cost_nano))
     minute_s = end_s - end_s % MINUTE_S
     assert row.payee is not None
     if row.deliveries is None:
         key = WorkKey(MINUTE_S, minute_s, row.model, row.machine or MachineId(""), row.payee)
-        _add(work, key, (1, 1, *tokens, row.cost_nano, row.provider_nano, *_times(row)))
+        plus(work, key, (1, 1, *tokens, row.cost_nano, row.provider_nano, *_times(row)))
         return
     for part, measures in _pieces(row, deliveries):
         machine = part.machine or MachineId("")
-        _add(work, WorkKey(MINUTE_S, minute_s, row.model, machine, part.payee), measures)
+        plus(work, WorkKey(MINUTE_S, minute_s, row.model, machine, part.payee), measures)
 
 
 def _pieces(
@@ -184,7 +184,8 @@ def _times(row: RequestRow) -> tuple[int, int, int, int]:
     return (1, ttft_us, int(row.total_ms * 1_000) - ttft_us, row.completion_tokens)
 
 
-def _add(sums: dict[_Key, list[int]], key: _Key, measures: tuple[int, ...]) -> None:
+def plus(sums: dict[_Key, list[int]], key: _Key, measures: Sequence[int]) -> None:
+    """Add measures to a sum, or begin it."""
     have = sums.get(key)
     if have is None:
         sums[key] = list(measures)
