@@ -92,6 +92,7 @@ class Router:
         self._started_s = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
         self._public: dict[int, PublicFleet] = {}
+        self._unkept: list[tuple[MachineId, bool]] = []
 
     async def start(self) -> None:
         """Open the store, take the intents in, and begin to keep time."""
@@ -352,12 +353,15 @@ class Router:
 
     async def _keep_privacy(self) -> None:
         """Remember which Macs are private; a Mac that is here says it again by itself."""
-        for machine, private in self._state.take_privacy():
+        self._unkept += self._state.take_privacy()
+        while self._unkept:
+            machine, private = self._unkept[0]
             if private:
                 told = Intent(machine, "private", "its owner's wish", time.time())
                 await self._store.put_intent(told)
             else:
                 await self._store.drop_private(machine)
+            self._unkept.pop(0)
 
     async def _prune(self) -> None:
         await self._store.prune(time.time() - KEEP_DECISIONS_S)

@@ -33,9 +33,9 @@ class GatewayApp:
         self._desk = Desk.of(ports, limits)
         bodies = Bodies(limits)
         self._inference = Inference(self._desk, bodies)
-        self._figures = PublicFigures(ports, self._desk.counters)
+        self.figures = PublicFigures(ports, self._desk.counters)
         self._routes: App = build_routes(
-            self._desk, bodies, self._inference.preparing, self._figures
+            self._desk, bodies, self._inference.preparing, self.figures
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +59,7 @@ class GatewayApp:
 
     def start(self) -> None:
         """Begin what goes on without requests: snapshots of the public figures. Idempotent."""
-        self._figures.start()
+        self.figures.start()
 
     async def end_all(self, reason: str) -> None:
         """End every inference request now, and refuse those that come after.
@@ -75,7 +75,7 @@ class GatewayApp:
     async def close(self) -> None:
         """Let requests end for `CLOSE_S`, end the others, wait for the books. Idempotent."""
         await self._inference.close(CLOSE_S)
-        await self._figures.close()
+        await self.figures.close()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id(self._desk.ports.clock.now_s(), os.urandom(RANDOM_BYTES))

@@ -114,6 +114,10 @@ class PublicFigures:
 
     # ── the snapshot in the background ───────────────────────────────────────────────
 
+    async def snapshot(self) -> Epoch:
+        """See to it that there is one of this epoch; raises Unavailable when none can be made."""
+        return (await self._analytics.get()).epoch
+
     def start(self) -> None:
         """Begin to make snapshots, one an epoch. Idempotent."""
         if self._refreshing is None:
@@ -128,11 +132,11 @@ class PublicFigures:
     async def _refresh(self) -> None:
         while True:
             try:
-                made = await self._analytics.get()
+                epoch = await self.snapshot()
             except MarketError:  # counted and recorded where it was made
                 await asyncio.sleep(AGAIN_S)
                 continue
-            next_s = made.epoch.end_s + ANALYTICS_S + LAG_S - self._ports.clock.now_s()
+            next_s = epoch.end_s + ANALYTICS_S + LAG_S - self._ports.clock.now_s()
             await asyncio.sleep(min(max(next_s, AGAIN_S), ANALYTICS_S))
 
     # ── how each is made ─────────────────────────────────────────────────────────────
