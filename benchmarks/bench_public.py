@@ -143,9 +143,9 @@ async def _measure(asked: Options, requests: int, report: Report) -> None:
         quiet_ms = await _settled(month, 3.0 if asked.quick else 8.0)
         reading = asyncio.create_task(_ask_all(month, market.app, report, quick=asked.quick))
         busy_ms = await _settled(month, None, reading)
-        for name, spent_ms in (("nobody", quiet_ms), ("everybody", busy_ms)):
+        for name, spent_ms in (("alone", quiet_ms), ("beside readers without pause", busy_ms)):
             for percent in (50, 99):
-                what = f"hold and settle, {name} reads, p{percent}"
+                what = f"hold and settle, {name}, p{percent}"
                 report.row(what, percentile(spent_ms, percent), "ms")
         await market.app.close()
     finally:

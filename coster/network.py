@@ -104,7 +104,8 @@ def stats_lines(answer: dict[str, Any], totals: dict[str, Any]) -> list[str]:
         _line(
             "Ever" if totals["window"] == "all" else f"Last {totals['window']}",
             f"{_count(totals['jobs'])} jobs · {_count(totals['tokens'])} tokens · {usd} to "
-            f"{_count(totals['active_accounts'])} accounts",
+            f"{_count(totals['active_accounts'])} "
+            f"{'account' if totals['active_accounts'] == 1 else 'accounts'}",
         ),
         _line("Last 30 min", f"{sparkline(series)}  requests, {peak}"),
     ]
@@ -112,14 +113,14 @@ def stats_lines(answer: dict[str, Any], totals: dict[str, Any]) -> list[str]:
         width = max(len(model["id"]) for model in answer["models"])
         lines += ["", f"{'model':{width}}  {'Macs':>6}"]
         lines += [f"{m['id']:{width}}  {_count(m['providers']):>6}" for m in answer["models"]]
-    asof = answer["snapshot_at"].replace("T", " ").removesuffix("Z")
-    return [*lines, "", styled(f"as of {asof} UTC", "dim", sys.stdout)]
+    return [*lines, "", styled(_as_of(answer["snapshot_at"]), "dim", sys.stdout)]
 
 
 def board_lines(answer: dict[str, Any]) -> list[str]:
     """`/v1/leaderboard` as a table."""
+    as_of = _as_of(answer["updated_at"])
     if not answer["entries"]:
-        return ["Nobody has served anything in this window yet."]
+        return [f"Nobody had served anything in this window, {as_of}."]
     width = max(len("account"), *(len(entry["pseudonym"]) for entry in answer["entries"]))
     lines = [f"{'#':>4}  {'account':{width}} {'earned':>16} {'tokens':>16} {'jobs':>11}"]
     for entry in answer["entries"]:
@@ -128,7 +129,7 @@ def board_lines(answer: dict[str, Any]) -> list[str]:
             f"{entry['rank']:>4}  {entry['pseudonym']:{width}} {earned:>16} "
             f"{entry['tokens']:>16,} {entry['jobs']:>11,}"
         )
-    return lines
+    return [*lines, "", styled(as_of, "dim", sys.stdout)]
 
 
 def sparkline(values: Sequence[int | None]) -> str:
@@ -138,6 +139,10 @@ def sparkline(values: Sequence[int | None]) -> str:
         return "".join(" " if value is None else BLOCKS[0] for value in values)
     top = len(BLOCKS) - 1
     return "".join(" " if value is None else BLOCKS[-(-value * top // most)] for value in values)
+
+
+def _as_of(stamp: str) -> str:
+    return f"as of {stamp.replace('T', ' ').removesuffix('Z')} UTC"
 
 
 def _line(name: str, text: str) -> str:

@@ -49,8 +49,12 @@ class GatewayApp:
             await send({"type": "websocket.close", "code": 1000})
 
     def counters(self) -> dict[str, float]:
-        """Cumulative metrics of this process, by the names of `metric_names`."""
-        return self._desk.counters.snapshot()
+        """Cumulative metrics of this process, by the names of `metric_names`.
+
+        What has no labels is there from the beginning: a count that appears as 1 is no increase
+        to whoever watches it.
+        """
+        return {**metric_names.ZEROS, **self._desk.counters.snapshot()}
 
     @property
     def running(self) -> int:

@@ -113,3 +113,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
     GAP,
     ATTEMPTS,
 )
+
+ZEROS: Final = {f.name: 0.0 for f in FAMILIES if f.kind == "counter" and not f.labels}
+"""What a process that has counted nothing yet has counted."""

@@ -15,7 +15,7 @@ from market.routing.dispatcher import Dispatcher
 from market.routing.fairness import gini
 from market.routing.learning import breaker_of
 from market.routing.macs import Health, Mac
-from market.routing.metric_families import MAC, MACS_SHOWN_MAX, ROUTER
+from market.routing.metric_families import COUNTS, MAC, MACS_SHOWN_MAX, ROUTER
 from market.routing.view import availability
 
 Samples = Iterator[tuple[str, float]]
@@ -34,6 +34,9 @@ def metrics(desk: Dispatcher, now_s: float) -> dict[str, float]:
 
 
 def _counted(desk: Dispatcher) -> Samples:
+    for family in COUNTS:
+        if not family.labels:  # there from the beginning, so that the first one is an increase
+            yield family.name, 0.0
     for counts in (desk.counters, desk.macs.counters):
         for key, value in counts.items():
             name, brace, labels = key.partition("{")

@@ -70,9 +70,12 @@ async def test_a_request_that_ends_badly_can_be_found_by_its_id(market: Market, 
         mac.fails = [JobFailure("engine", PROMPT)]
     failed = await ask(planted()).go(market.app)
 
+    late = await ask(planted(max_tokens=-1)).go(market.app)
+
     refused = [line for line in log.lines if line["message"] == "refused"]
     found = {line["request_id"]: (line["gate"], line["code"], line["status"]) for line in refused}
     assert found == {
+        late.answer_headers["x-coster-request-id"]: ("request", "out_of_range", 400),
         broke.answer_headers["x-coster-request-id"]: ("admission", "balance", 402),
         homeless.answer_headers["x-coster-request-id"]: ("routing", "no_provider", 503),
         failed.answer_headers["x-coster-request-id"]: ("serving", "attempts_exhausted", 503),

@@ -95,11 +95,13 @@ def test_the_board_is_a_table_that_lines_up(asked: list[str]) -> None:
     lines = run("leaderboard", "--metric", "tokens", "--window", "7d", "--limit", "2").stdout
     rows = lines.splitlines()
 
-    assert len({len(row) for row in rows}) == 1
+    assert len({len(row) for row in rows[:3]}) == 1
+    assert rows[3:] == ["", "as of 2028-02-29 12:30:00 UTC"]
     assert "SwiftFalcon" in rows[1]
     assert "$8.420000" in rows[1]
     assert asked == ["leaderboard?metric=tokens&window=7d&limit=2"]
-    assert board_lines({"entries": []}) == ["Nobody has served anything in this window yet."]
+    (nobody,) = board_lines({**BOARD, "entries": []})
+    assert nobody == "Nobody had served anything in this window, as of 2028-02-29 12:30:00 UTC."
 
 
 @pytest.mark.parametrize(
