@@ -14,6 +14,7 @@ from coster import (
     books_report,
     consumer,
     databases,
+    earned,
     keys,
     market_state,
     network,
@@ -22,6 +23,7 @@ from coster import (
     paying,
     payouts,
     sim,
+    usage,
 )
 from coster.options import Data
 
@@ -94,8 +96,10 @@ def up(
 market_state.add_to(app)
 network.add_to(app)
 consumer.add_to(app)
+usage.add_to(app)
 keys.add_to(app)
 paying.add_to(app)
+earned.add_to(app)
 payouts.add_to(app)
 books.add_to(app)
 books_files.add_to(books.ledger)

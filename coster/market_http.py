@@ -92,6 +92,22 @@ class Connection:
             read_answer(response)
         return str(response.text)
 
+    def pieces(self, path: str) -> Iterator[str]:
+        """A long text as it comes; raises MarketError when it is broken off."""
+        with (
+            self._client(STREAM_TIMEOUT_S) as client,
+            client.stream("GET", path) as response,
+        ):
+            if response.status_code >= 400:
+                response.read()
+                read_answer(response)
+            try:
+                yield from response.iter_text()
+            except httpx2.RemoteProtocolError as error:
+                raise errors.Unavailable(
+                    "The market broke off before the end: what was printed is not whole. Ask again."
+                ) from error
+
     def stream(self, path: str, body: object) -> Iterator[dict[str, Any]]:
         """The data events of one server-sent stream, decoded, until [DONE]."""
         with (

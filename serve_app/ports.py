@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from market import messages
+from market.accounting.asking import RequestsAsked, SumsAsked, UsePage, WorkPage
 from market.accounting.earned import EarningsStatement
+from market.accounting.histories import JobPage, UsagePage
 from market.accounting.prices import Price
 from market.accounting.rows import RequestRow
 from market.accounting.state_rows import (
@@ -114,6 +116,22 @@ class AccountantPort(Protocol):
 
     async def earnings(self, account: AccountId, limit: int) -> EarningsStatement:
         """What the account's Macs have earned, with the newest `limit` payments."""
+        ...
+
+    async def usage_page(self, account: AccountId, asked: RequestsAsked) -> UsagePage:
+        """Charged requests, newest first; NotFound for a key that is not the account's."""
+        ...
+
+    async def job_page(self, account: AccountId, asked: RequestsAsked) -> JobPage:
+        """Paid jobs, newest first; NotFound for a machine that never earned for the account."""
+        ...
+
+    async def use_page(self, account: AccountId, asked: SumsAsked) -> UsePage:
+        """Sums of what was used. Raises NotFound and InvalidRequest."""
+        ...
+
+    async def work_page(self, account: AccountId, asked: SumsAsked) -> WorkPage:
+        """Sums of what Macs did and earned. Raises NotFound and InvalidRequest."""
         ...
 
     def prices(self) -> Mapping[ModelId, Price]:

@@ -25,6 +25,7 @@ from serve_app.ports import DRAINING
 from serve_app.preparing import Preparing
 from serve_app.public_figures import PublicFigures
 from serve_app.rest import answer, caller, new_app
+from serve_app.routes_histories import add_histories
 from serve_app.routes_keys import add_accounts, add_keys
 from serve_app.routes_payments import add_payments
 from serve_app.routes_payouts import add_payouts
@@ -39,7 +40,6 @@ from serve_app.schemas import (
     PriceHistory,
     PriceList,
     Readiness,
-    UsageEntry,
 )
 from serve_app.views import (
     balance_answer,
@@ -48,12 +48,8 @@ from serve_app.views import (
     model_object,
     price_entry,
     price_history,
-    usage_entry,
 )
 
-USAGE_ROWS_DEFAULT = 100
-USAGE_ROWS_MOST = 1_000
-RowLimit = Annotated[int, Query(ge=1, le=USAGE_ROWS_MOST)]
 ModelQuery = Annotated[str, Query(min_length=1, max_length=300)]
 
 
@@ -80,6 +76,7 @@ def build_routes(
     _add_statements(app, desk)
     add_payments(app, desk, bodies)
     add_payouts(app, desk, bodies)
+    add_histories(app, desk)
     add_accounts(app, desk, bodies)
     add_keys(app, desk, bodies)
     add_public(app, desk, figures)
@@ -156,18 +153,6 @@ def _add_statements(app: FastAPI, desk: Desk) -> None:
         """What the account has, can withdraw and has on hold."""
         record = await caller(desk, request, BILLING_READ)
         return answer(balance_answer(await accountant.balance(record.account)))
-
-    @app.get(
-        "/v1/payments/usage",
-        response_model=list[UsageEntry],
-        tags=["money"],
-        openapi_extra=operation(BILLING_READ),
-    )
-    async def usage(request: Request, limit: RowLimit = USAGE_ROWS_DEFAULT) -> Response:
-        """The account's charged requests, newest first."""
-        record = await caller(desk, request, BILLING_READ)
-        rows = await accountant.usage(record.account, limit)
-        return answer([usage_entry(row) for row in rows])
 
     @app.get(
         "/v1/generations/{request_id}",

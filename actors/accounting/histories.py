@@ -24,7 +24,7 @@ from market.accounting.histories import (
     WorkWhere,
 )
 from market.accounting.paging import Fetch, Sum, page_of
-from market.accounting.periods import Period, Stretch, stretch_of
+from market.accounting.periods import Between, Period, Stretch, stretch_of
 from market.accounting.registry import UNCLAIMED, unclaimed
 from market.accounting.rollups import HOUR_S, MINUTE_S, NS_PER_S, Work
 from market.accounting.statistics import Told, Used, UseQuestion, Worked, WorkQuestion
@@ -78,10 +78,10 @@ class HistoryMethods(AccountantCore):
     async def usage_page(self, account: AccountId, asked: RequestsAsked) -> UsagePage:
         """The account's charged requests; raises NotFound for a key that is not its own."""
         self._check_own_keys(account, asked.keys)
-        histories = self._store.histories
+        moments, histories = self._moments(asked.period), self._store.histories
 
         async def read() -> UsagePage:
-            rest = asked.rest or await histories.bounds(asked.begin_ns, asked.end_ns)
+            rest = asked.rest or await histories.bounds(*moments)
             return await histories.usage(account, rest, asked.models, asked.keys, asked.limit)
 
         return await self._past(read)
@@ -89,10 +89,11 @@ class HistoryMethods(AccountantCore):
     async def job_page(self, account: AccountId, asked: RequestsAsked) -> JobPage:
         """What the account's Macs delivered, and were paid for; raises NotFound."""
         await self._check_own_machines(account, asked.machines)
-        payees, histories = self._payees_of([account]), self._store.histories
+        moments, histories = self._moments(asked.period), self._store.histories
+        payees = self._payees_of([account])
 
         async def read() -> JobPage:
-            rest = asked.rest or await histories.bounds(asked.begin_ns, asked.end_ns)
+            rest = asked.rest or await histories.bounds(*moments)
             return await histories.jobs(payees, rest, asked.models, asked.machines, asked.limit)
 
         return await self._past(read)
@@ -131,14 +132,16 @@ class HistoryMethods(AccountantCore):
         since: Callable[[], Awaitable[int | None]],
     ) -> SumsPage[Sum]:
         async def read() -> SumsPage[Sum]:
-            whole = stretch
+            begin_s, end_s = stretch
+            told = part = stretch
             if asked.bucket_s:
-                # Buckets begin where there is anything, whatever beginning was asked for.
+                # Buckets are read from where there is anything, whatever was asked for.
                 since_s = await since()
-                first_s = whole.end_s if since_s is None else since_s
-                whole = Stretch(max(first_s, whole.begin_s or 0), whole.end_s)
-            sums, after = await page_of(fetch, whole, asked.bucket_s, asked.after, asked.limit)
-            return SumsPage(whole, tuple(sums), after)
+                first_s = end_s if since_s is None else min(since_s, end_s)
+                part = Stretch(max(first_s, begin_s or 0), end_s)
+                told = part if begin_s is None else stretch
+            sums, after = await page_of(fetch, part, asked.bucket_s, asked.after, asked.limit)
+            return SumsPage(told, tuple(sums), after)
 
         return await self._past(read)
 
@@ -151,6 +154,15 @@ class HistoryMethods(AccountantCore):
             return now_s, stretch_of(period, now_s, grain_s)
         except ValueError as error:
             raise InvalidRequest(str(error), "window", "invalid_period") from error
+
+    def _moments(self, period: Period) -> tuple[int | None, int | None]:
+        """From when on, and before when, in nanoseconds; None where there is no such bound."""
+        _, (begin_s, end_s) = self._when(period, 1)
+        bounded = isinstance(period, Between) and period.end_s is not None
+        return (
+            None if begin_s is None else begin_s * NS_PER_S,
+            end_s * NS_PER_S if bounded else None,
+        )
 
     def _account_of(self, payee: AccountId) -> AccountId:
         """Whose pay it is: an unlinked machine's own account, or now its owner's."""

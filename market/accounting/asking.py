@@ -15,13 +15,12 @@ ApartBy = Literal["model", "machine", "key_id"]
 
 @dataclass(frozen=True, slots=True)
 class RequestsAsked:
-    """Single requests that ended from one moment on and before another, newest first.
+    """Single requests that ended in a period, to the second, newest first.
 
     Nothing named means of every model, key and machine. `rest` is where an earlier page ended.
     """
 
-    begin_ns: int | None = None
-    end_ns: int | None = None
+    period: Period = EVER
     models: tuple[ModelId, ...] = ()
     keys: tuple[KeyId, ...] = ()
     machines: tuple[MachineId, ...] = ()
