@@ -5,16 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 import typer
 
+from coster.histories import Csv, check_output, path_of, sparkline
 from coster.options import Data, Json, Url, reported
 from coster.output import print_json, styled
 
-BLOCKS = "▁▂▃▄▅▆▇█"
 NOT_TOLD = "—"
-Csv = Annotated[bool, typer.Option("--csv", help="Print CSV and nothing else.")]
 Window = Annotated[str, typer.Option(help="24h, 7d, 30d or all.")]
 _MINUTE = ("timestamp", "requests", "prompt_tokens", "completion_tokens", "total_tokens")
 _ENTRY = ("rank", "pseudonym", "earnings_micro_usd", "tokens", "jobs")
@@ -37,9 +35,9 @@ def stats(
     from coster.market_http import public_api
 
     with reported(as_json=json):
-        _only_one(json, csv)
+        check_output(as_json=json, as_csv=csv)
         connection = public_api(data, url)
-        totals = connection.request("GET", f"network/totals?{urlencode({'window': window})}")
+        totals = connection.request("GET", path_of("network/totals", {"window": window}))
         answer = connection.request("GET", "stats")
     if json:
         print_json({**answer, "window": totals})
@@ -61,23 +59,16 @@ def leaderboard(
     """Whose Macs earned, generated or served most, by pseudonym."""
     from coster.market_http import public_api
 
-    query = urlencode({"metric": metric, "window": window, "limit": limit})
+    path = path_of("leaderboard", {"metric": metric, "window": window, "limit": limit})
     with reported(as_json=json):
-        _only_one(json, csv)
-        answer = public_api(data, url).request("GET", f"leaderboard?{query}")
+        check_output(as_json=json, as_csv=csv)
+        answer = public_api(data, url).request("GET", path)
     if json:
         print_json(answer)
     elif csv:
         _print_csv(_ENTRY, answer["entries"])
     else:
         sys.stdout.write("\n".join(board_lines(answer)) + "\n")
-
-
-def _only_one(as_json: bool, as_csv: bool) -> None:
-    if as_json and as_csv:
-        from market.errors import InvalidRequest
-
-        raise InvalidRequest("Give --json or --csv, not both.", "csv")
 
 
 def stats_lines(answer: dict[str, Any], totals: dict[str, Any]) -> list[str]:
@@ -107,7 +98,7 @@ def stats_lines(answer: dict[str, Any], totals: dict[str, Any]) -> list[str]:
             f"{_count(totals['active_accounts'])} "
             f"{'account' if totals['active_accounts'] == 1 else 'accounts'}",
         ),
-        _line("Last 30 min", f"{sparkline(series)}  requests, {peak}"),
+        _line("Last 30 min", f"{bars(series)}  requests, {peak}"),
     ]
     if answer["models"]:
         width = max(len(model["id"]) for model in answer["models"])
@@ -132,13 +123,10 @@ def board_lines(answer: dict[str, Any]) -> list[str]:
     return [*lines, "", styled(as_of, "dim", sys.stdout)]
 
 
-def sparkline(values: Sequence[int | None]) -> str:
-    """One block a value, as high as it is beside the largest; a space for what is not told."""
-    most = max((value for value in values if value), default=0)
-    if not most:
-        return "".join(" " if value is None else BLOCKS[0] for value in values)
-    top = len(BLOCKS) - 1
-    return "".join(" " if value is None else BLOCKS[-(-value * top // most)] for value in values)
+def bars(values: Sequence[int | None]) -> str:
+    """A sparkline with a gap for what is not told."""
+    line = sparkline([value or 0 for value in values])
+    return "".join(" " if value is None else bar for value, bar in zip(values, line, strict=True))
 
 
 def _as_of(stamp: str) -> str:

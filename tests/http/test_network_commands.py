@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from coster import market_http
 from coster.main import app
 from coster.market_http import Connection
-from coster.network import board_lines, sparkline, stats_lines
+from coster.network import bars, board_lines, stats_lines
 from tests.http.conftest import Server
 from tests.http.memory_market import Market
 
@@ -126,7 +126,7 @@ def test_two_formats_at_once_are_refused(asked: list[str]) -> None:
     result = run("stats", "--json", "--csv")
 
     assert result.exit_code == 1
-    assert json.loads(result.stdout)["error"]["param"] == "csv"
+    assert json.loads(result.stdout)["error"]["param"] == "--csv"
     assert asked == []
 
 
@@ -146,4 +146,4 @@ def test_the_commands_need_no_key_and_pass_refusals_on(market: Market) -> None:
 )
 def test_a_sparkline_is_as_high_as_its_values(values: list[int | None], line: str) -> None:
     """Nothing is the lowest block, anything at all a higher one, and the largest the highest."""
-    assert sparkline(values) == line
+    assert bars(values) == line
