@@ -17,7 +17,7 @@ from market.accounting.asking import RequestsAsked, SumsAsked, UsePage, WorkPage
 from market.accounting.earned import EarningsStatement
 from market.accounting.histories import JobPage, UsagePage
 from market.accounting.prices import Price
-from market.accounting.rows import RequestRow
+from market.accounting.rows import DeliveryRow, RequestRow
 from market.accounting.state_rows import OwnerRow, PriceRow
 from market.accounting.statistics import Told, Used, UseQuestion, Worked, WorkQuestion
 from market.errors import Unavailable
@@ -180,6 +180,10 @@ class AccountantClient:
 
     async def generation(self, account: AccountId, request_id: RequestId) -> Any:
         return await self._until("generation", account, request_id)
+
+    async def deliveries(self, account: AccountId, request_id: RequestId) -> Sequence[DeliveryRow]:
+        result: Sequence[DeliveryRow] = await self._until("deliveries", account, request_id)
+        return result
 
     async def outcome(self, account: AccountId, request_id: RequestId) -> bytes | None:
         result: bytes | None = await self._until("outcome", account, request_id)

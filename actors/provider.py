@@ -268,6 +268,7 @@ class Provider:
             trust=mac.trust,
             allowed=mac.models,
             private=mac.private,
+            name=mac.name,
         )
 
     def _measured(self, place: Place) -> Place:

@@ -15,6 +15,7 @@ from coster import (
     consumer,
     databases,
     earned,
+    fleet,
     keys,
     market_state,
     network,
@@ -22,8 +23,11 @@ from coster import (
     operator,
     paying,
     payouts,
+    placing,
     sim,
     usage,
+    waiting,
+    why,
 )
 from coster.options import Data
 
@@ -95,6 +99,10 @@ def up(
 
 market_state.add_to(app)
 network.add_to(app)
+fleet.add_to(app)
+placing.add_to(app)
+waiting.add_to(app)
+why.add_to(app)
 consumer.add_to(app)
 usage.add_to(app)
 keys.add_to(app)

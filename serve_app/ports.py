@@ -17,7 +17,7 @@ from market.accounting.asking import RequestsAsked, SumsAsked, UsePage, WorkPage
 from market.accounting.earned import EarningsStatement
 from market.accounting.histories import JobPage, UsagePage
 from market.accounting.prices import Price
-from market.accounting.rows import RequestRow
+from market.accounting.rows import DeliveryRow, RequestRow
 from market.accounting.state_rows import (
     OwnerRow,
     PayeeRow,
@@ -108,6 +108,10 @@ class AccountantPort(Protocol):
 
     async def generation(self, account: AccountId, request_id: RequestId) -> UsageView:
         """One request of this account in any status; NotFound for anyone else's."""
+        ...
+
+    async def deliveries(self, account: AccountId, request_id: RequestId) -> Sequence[DeliveryRow]:
+        """What each Mac delivered of one request of this account; empty while it runs."""
         ...
 
     async def holds(self, account: AccountId) -> Sequence[RequestRow]:
@@ -236,6 +240,12 @@ class RouterPort(Protocol):
         """What would become of the request; nothing is reserved. Raises Unavailable."""
         ...
 
+    async def told(self, request_id: RequestId) -> Mapping[str, Any] | None:
+        """What is kept of the decisions on a request and of their outcomes, with public ids only
+        (`market.routing.log.explain`); None when nothing is. Raises Unavailable.
+        """
+        ...
+
     def calibration(self) -> Mapping[ModelId, Mapping[str, object]]:
         """How predictions compare with what happened, by model, from cache: never waits."""
         ...
@@ -357,12 +367,6 @@ class AdminPort(Protocol):
         """Cumulative counters and gauges of the whole market by metric name."""
         ...
 
-    async def explain(self, request_id: RequestId) -> dict[str, Any] | None: ...
-
     async def verify(self, *, full: bool) -> dict[str, Any]:
         """Verify the ledger, all of it or what is new; `ok` is a bool, `problems` sentences."""
         ...
-
-    async def drain(self, machine: str, reason: str) -> dict[str, Any]: ...
-
-    async def undrain(self, machine: str) -> dict[str, Any]: ...

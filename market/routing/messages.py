@@ -244,6 +244,7 @@ class ProviderBeat:
     trust: str = "basic"
     allowed: tuple[ModelId, ...] = ()  # what its owner lets it load; empty is everything on offer
     private: bool = False  # it enters no public figure
+    name: str = ""  # what its operator calls it
 
 
 @dataclass(frozen=True, slots=True)

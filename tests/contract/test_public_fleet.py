@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from actors import router as router_actor
 from actors.nodes import macs_of_nodes
 from actors.router import EPOCHS_KEPT, Router
 from market.errors import InvalidRequest, Unavailable
@@ -70,16 +69,12 @@ def test_a_router_that_has_just_started_shows_no_empty_network() -> None:
     assert names(state.public_fleet(REBUILD_S)) == ["prv_a"]
 
 
-async def test_who_is_private_outlives_the_router(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_is_private_outlives_the_router(tmp_path: Path) -> None:
     """After a restart it is known before any Mac is heard from; being public again, too."""
-    monkeypatch.setattr(router_actor, "FLUSH_S", 0.01)
     for private in (True, False):
         router = Router(tmp_path / "router.db")
         await router.start()
         await router.heartbeat(replace(HIDDEN, private=private))
-        await router._keep_privacy()
         await router.close()
         reborn = Router(tmp_path / "router.db")
         await reborn.start()

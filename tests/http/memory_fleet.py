@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from market.catalogue import DEMO_MODEL
 from market.errors import (
@@ -159,6 +159,12 @@ class Fleet:
             if mac.machine not in self.private
         ]  # fmt: skip
         return PublicFleet(tuple(macs), frozenset(self.private))
+
+    async def told(self, request_id: RequestId) -> Mapping[str, Any] | None:
+        """Scripted Macs decide nothing that could be explained."""
+        if self.error is not None:
+            raise self.error
+        return None
 
     def report(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
