@@ -19,14 +19,12 @@ from market.accounting.rollups import (
     USE_SPANS_S,
     Use,
     UseKey,
-    UseSums,
     Work,
     WorkKey,
-    WorkSums,
-    add_request,
     hours_to,
     is_served,
     plus,
+    sums_of,
 )
 from market.accounting.rows import DeliveryRow, RequestRow
 from market.accounting.state_rows import FoldedRow
@@ -72,15 +70,13 @@ class Recount:
     def request(self, row: RequestRow, deliveries: Sequence[DeliveryRow]) -> None:
         """Count one ended request."""
         self.requests += 1
-        work: WorkSums = {}
-        use: UseSums = {}
         if len(deliveries) != (row.deliveries or 0) or (is_served(row) and row.payee is None):
             self._tell(
                 f"The request {row.request_id} cannot be counted: it is paid to {row.payee}, has "
                 f"{len(deliveries)} deliveries, and says that there are {row.deliveries}."
             )
             return
-        add_request(work, use, row, deliveries)
+        work, use = sums_of([row], deliveries)
         self._work.add(work)
         self._use.add(use)
 

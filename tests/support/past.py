@@ -86,7 +86,7 @@ class Past:
             tokens[0], tokens[1], tokens[2], rng.randrange(tokens[1] + 1),
             *sums, sums[0], 1, 3, 500, 400, 1,
             last.payee if last else None if status == "voided" else rng.choice(PAYEES),
-            last.machine if last else rng.choice([*MACHINES, None]),
+            last.machine if last else rng.choice([*MACHINES, None, MachineId("")]),
             ProviderId("prv"), "stop", 1,
             rng.choice([total_ms * rng.random(), total_ms + 1, -1.0]), total_ms,
             self.now_ns - 1, self.now_ns, 1, len(parts) or None,
@@ -100,7 +100,7 @@ class Past:
         cost = prompt + completion
         fee = rng.randrange(cost + 1)
         return DeliveryRow(
-            request, number, rng.choice(PAYEES), rng.choice([*MACHINES, None]), None,
+            request, number, rng.choice(PAYEES), rng.choice([*MACHINES, None, MachineId("")]), None,
             prompt, rng.randrange(prompt + 1), completion, 50, 1, 1, 1,
             cost, cost - fee, fee, 0, cost, 0,
         )  # fmt: skip
