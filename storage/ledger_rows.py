@@ -7,13 +7,14 @@ long the history is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from market.accounting.chain import BatchRow
 from market.accounting.chart import Account
-from market.accounting.rows import HoldRow
+from market.accounting.rows import HoldRow, RequestRow
 from market.accounting.state_rows import Row
+from market.types import RequestId
 from storage.rollup_statements import Side
 
 Journal = Literal["account", "transfer", "request", "delivery", "operation"]
@@ -64,6 +65,10 @@ class LedgerRows(Protocol):
 
     def journal(self, kind: Journal, after: int = 0) -> Iterator[tuple[Any, ...]]:
         """A journal's rows numbered above `after`, in order: (number, fields…, batch, crc)."""
+        ...
+
+    def ended(self, request_ids: Sequence[RequestId]) -> Iterator[RequestRow]:
+        """Those of these few requests that have ended, in no particular order."""
         ...
 
     def holds(self) -> Iterator[OpenHold]:
