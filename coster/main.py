@@ -18,6 +18,7 @@ from coster import (
     fleet,
     keys,
     market_state,
+    network,
     node,
     operator,
     paying,
@@ -97,6 +98,7 @@ def up(
 
 
 market_state.add_to(app)
+network.add_to(app)
 fleet.add_to(app)
 placing.add_to(app)
 waiting.add_to(app)

@@ -43,14 +43,14 @@ _BY_STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where a market's API is and which key opens it."""
+    """Where a market's API is and which key opens it; "" is no key, for what is public."""
 
     base: str
     key: str
 
     @contextmanager
     def _client(self, timeout_s: float) -> Iterator[httpx2.Client]:
-        headers = {"authorization": f"Bearer {self.key}"}
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         with httpx2.Client(base_url=self.base, headers=headers, timeout=timeout_s) as client:
             try:
                 yield client
@@ -157,6 +157,12 @@ def api(data: Path | None, url: str | None, key: str | None, secret: str) -> Con
     if not chosen:
         raise Unauthenticated("No API key: give --key, or set COSTER_API_KEY.", None, "no_key")
     return Connection(base.rstrip("/"), chosen)
+
+
+def public_api(data: Path | None, url: str | None) -> Connection:
+    """The public API without a key."""
+    base = url or os.environ.get("COSTER_API_BASE") or _run_of(paths_of(data)).api_base
+    return Connection(base.rstrip("/"), "")
 
 
 def once(key: str | None) -> dict[str, str]:

@@ -19,14 +19,17 @@ from serve_app.asgi import Bodies
 from serve_app.desk import Desk
 from serve_app.generations import add_generations
 from serve_app.landings import add_landings
+from serve_app.llms import add_llms
 from serve_app.openapi import describe, operation
 from serve_app.ports import DRAINING
 from serve_app.preparing import Preparing
+from serve_app.public_figures import PublicFigures
 from serve_app.rest import answer, caller, new_app
 from serve_app.routes_histories import add_histories
 from serve_app.routes_keys import add_accounts, add_keys
 from serve_app.routes_payments import add_payments
 from serve_app.routes_payouts import add_payouts
+from serve_app.routes_public import add_public
 from serve_app.routes_quote import add_quotes
 from serve_app.schemas import (
     BalanceAnswer,
@@ -56,7 +59,9 @@ def package_version() -> str:
         return "0"
 
 
-def build_routes(desk: Desk, bodies: Bodies, preparing: Preparing) -> FastAPI:
+def build_routes(
+    desk: Desk, bodies: Bodies, preparing: Preparing, figures: PublicFigures
+) -> FastAPI:
     """The FastAPI app behind the hot routes."""
     app = new_app(
         "coster",
@@ -73,8 +78,10 @@ def build_routes(desk: Desk, bodies: Bodies, preparing: Preparing) -> FastAPI:
     add_histories(app, desk)
     add_accounts(app, desk, bodies)
     add_keys(app, desk, bodies)
+    add_public(app, desk, figures)
     _add_health(app, desk)
     add_landings(app)
+    add_llms(app)
     describe(app)
     return app
 

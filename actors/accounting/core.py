@@ -26,6 +26,7 @@ from market.accounting.checkpoints import checkpoint_row
 from market.accounting.folding import ROWS_MAX as FOLD_ROWS_MAX
 from market.accounting.holding import BookTerms
 from market.accounting.laws import broken_laws
+from market.accounting.metric_families import LEDGER
 from market.accounting.operations import Operations
 from market.accounting.promos import PromoRules, Promos
 from market.accounting.rollups import NS_PER_S
@@ -34,6 +35,7 @@ from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
 from market.errors import MarketError, Unavailable
 from market.messages import AccountantOp, AccountantReply, ResolveKey
+from market.metrics import labelled
 from market.payments.desk import Desk
 from market.payments.laws import broken_payment_laws
 from market.settings import PaymentSettings
@@ -42,11 +44,10 @@ from storage.database import Away, StorageError
 from storage.opening import open_ledger, verify_ledger
 from storage.pepper import load_pepper
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("coster.ledger")
 
 SWEEP_S: Final = 1.0  # how often leases are looked at
 HOUSEKEEPING_S: Final = 60.0  # how often earnings mature and old answers are forgotten
-METRICS: Final = "coster_ledger"  # what every metric's name begins with
 RETRY_AFTER_S: Final = 2.0  # a restart takes one to two seconds
 
 
@@ -299,7 +300,8 @@ class AccountantCore:
         rows = self._books.expire(wall_ns=self._clock.wall_ns(), tick_ns=self._clock.tick_ns())
         for row in rows:
             self._expired += 1
-            log.warning("hold %s expired at %d nano-USD", row.request_id, row.cost_nano)
+            about = {"request_id": row.request_id}
+            log.warning("a hold expired at %d nano-USD", row.cost_nano, extra=about)
         if rows:
             await self._commits.durable()
         return rows
@@ -333,13 +335,13 @@ class AccountantCore:
             "commit_seconds": self._commits.commit_ns / 1e9,
         }
         return {
-            **{f"{METRICS}_{name}_total": float(value) for name, value in totals.items()},
+            **{f"{LEDGER}_{name}_total": float(value) for name, value in totals.items()},
             **{
-                f'{METRICS}_refusals_total{{code="{code}"}}': float(count)
+                labelled(f"{LEDGER}_refusals_total", code=code): float(count)
                 for code, count in self._refusals.items()
             },
-            **{f"{METRICS}_{name}": float(size) for name, size in self._books.counts().items()},
-            **{f"{METRICS}_{name}": value for name, value in self._auditor.figures().items()},
+            **{f"{LEDGER}_{name}": float(size) for name, size in self._books.counts().items()},
+            **{f"{LEDGER}_{name}": value for name, value in self._auditor.figures().items()},
         }
 
     def _check_alive(self) -> None:
