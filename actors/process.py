@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -22,6 +23,9 @@ from storage.database import Away
 LOG_BYTES_MAX = 10 * 2**20
 LOG_FILES_KEPT = 3
 AWAY_S = 2.0  # between two tries to open books whose database server is away
+
+MAC: ContextVar[str] = ContextVar("MAC", default="")
+"""The name of the Mac that logs, where several share a process."""
 
 
 class JsonLines(logging.Formatter):
@@ -40,6 +44,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if mac := MAC.get():
+            line["mac"] = mac
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True)
