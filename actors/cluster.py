@@ -26,7 +26,7 @@ from ray.exceptions import (
 
 from actors.accountant import Accountant
 from actors.accounting.setup import accountant_settings
-from actors.calls import ActorAway
+from actors.calls import ActorAway, Coalescer
 from actors.engines.factory import Workshop
 from actors.engines.sizes import model_sizes
 from actors.housing import Housing, actor_names, apart, housings
@@ -52,6 +52,7 @@ CALL_S_MAX = 10.0
 """No call of ours takes longer unless it says so; beyond this the actor counts as away."""
 FIRST_TRY_S = 3.0
 BEAT_S_MAX = 3.0
+"""A beat that did not arrive for so long is stale: the next one is due."""
 CONCURRENCY = 4000
 """Calls an actor may have open at once: long polls and batches of every gateway."""
 
@@ -172,15 +173,15 @@ class ProviderActor(Macs):
         self, settings: MarketSettings, housing: Housing, wire_secret: bytes
     ) -> None:
         begin_process(housing.role, settings)
-        node, router = node_id(), NamedActor(ROUTER)
-
-        async def beat(beat: ProviderBeat) -> ProviderOrders:
-            orders: ProviderOrders = await router("heartbeat", beat, timeout_s=BEAT_S_MAX)
-            return orders
+        node = node_id()
+        router = partial(NamedActor(ROUTER), timeout_s=BEAT_S_MAX)
+        beats: Coalescer[ProviderBeat, ProviderOrders] = Coalescer(
+            router, "heartbeats", deadline_s=BEAT_S_MAX
+        )
 
         def opened(config: ProviderConfig, leave: Callable[[str], None]) -> Provider:
             workshop = Workshop(settings, config.mac)
-            return Provider(config, workshop.offer(), workshop.make, beat, leave)
+            return Provider(config, workshop.offer(), workshop.make, beats.submit, leave)
 
         configs = [
             ProviderConfig(mac, wire_secret, settings.code_version, node) for mac in housing.macs

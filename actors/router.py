@@ -194,6 +194,18 @@ class Router:
         self._after()
         return orders
 
+    async def heartbeats(self, beats: list[ProviderBeat]) -> list[ProviderOrders | MarketError]:
+        """The beats of Macs that share a process, and the answer to each: a call costs far more
+        than a beat.
+        """
+        answers: list[ProviderOrders | MarketError] = []
+        for beat in beats:
+            try:
+                answers.append(await self.heartbeat(beat))
+            except MarketError as error:  # one Mac's; the others' beats count
+                answers.append(error)
+        return answers
+
     async def machine_lost(self, machine: MachineId, reason: str) -> None:
         """A death notice: the process of this Mac's provider is gone."""
         log.warning("%s is lost: %s", machine, reason)
