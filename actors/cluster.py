@@ -184,7 +184,8 @@ class ProviderActor(Macs):
             return Provider(config, workshop.offer(), workshop.make, beats.submit, leave)
 
         configs = [
-            ProviderConfig(mac, wire_secret, settings.code_version, node) for mac in housing.macs
+            ProviderConfig(mac, wire_secret, settings.code_version, node, housing.phase_s)
+            for mac in housing.macs
         ]
         super().__init__(configs, opened, end_process)
         await self.start()
