@@ -17,7 +17,7 @@ from typing import Any
 
 from actors.decision_log import DecisionLog
 from actors.planning import Planning
-from market.errors import MarketError
+from market.errors import Internal, MarketError
 from market.routing.log import FleetSnapshot, Intent, explain
 from market.routing.messages import (
     Busy,
@@ -202,8 +202,9 @@ class Router:
         for beat in beats:
             try:
                 answers.append(await self.heartbeat(beat))
-            except MarketError as error:  # one Mac's; the others' beats count
-                answers.append(error)
+            except Exception as error:
+                log.exception("a beat of %s could not be taken in", beat.machine)
+                answers.append(Internal(f"its beat could not be taken in: {error!r}"))
         return answers
 
     async def machine_lost(self, machine: MachineId, reason: str) -> None:

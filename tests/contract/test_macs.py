@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from actors.process import JsonLines
 from actors.provider import Provider, ProviderConfig
 from actors.router import Router
 from actors.transport.framed import FramedLink
-from market.errors import NotFound
+from market.errors import Internal, NotFound
 from market.routing.messages import ProviderBeat, ProviderOrders
 from market.settings import EngineSettings, MacSettings, MarketSettings, ModelSource
 from market.types import AccountId, Event, GatewayId, Hardware, Job, MachineId, ModelId, RequestId
@@ -168,19 +169,21 @@ async def test_macs_of_one_process_share_a_call_to_the_router(tmp_path: Path) ->
         assert {beat.machine for beat in whole} == {f"mac_{n}" for n in range(COUNT)}
 
 
-async def test_a_beat_that_is_refused_costs_the_others_nothing(tmp_path: Path) -> None:
-    """Of beats that come together each has its answer: an older incarnation is told to go, and
-    the Macs beside it are known.
+async def test_a_beat_that_makes_no_sense_costs_the_others_nothing(tmp_path: Path) -> None:
+    """Of beats that come together each has its answer: one that nobody understands an error, one
+    of an older incarnation its marching orders, and the Macs beside them are known.
     """
     router = Router(tmp_path / "router.db")
     await router.start()
     try:
         await router.heartbeat(provider_beat("b", incarnation=9))
+        senseless = replace(provider_beat("c"), models=None)  # type: ignore[arg-type]
         answers = await router.heartbeats(
-            [provider_beat("a"), provider_beat("b", incarnation=3), provider_beat("c")]
+            [provider_beat("a"), provider_beat("b", incarnation=3), senseless, provider_beat("d")]
         )
         known = [isinstance(each, ProviderOrders) and each.known for each in answers]
-        assert known == [True, False, True]
+        assert known == [True, False, False, True]
+        assert isinstance(answers[2], Internal)
     finally:
         await router.close()
 
