@@ -15,6 +15,7 @@ from coster import (
     consumer,
     databases,
     keys,
+    loadgen,
     market_state,
     node,
     operator,
@@ -101,6 +102,7 @@ books_report.add_to(books.ledger)
 operator.add_to(app)
 node.add_to(app)
 sim.add_to(app)
+loadgen.add_to(app)
 
 
 def run() -> None:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coster.options import Json, reported
+from coster.options import Json, count_of, reported
 from coster.output import DEGRADED, ERROR, print_json
-from market.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -176,7 +175,7 @@ def replay(
     from simulator.setup.replay import replayed
 
     with reported(as_json=json), _interruptible():
-        what = replayed(_load(scenario, settings), trace, speed, _count(requests))
+        what = replayed(_load(scenario, settings), trace, speed, count_of(requests))
         with requests_told(what.requests, quiet=json) as progress:
             result = experiment.run(what, policy, seed, out, replace=replace, progress=progress)
     if json:
@@ -285,7 +284,7 @@ def _load(scenario: str, settings: list[str] | None, requests: str | None = None
     from simulator.setup.settings import settings_of
 
     values = settings_of(settings or [])
-    count = _count(requests)
+    count = count_of(requests)
     return _load_with(scenario, values | ({} if count is None else {"run.requests": str(count)}))
 
 
@@ -293,22 +292,6 @@ def _load_with(scenario: str, values: Mapping[str, str]) -> Scenario:
     from simulator.setup.scenario_files import load
 
     return load(scenario, values)
-
-
-def _count(text: str | None) -> int | None:
-    """`10000` or `1e6`."""
-    if text is None:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.5
-    if not number.is_integer() or number < 1:
-        raise InvalidRequest(
-            f"--requests is {text[:20]!r}; it must be a whole number such as 10000 or 1e6.",
-            "requests",
-        )
-    return int(number)
 
 
 def _names(policies: str) -> list[str]:
