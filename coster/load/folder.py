@@ -185,7 +185,7 @@ def generator_alarms(measured: Measured) -> list[Alarm]:
     late_s = part["late_s"]["p99"]
     found = [
         Alarm("interrupted", float(measured.interrupted), 0.0,
-              "runs were cut off: this is only a part of what was to be asked"),
+              "is how often it was cut off: it is only a part of what was to be asked"),
         Alarm("generator_late", late_s or 0.0, LATE_S_MAX,
               "seconds late was the generator itself with one request in a hundred; its times "
               "include that, so ask for less or use a quieter machine"),
