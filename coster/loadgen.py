@@ -140,11 +140,11 @@ def _load(
     from actors.engines.factory import DEMO_FOLDER
     from coster.load.calls import Target
     from coster.load.play import Load
-    from coster.load.words import words_of
+    from coster.load.words import speech_of
 
-    words = words_of(tokenizer or DEMO_FOLDER / "tokenizer.json")
+    speech = speech_of(tokenizer or DEMO_FOLDER / "tokenizer.json")
     providers = tuple(mac.provider for mac in seen.macs or ())
-    return Load(scenario, Target(base, keys, providers), seen, words)
+    return Load(scenario, Target(base, keys, providers), seen, speech)
 
 
 def _play_all(

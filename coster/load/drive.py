@@ -142,7 +142,7 @@ class Drive:
         if ended.said_tokens != arrival.output_tokens:
             self.generator.shorter += 1
         if arrival.session:
-            self._prompts.answered(arrival, ear.text, ended.said_tokens)
+            self._prompts.answered(arrival, ear.text)
 
     def _over(self, ended: Ended) -> None:
         self._tell(ended)

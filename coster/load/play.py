@@ -15,7 +15,7 @@ from coster.load.calls import Caller, Target, caller_session
 from coster.load.drive import Drive
 from coster.load.folder import Measured, write
 from coster.load.market import Seen
-from coster.load.words import Prompts
+from coster.load.words import Prompts, Speech
 from market.accounting.pricing import split_fee
 from simulator.limits.bounds import fluid_capacity
 from simulator.records import Ended
@@ -39,7 +39,7 @@ class Load:
     scenario: Scenario
     target: Target
     seen: Seen
-    words: tuple[str, ...]
+    speech: Speech
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ async def _drive(load: Load, seed: int, writer: RequestWriter, told: Told | None
         if told is not None:
             told(count)
 
-    prompts = Prompts(load.words, seed)
+    prompts = Prompts(load.speech, seed)
     async with caller_session() as session:
         caller = Caller(session, target)
         drive = Drive(source, prompts, caller, target.providers, tell)

@@ -28,6 +28,9 @@ WORDS_LEAST: Final = 32
 TALKS_KEPT_MAX: Final = 10_000
 """Conversations remembered; one that is forgotten goes on in other words, which is counted."""
 
+SEAM_WORDS: Final = 4
+"""Words before an answer that are looked at with it: what stands farther off changes nothing."""
+
 _SPACE: Final = "Ġ"
 _STRIDE = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -36,10 +39,24 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 IntArray = npt.NDArray[np.int64]
 
 
-def words_of(tokenizer_json: Path) -> tuple[str, ...]:
-    """Words of this tokenizer that are one token each, however they are put together.
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """A model's tokens as prompts are made of them: `words` are one token each, however they are
+    put together.
+    """
 
-    Raises InvalidRequest when it cannot be read or has too few.
+    words: tuple[str, ...]
+    tokenizer: Any
+
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def speech_of(tokenizer_json: Path) -> Speech:
+    """How to speak to a model with this tokenizer.
+
+    Raises InvalidRequest when it cannot be read or has too few words.
     """
     try:
         tokenizer = Tokenizer.from_file(str(tokenizer_json))
@@ -62,7 +79,7 @@ def words_of(tokenizer_json: Path) -> tuple[str, ...]:
             "can be made; give another --tokenizer.",
             "tokenizer",
         )
-    return tuple(found)
+    return Speech(tuple(found), tokenizer)
 
 
 def _stay_whole(tokenizer: Any, words: Sequence[str]) -> bool:
@@ -88,8 +105,9 @@ class Prompts:
     texts. `forgotten` counts conversations that went on in other words.
     """
 
-    def __init__(self, words: Sequence[str], seed: int) -> None:
-        self._words = np.array(words, dtype=object)
+    def __init__(self, speech: Speech, seed: int) -> None:
+        self._speech = speech
+        self._words = np.array(speech.words, dtype=object)
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._talks: OrderedDict[str, _Talk] = OrderedDict()
         self.forgotten = 0
@@ -112,12 +130,14 @@ class Prompts:
         talk.tokens, talk.due = arrival.prompt_tokens, arrival.output_tokens
         return text
 
-    def answered(self, arrival: Arrival, text: str, tokens: int) -> None:
+    def answered(self, arrival: Arrival, text: str) -> None:
         """What came back for it: its conversation goes on with that, if it has not yet."""
         talk = self._talks.get(arrival.session)
         if talk is not None and talk.due and talk.tokens == arrival.prompt_tokens:
+            # A model's own text may be cut into tokens otherwise than it was said in.
+            before = " ".join(["", *talk.text.rsplit(" ", SEAM_WORDS)[1:]])
+            talk.tokens += self._speech.count(before + text) - self._speech.count(before)
             talk.text += text
-            talk.tokens += tokens
             talk.due = 0
 
     def _going_on(self, talk: _Talk, tokens: int) -> str:

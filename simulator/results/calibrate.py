@@ -66,8 +66,13 @@ class Matched:
 
 def calibrate(real: Path, simulated: Path) -> dict[str, Any]:
     """Both folders' numbers side by side. Raises InvalidRequest when there is too little."""
-    folders.read_manifest(real)
-    folders.read_manifest(simulated)
+    for folder in (real, simulated):
+        if not folders.read_manifest(folder)["complete"]:
+            raise InvalidRequest(
+                f"{folder} is not complete: it was interrupted, and a part of a load says little "
+                "of the whole. Measure it again.",
+                "folder",
+            )
     sides = [_answered(read_requests(folder / folders.REQUESTS)) for folder in (real, simulated)]
     for folder, side in zip((real, simulated), sides, strict=True):
         if len(side) < LEAST:

@@ -19,7 +19,7 @@ from coster.load import drive as driving
 from coster.load.calls import body_of, provider_of
 from coster.load.drive import Drive
 from coster.load.ear import TAIL_BYTES, Ear
-from coster.load.words import Prompts, words_of
+from coster.load.words import Prompts, speech_of
 from market.errors import InvalidRequest
 from market.policy.preferences import NO_PREFERENCES, TRUST, Preferences
 from market.policy.prefixes import BLOCK_TOKENS, block_hashes
@@ -30,7 +30,8 @@ from simulator.workloads.given import Given
 from tests.support.virtual_time import VirtualLoop, run_virtually
 
 FILE = DEMO_FOLDER / "tokenizer.json"
-WORDS = words_of(FILE)
+SPEECH = speech_of(FILE)
+WORDS = SPEECH.words
 TOKENIZER = Tokenizer.from_file(str(FILE))
 MODEL = ModelId("coster/demo")
 
@@ -65,7 +66,7 @@ def test_a_prompt_has_its_length_and_shares_what_it_should(
     begin alike, as far and no further.
     """
     other = [*hashes[:shared], *(~each for each in hashes[shared:])]
-    prompts = Prompts(WORDS, 1)
+    prompts = Prompts(SPEECH, 1)
     texts = [
         prompts.of(arrival(n, tokens, prefix=tuple(each))) for n, each in enumerate((hashes, other))
     ]
@@ -84,18 +85,20 @@ def test_a_prompt_has_its_length_and_shares_what_it_should(
 def test_equal_seeds_give_equal_texts_and_others_do_not() -> None:
     """The words of a run are its seed's."""
     asked = [arrival(n, 300) for n in range(3)]
-    one, same, other = ([Prompts(WORDS, s).of(a) for a in asked] for s in (1, 1, 2))
+    one, same, other = ([Prompts(SPEECH, s).of(a) for a in asked] for s in (1, 1, 2))
     assert one == same
     assert one != other
 
 
-def test_a_conversation_goes_on_with_what_was_answered() -> None:
-    """The next prompt is the last one, its answer and new words, of exactly the wanted length."""
-    prompts = Prompts(WORDS, 1)
+@pytest.mark.parametrize("said", ["".join(WORDS[:6]), "xyz!", "ther, re", "", " the\n"])
+def test_a_conversation_goes_on_with_what_was_answered(said: str) -> None:
+    """The next prompt is the last one, its answer in whatever words, and new ones, of exactly the
+    wanted length.
+    """
+    prompts = Prompts(SPEECH, 1)
     first = arrival(0, 90, 6, session="s")
     asked = prompts.of(first)
-    said = "".join(WORDS[n] for n in range(6))
-    prompts.answered(first, said, 6)
+    prompts.answered(first, said)
 
     then = prompts.of(arrival(1, 150, 5, session="s"))
 
@@ -107,7 +110,7 @@ def test_a_conversation_does_not_wait_for_a_late_answer() -> None:
     """What is not there when the next turn is due is taken to be the prompt's own words again,
     which is what a simulated Mac says; when it comes later it changes nothing.
     """
-    prompts = Prompts(WORDS, 1)
+    prompts = Prompts(SPEECH, 1)
     first = arrival(0, 4, 6, session="s")
     asked = prompts.of(first)
     second = prompts.of(arrival(1, 20, 5, session="s"))
@@ -115,7 +118,7 @@ def test_a_conversation_does_not_wait_for_a_late_answer() -> None:
     again = "".join(f" {word}" for word in [*words, *words[:2]])
     assert second.startswith(asked + again)
 
-    prompts.answered(first, " too late", 2)
+    prompts.answered(first, " too late")
     third = prompts.of(arrival(2, 40, 5, session="s"))
     assert third.startswith(second)
     assert len(ids(third)) == 40
@@ -123,7 +126,7 @@ def test_a_conversation_does_not_wait_for_a_late_answer() -> None:
 
 def test_a_prompt_that_a_limit_has_cut_is_cut(tmp_path: Path) -> None:
     """A turn that must be shorter than what was said is its beginning."""
-    prompts = Prompts(WORDS, 1)
+    prompts = Prompts(SPEECH, 1)
     asked = prompts.of(arrival(0, 50, 10, session="s"))
     assert prompts.of(arrival(1, 30, 10, session="s")) == "".join(
         f" {word}" for word in asked.split(" ")[1:31]
@@ -137,7 +140,7 @@ def test_a_tokenizer_without_words_is_refused(tmp_path: Path) -> None:
     Tokenizer(WordLevel({"a": 0, "?": 1}, unk_token="?")).save(str(letters))
     for path in (letters, tmp_path / "none.json"):
         with pytest.raises(InvalidRequest, match=r"tokenizer"):
-            words_of(path)
+            speech_of(path)
 
 
 # ── ears ──────────────────────────────────────────────────────────────────────────────
@@ -213,7 +216,7 @@ PRICES = st.none() | st.integers(0, 10**6)
         max_price_out_nano=PRICES,
         trust=st.sampled_from([None, *TRUST]),
         quantizations=st.lists(st.sampled_from(["4bit", "8bit"]), unique=True).map(tuple),
-        preferred_max_latency_ms=st.none() | st.integers(1, 600_000).map(float),
+        preferred_max_latency_ms=st.none() | st.integers(1, 2_400).map(lambda n: n * 250.0),
         preferred_min_tps=st.none() | st.integers(1, 1_000).map(float),
     )
 )
