@@ -30,6 +30,7 @@ FAIRNESS_SHARE = 0.1
 FAIRNESS_FULL_S = 600.0
 """A Mac that has had nothing for ten minutes counts as a tenth faster than it is."""
 
+
 @dataclass(frozen=True)
 class View:
     """What a scorer sees: the Macs, the request, and which of them may be chosen."""
