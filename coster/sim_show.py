@@ -165,7 +165,9 @@ def print_calibration(result: Mapping[str, Any]) -> None:
     """Errors with their intervals, and request by request where the loads are the same."""
     out = sys.stdout
     counts = " and ".join(f"{count:,}" for count in result["requests"])
-    _say(f"{counts} answered requests, measured and simulated")
+    times = result["repetitions"]
+    over = "" if times == 1 else f", over {times} repetitions"
+    _say(f"{counts} answered requests, measured and simulated{over}")
     _say(f"  {'':26}{'measured':>12}{'simulated':>12}{'error':>10}   95 %")
     for error in result["errors"]:
         unit = "s" if error["name"].startswith(("ttft_s", "e2e_s")) else ""
