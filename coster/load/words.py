@@ -108,6 +108,7 @@ class Prompts:
     def __init__(self, speech: Speech, seed: int) -> None:
         self._speech = speech
         self._words = np.array(speech.words, dtype=object)
+        self._seed = seed
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._talks: OrderedDict[str, _Talk] = OrderedDict()
         self.forgotten = 0
@@ -154,7 +155,11 @@ class Prompts:
         """Words that stand for the prompt's blocks, and behind them words of its own."""
         blocks = arrival.prefix[: arrival.prompt_tokens // BLOCK_TOKENS]
         rest = arrival.prompt_tokens - len(blocks) * BLOCK_TOKENS
-        return np.concatenate((block_words(blocks, len(self._words)), self._fresh(rest)))
+        return np.concatenate((self._blocks(blocks), self._fresh(rest)))
+
+    def _blocks(self, hashes: Sequence[int]) -> IntArray:
+        """Words of this run: what an earlier one has left in a market's caches is of no use."""
+        return block_words(hashes, len(self._words), self._seed)
 
     def _fresh(self, count: int) -> IntArray:
         return self._random.integers(0, len(self._words), count)
@@ -163,9 +168,10 @@ class Prompts:
         return "".join(self._words[numbers].tolist())
 
 
-def block_words(hashes: Sequence[int], words: int) -> IntArray:
-    """The numbers of the words of these blocks: equal hashes, equal words."""
+def block_words(hashes: Sequence[int], words: int, salt: int) -> IntArray:
+    """The numbers of the words of these blocks: equal hashes, equal words under one salt."""
     ids = np.array([each & 0xFFFF_FFFF_FFFF_FFFF for each in hashes], dtype=np.uint64)
+    ids = (ids ^ np.uint64(salt & 0xFFFF_FFFF_FFFF_FFFF)) * _MIX_1
     mixed = ids[:, None] + np.arange(BLOCK_TOKENS, dtype=np.uint64)[None, :] * _STRIDE
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX_1
     mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX_2

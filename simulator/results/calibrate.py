@@ -267,8 +267,9 @@ def _error_by_blocks(
         drawn = statistic(real[_blocks(len(real), random)])
         against = statistic(simulated[_blocks(len(simulated), random)])
         draws.append((against - drawn) / drawn if drawn else np.nan)
+    known = np.array(draws)[np.isfinite(draws)]
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail])
+    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
     return Error(name, one, other, (other - one) / one if one else np.nan, float(low), float(high))
 
 
