@@ -126,8 +126,15 @@ class RouterActor(Router):
     async def __init__(self, settings: MarketSettings, wire_secret: bytes) -> None:  # type: ignore[misc]
         begin_process("router", settings)
         self._wire_secret = wire_secret
+
+        async def desired() -> Sequence[Housing]:
+            found = await _housings(settings)
+            macs = {mac.machine: mac for housing in found for mac in housing.macs}
+            self.declare(tuple(macs.values()), complete=not settings.macs_from_nodes)
+            return found
+
         reconciler = Reconciler(
-            partial(_housings, settings),
+            desired,
             partial(_open_process, settings, wire_secret),
             settings.code_version,
             self.machine_lost,

@@ -22,6 +22,8 @@ from storage.database import Away
 
 LOG_BYTES_MAX = 10 * 2**20
 LOG_FILES_KEPT = 3
+FIELDS = ("request_id", "model", "provider", "gate", "code", "status")
+"""What a record may carry besides its message, given as `extra`. Nothing else is written."""
 AWAY_S = 2.0  # between two tries to open books whose database server is away
 
 MAC: ContextVar[str] = ContextVar("MAC", default="")
@@ -46,6 +48,10 @@ class JsonLines(logging.Formatter):
         }
         if mac := MAC.get():
             line["mac"] = mac
+        for name in FIELDS:
+            value = getattr(record, name, None)
+            if value is not None:
+                line[name] = value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True)
