@@ -94,7 +94,7 @@ SHOWN = (
     *("ttft_s.p50", "ttft_s.p90", "ttft_s.p99", "e2e_s.p50", "e2e_s.p90", "e2e_s.p99"),
     *("tpot_ms.mean", "completion_tokens_per_s"),
 )
-QUICK_SHARE = 2
+QUICK_SHARE = 0.5
 COMMAND_S_MAX = 3_600
 
 
@@ -111,7 +111,7 @@ def main() -> None:
         with market(*words, "--model", MODEL) as running:
             running.await_macs(8)
             for case in CASES:
-                share = QUICK_SHARE if asked.quick else 1
+                share = asked.own.share or (QUICK_SHARE if asked.quick else 1.0)
                 if asked.own.only in (None, case.name):
                     _case(case, folder, running, asked.rounds, share, report)
     report.show()
@@ -119,16 +119,16 @@ def main() -> None:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", help="keep both sides' folders here")
+    parser.add_argument("--share", type=float, help="of each run's requests [default: 1]")
     parser.add_argument("--only", choices=[case.name for case in CASES], help="one workload")
 
 
 def _case(
-    case: Case, folder: Path, running: Market, rounds: int, share: int, report: Report
+    case: Case, folder: Path, running: Market, rounds: int, share: float, report: Report
 ) -> None:
     """One workload, measured and then simulated with the same seeds."""
-    head = HEAD.format(
-        model=MODEL, name=case.name, requests=case.requests // share, consumers=case.consumers
-    )
+    requests = round(case.requests * share)
+    head = HEAD.format(model=MODEL, name=case.name, requests=requests, consumers=case.consumers)
     (folder / f"{case.name}.toml").write_text(head + case.table)
     live, lab = folder / f"{case.name}-live", folder / f"{case.name}-lab"
     meter = CpuMeter(running)

@@ -18,8 +18,9 @@ from market.errors import InvalidRequest, RateLimited, Unavailable
 from market.fleet_file import MacSpec
 from market.hardware import CHIPS, hardware_of
 from market.money import NANO_PER_USD
+from market.routing.names import natural
 from simulator.setup.scenario import REQUESTS_MAX, Scenario
-from simulator.setup.scenario_files import of_config, set_value
+from simulator.setup.scenario_files import of_config, set_values
 
 UNKNOWN_POLICY: Final = "live"
 GOODWILL_NANO: Final = 100 * NANO_PER_USD
@@ -67,7 +68,9 @@ def look(api: Connection, operations: Connection | None) -> Seen:
         return Seen(models, None, UNKNOWN_POLICY)
     status = operations.request("GET", "/admin/status")
     macs = tuple(_mac(each) for each in status["machines"] if each.get("health") != "lost")
-    return Seen(models, tuple(sorted(macs, key=lambda mac: mac.spec.name)), _policy(status))
+    return Seen(
+        models, tuple(sorted(macs, key=lambda mac: natural(mac.spec.name))), _policy(status)
+    )
 
 
 def _policy(status: Mapping[str, Any]) -> str:
@@ -136,8 +139,7 @@ def traced(trace: Path, seen: Seen, speed: float, settings: Mapping[str, str]) -
         "fleet": {"macs": [{"chip": LARGEST}]},
         "workload": [{"kind": "trace", "file": str(trace.resolve()), "speed": speed}],
     }
-    for key, text in settings.items():
-        set_value(config, key, text)
+    set_values(config, settings)
     return of_config(config, str(trace))
 
 

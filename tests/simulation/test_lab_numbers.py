@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.records import Arrival, Ended, MacUsed
+from simulator.report.charts import crowd
 from simulator.results import metrics
 from simulator.results.checks import little_error
 from simulator.results.columns import Requests
 from simulator.results.fairness import worst_gap
 from simulator.results.summary import flat, rounded, summary_of
-from simulator.results.timeline import Spans, inside, overdue, rate
+from simulator.results.timeline import Spans, inside, overdue, rate, running, waiting
 from simulator.results.window import Window, window_of
 from simulator.runs.experiment import run
 from simulator.setup.scenario import Scenario, Slo
@@ -159,6 +161,19 @@ def test_a_first_token_is_overdue_until_it_comes() -> None:
         0, 1, 1, 0, 0, 1, 0,
     ]  # fmt: skip
     assert rate(rows["at_s"], np.array([0.0, 5.0, 15.0])).tolist() == [0.4, 0.1]
+
+
+def test_a_wait_that_nobody_saw_is_no_queue_and_no_idle_mac() -> None:
+    """Measured by a client: a request is its Mac's from its arrival on, and no queue is told."""
+    unseen = Requests.of([row(0, 1.0, wait_s=math.nan, e2e_s=2.0, macs=(0,))])
+    seen = Requests.of([row(0, 1.0, wait_s=0.5, e2e_s=2.0, macs=(0,))])
+    times = np.array([0.5, 1.25, 2.0, 3.5])
+
+    assert running(unseen, 0).at(times).tolist() == [0, 1, 1, 0]
+    assert waiting(unseen).at(times).tolist() == [0, 0, 0, 0]
+    assert "queue" not in crowd(unseen, 4.0)
+    assert running(seen, 0).at(times).tolist() == [0, 0, 1, 0]
+    assert "0.125 queued" in crowd(seen, 4.0)
 
 
 def test_a_fair_order_is_within_its_bound_and_a_flood_is_not() -> None:
