@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -43,8 +44,12 @@ def summary_of(
     requests: Requests,
     macs: Sequence[MacUsed],
     totals: Totals,
+    faults: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Everything that a run is judged by. Units are in the names; unknown is None."""
+    """Everything that a run is judged by. Units are in the names; unknown is None.
+
+    `faults` are what was wrong with terms of a policy of somebody's own, the first time each.
+    """
     window = window_of(scenario, requests)
     counted = requests.where(window.rows(requests))
     least = no_queue(scenario.macs, counted, BLOCK_TOKENS)
@@ -55,6 +60,7 @@ def summary_of(
         "policy": policy,
         "seed": seed,
         "scenario_hash": scenario.hash,
+        "policy_faults": dict(faults),
         "window": window.as_json(),
         "requests": metrics.outcomes(counted),
         **metrics.latency(counted),

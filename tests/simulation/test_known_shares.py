@@ -139,6 +139,8 @@ def test_money_is_conserved_to_the_nano_whatever_happens(
         assert left.balance_nano >= 0
         assert paid + left.balance_nano == BUDGET_NANO
     assert result.summary["world"]["problems"] == []
+    checks = result.summary["checks"]
+    assert [checks[f"{of}_off"] for of in ("money_nano", "earned_nano", "tokens")] == [0, 0, 0]
 
 
 def test_each_answer_costs_its_tokens_at_what_its_mac_asks(

@@ -214,27 +214,6 @@ def test_no_schedule_is_better_than_the_best_one(tmp_path: Path) -> None:
         assert bounds["hindsight_e2e_s"] >= bounds["srpt_e2e_s"]
 
 
-@pytest.mark.parametrize(
-    ("policy", "rate_per_s", "rung", "silent"),
-    [
-        ("coster", "1.0", set(), {"idle_while_waiting", "far_from_bound", "books", "failures"}),
-        ("always_busiest", "1.0", {"idle_while_waiting", "far_from_bound"}, {"books"}),
-        ("always_busiest", "2.5", {"idle_while_waiting", "out_of_balance"}, {"books"}),
-    ],
-)  # fmt: skip
-def test_the_policy_that_is_wrong_on_purpose_rings_the_alarms(
-    policy: str, rate_per_s: str, rung: set[str], silent: set[str], tmp_path: Path
-) -> None:
-    """In the real world: ours is quiet at a load that has room, the pathological one is not."""
-    what = small(workload__0__rate_per_s=rate_per_s, run__requests="1200")
-
-    result = run(what, policy, out=tmp_path / "run", world=REAL)
-
-    names = {alarm["name"] for alarm in result.summary["alarms"]}
-    assert rung <= names
-    assert not silent & names
-
-
 def test_every_alarm_can_ring() -> None:
     """A summary in which everything is wrong rings each alarm once, with its limit."""
     from simulator.results.checks import alarms

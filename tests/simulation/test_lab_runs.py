@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from market.errors import Conflict, InvalidRequest
-from market.policy.registry import custom
 from simulator.records import Arrival, Ended
 from simulator.results import folders
 from simulator.results.columns import COLUMNS, Requests
@@ -165,29 +164,6 @@ def test_a_run_is_never_written_over_by_accident(tmp_path: Path) -> None:
 
     assert folders.read_manifest(tmp_path / "run")["seed"] == 9
     assert (other / "chapter.txt").read_text() == "years of work"
-
-
-def test_a_policy_of_ones_own_is_one_function(tmp_path: Path) -> None:
-    """It decides, its name is in the folder, and others are told why they cannot repeat it."""
-    mine = custom("mine", lambda view: view.candidates["in_flight"])
-
-    result = run(small(run__requests="60"), policy=mine, out=tmp_path / "run", world=REAL)
-
-    assert result.summary["policy"] == "mine"
-    with pytest.raises(InvalidRequest, match="a function of its author"):
-        verify(result.folder, executor=InProcess(), world=REAL)
-
-
-def test_a_policy_that_raises_is_counted_and_alarmed(tmp_path: Path) -> None:
-    """The run goes on without the broken term, and says so."""
-
-    def wrong(view: object) -> object:
-        raise ZeroDivisionError("on purpose")
-
-    mine = custom("wrong", wrong)  # type: ignore[arg-type]
-    result = run(small(run__requests="60"), policy=mine, out=tmp_path / "run", world=REAL)
-
-    assert "policy_faults" in {alarm["name"] for alarm in result.summary["alarms"]}
 
 
 def test_verifying_finds_what_was_changed(tmp_path: Path) -> None:
