@@ -203,7 +203,13 @@ def test_no_schedule_is_better_than_the_best_one(tmp_path: Path) -> None:
     text = text.replace('\n[[fleet.macs]]\ncount = 1\nchip = "M1"\n', "")
     for seed in range(5):
         scenario = parse(
-            text, "tiny.toml", settings={"run.requests": "10", "run.warmup_share": "0"}
+            text,
+            "tiny.toml",
+            settings={
+                "run.requests": "10",
+                "run.warmup_share": "0",
+                "workload.0.rate_per_s": "0.7",
+            },
         )
         result = run(scenario, seed=seed, out=tmp_path / str(seed), world=REAL)
 
