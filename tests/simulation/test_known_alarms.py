@@ -50,11 +50,11 @@ ONE = "['qwen3.5-7b']"
 LONG_NOW_AND_THEN = f"{{ values = [{'64, ' * 399}16000] }}"
 CASES = (
     Case(
-        "Slots without end: one Mac is given everything, at half of what all could do. It falls "
-        "behind, its clients give up, and the others have nothing to do.",
+        "Slots without end, for work that may be slow: one Mac is given everything, at half of "
+        "what all could do. It falls behind, its clients give up, and the others do nothing.",
         {
             "models": ONE, "fleet.slots": "1024", "run.requests": "800", "run.warmup_share": "0",
-            "workload.0.rate_per_s": "2.25",
+            "workload.0.rate_per_s": "2.25", "workload.0.class": "batch",
         },
         names("idle_while_waiting", "not_stable", "out_of_balance", "failures", "far_from_bound"),
     ),
@@ -68,10 +68,10 @@ CASES = (
         names("idle_while_waiting", "long_tail"),
     ),
     Case(
-        "More is asked for than all Macs together can do. Below that even this policy is in "
-        "balance: once one Mac is full the next is the busiest, so in the end all of them work.",
+        "Half as much again is asked for as all Macs together can do. What is let in is in "
+        "balance all the same: whose turn would come too late is told so at once.",
         {"run.requests": "1000", "workload.0.rate_per_s": "5.0"},
-        names("refusals", "out_of_balance"),
+        names("refusals"),
         names("refusals", "out_of_balance"),
     ),
     Case(

@@ -203,18 +203,12 @@ def test_no_schedule_is_better_than_the_best_one(tmp_path: Path) -> None:
     text = text.replace('\n[[fleet.macs]]\ncount = 1\nchip = "M1"\n', "")
     for seed in range(5):
         scenario = parse(
-            text,
-            "tiny.toml",
-            settings={
-                "run.requests": "10",
-                "run.warmup_share": "0",
-                "workload.0.rate_per_s": "0.7",
-            },
+            text, "tiny.toml", settings={"run.requests": "10", "run.warmup_share": "0"}
         )
         result = run(scenario, seed=seed, out=tmp_path / str(seed), world=REAL)
 
         bounds = result.summary["bounds"]
-        assert result.summary["e2e_s"]["count"] == 10
+        assert result.summary["e2e_s"]["count"] >= 8, "hardly anybody gave up"
         assert bounds["e2e_over_hindsight"] > 0.97
         assert bounds["hindsight_e2e_s"] >= bounds["no_queue_e2e_s"] * 0.999
         assert bounds["hindsight_e2e_s"] >= bounds["srpt_e2e_s"]

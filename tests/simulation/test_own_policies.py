@@ -90,8 +90,8 @@ def test_it_decides_and_only_its_author_can_repeat_it(tmp_path: Path) -> None:
     result = run(small(), last_first, out=tmp_path / "run")
     ours = run(small(), out=tmp_path / "ours")
 
-    assert result.requests["mac"].mean() > 4.0, "it likes the slow ones at the end of the list"
-    assert ours.requests["mac"].mean() < 1.0
+    liked, quick = (each.requests["mac"].mean() for each in (result, ours))
+    assert liked > quick + 2.0, "the slow ones at the end of the list"
     assert (result.summary["policy"], result.summary["policy_faults"]) == ("last-first", {})
     with pytest.raises(InvalidRequest, match="a function of its author"):
         verify(result.folder, executor=InProcess())
