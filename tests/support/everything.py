@@ -23,6 +23,9 @@ requests = 25
 warmup_share = 0.1
 seed = 3
 
+[fleet]
+slots = 2
+
 [[fleet.macs]]
 count = 2
 chip = "M4 Max"
