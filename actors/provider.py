@@ -267,6 +267,8 @@ class Provider:
             ask_pct=mac.ask_pct,
             trust=mac.trust,
             allowed=mac.models,
+            private=mac.private,
+            name=mac.name,
         )
 
     def _measured(self, place: Place) -> Place:

@@ -15,42 +15,39 @@ from market.accounting.prices import Price
 from market.catalogue import ModelCard
 from market.errors import Unauthenticated, Unavailable
 from market.keys import BILLING_READ
-from market.types import RequestId
 from serve_app.asgi import Bodies
 from serve_app.desk import Desk
+from serve_app.generations import add_generations
 from serve_app.landings import add_landings
+from serve_app.llms import add_llms
 from serve_app.openapi import describe, operation
 from serve_app.ports import DRAINING
 from serve_app.preparing import Preparing
+from serve_app.public_figures import PublicFigures
 from serve_app.rest import answer, caller, new_app
+from serve_app.routes_histories import add_histories
 from serve_app.routes_keys import add_accounts, add_keys
 from serve_app.routes_payments import add_payments
 from serve_app.routes_payouts import add_payouts
+from serve_app.routes_public import add_public
 from serve_app.routes_quote import add_quotes
 from serve_app.schemas import (
     BalanceAnswer,
-    Generation,
     Health,
     ModelList,
     ModelObject,
     PriceHistory,
     PriceList,
     Readiness,
-    UsageEntry,
 )
 from serve_app.views import (
     balance_answer,
-    generation,
     list_price,
     model_object,
     price_entry,
     price_history,
-    usage_entry,
 )
 
-USAGE_ROWS_DEFAULT = 100
-USAGE_ROWS_MOST = 1_000
-RowLimit = Annotated[int, Query(ge=1, le=USAGE_ROWS_MOST)]
 ModelQuery = Annotated[str, Query(min_length=1, max_length=300)]
 
 
@@ -62,7 +59,9 @@ def package_version() -> str:
         return "0"
 
 
-def build_routes(desk: Desk, bodies: Bodies, preparing: Preparing) -> FastAPI:
+def build_routes(
+    desk: Desk, bodies: Bodies, preparing: Preparing, figures: PublicFigures
+) -> FastAPI:
     """The FastAPI app behind the hot routes."""
     app = new_app(
         "coster",
@@ -73,12 +72,16 @@ def build_routes(desk: Desk, bodies: Bodies, preparing: Preparing) -> FastAPI:
     _add_prices(app, desk)
     add_quotes(app, desk, bodies, preparing)
     _add_statements(app, desk)
+    add_generations(app, desk)
     add_payments(app, desk, bodies)
     add_payouts(app, desk, bodies)
+    add_histories(app, desk)
     add_accounts(app, desk, bodies)
     add_keys(app, desk, bodies)
+    add_public(app, desk, figures)
     _add_health(app, desk)
     add_landings(app)
+    add_llms(app)
     describe(app)
     return app
 
@@ -149,31 +152,6 @@ def _add_statements(app: FastAPI, desk: Desk) -> None:
         """What the account has, can withdraw and has on hold."""
         record = await caller(desk, request, BILLING_READ)
         return answer(balance_answer(await accountant.balance(record.account)))
-
-    @app.get(
-        "/v1/payments/usage",
-        response_model=list[UsageEntry],
-        tags=["money"],
-        openapi_extra=operation(BILLING_READ),
-    )
-    async def usage(request: Request, limit: RowLimit = USAGE_ROWS_DEFAULT) -> Response:
-        """The account's charged requests, newest first."""
-        record = await caller(desk, request, BILLING_READ)
-        rows = await accountant.usage(record.account, limit)
-        return answer([usage_entry(row) for row in rows])
-
-    @app.get(
-        "/v1/generations/{request_id}",
-        response_model=Generation,
-        tags=["money"],
-        openapi_extra=operation(BILLING_READ),
-    )
-    async def get_generation(request: Request, request_id: str) -> Response:
-        """How one request ended and what it cost, as the ledger has it."""
-        record = await caller(desk, request, BILLING_READ)
-        return answer(
-            generation(await accountant.generation(record.account, RequestId(request_id)))
-        )
 
 
 def _add_health(app: FastAPI, desk: Desk) -> None:

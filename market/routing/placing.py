@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from market.errors import InvalidRequest
-from market.placement.case import Case
+from market.placement.case import Case, Refusal
 from market.placement.plan import Answer, Plan
 from market.placement.planner import Planner
 from market.placement.view import FleetView, MacView, ModelView, Pin, Standing, mac_of_beat
@@ -24,6 +24,9 @@ from market.routing.macs import Mac, Macs
 from market.routing.messages import ProviderBeat, RouteRequest
 from market.settings import PlacementSettings
 from market.types import MachineId, ModelId, ModelSize
+
+QUIET_LOOK_S = 5.0
+"""While nobody waits and no Mac changes, the planner is shown the fleet only so often."""
 
 TURNED_AWAY_MAX = 1024
 """Refused requests remembered as demand that waits, the newest; as many as a queue holds."""
@@ -52,6 +55,8 @@ class Placing:
         self._pins = {Pin(i.machine, i.model): i.reason for i in intents if i.kind == "pin"}
         self._turned_away: deque[tuple[float, ModelId, float]] = deque(maxlen=TURNED_AWAY_MAX)
         self._ready: dict[ModelId, float | None] = {}
+        self._seen: tuple[object, ...] = ()
+        self._looked_s = float("-inf")
 
     @property
     def enabled(self) -> bool:
@@ -100,17 +105,48 @@ class Placing:
 
     def pin(self, machine: MachineId, model: ModelId, reason: str) -> None:
         """Keep a model on a Mac; raises InvalidRequest for one that is not on offer."""
+        self._check_offered(model)
+        self._pins[Pin(machine, model)] = reason
+
+    def _check_offered(self, model: ModelId) -> None:
         if model not in self._sizes:
-            known = ", ".join(self._sizes)
+            known = ", ".join(self._sizes) or "nothing yet: sizes are still being counted"
             raise InvalidRequest(
                 f"The market does not offer {model[:120]!r}; it offers {known}.",
                 "model",
                 "unknown_model",
             )
-        self._pins[Pin(machine, model)] = reason
+
+    def outlook(self, machine: MachineId, called: str, model: ModelId, now_s: float) -> str:
+        """What will become of a pin, in words. Raises InvalidRequest, with the arithmetic, for one
+        that this Mac, `called` so, can never carry out, and for a model that is not on offer.
+        """
+        self._check_offered(model)
+        if not self._enabled:
+            raise InvalidRequest(
+                "This market does not place models (placement.enabled is off), so nothing can be "
+                "pinned.",
+                None,
+                "placement_off",
+            )
+        found = self.planner.outlook(Pin(machine, model), now_s)
+        if not found.possible:
+            raise InvalidRequest(
+                f"{model} cannot be pinned to {called}: {found.words}.", "model", "pin_impossible"
+            )
+        return found.words
 
     def unpin(self, machine: MachineId, model: ModelId) -> None:
         self._pins.pop(Pin(machine, model), None)
+
+    def pins_of(self, machine: MachineId) -> dict[ModelId, str]:
+        """The models that are pinned to a Mac, and why."""
+        return {pin.model: why for pin, why in self._pins.items() if pin.machine == machine}
+
+    @property
+    def pinned(self) -> set[MachineId]:
+        """Macs that a pin names."""
+        return {pin.machine for pin in self._pins}
 
     # ── plans ─────────────────────────────────────────────────────────────────────────
 
@@ -124,8 +160,14 @@ class Placing:
         waiting = _waiting(queues, self._turned_away)
         if 0 < self._expected <= sum(mac.lost_s is None for mac in macs):
             self.planner.begin(now_s)
+        standing = [_standing(macs, mac, now_s) for mac in macs]
+        seen = (tuple(self._pins), *map(_what_counts, macs, standing))
+        quiet = not waiting and seen == self._seen and not self.planner.due(now_s)
+        if quiet and now_s - self._looked_s < QUIET_LOOK_S:
+            return
+        self._seen, self._looked_s = seen, now_s
         view = FleetView(
-            macs=tuple(_mac_view(macs, mac, now_s) for mac in macs),
+            macs=tuple(_mac_view(macs, *pair) for pair in zip(macs, standing, strict=True)),
             models=tuple(
                 ModelView(size, *waiting.get(model, (0, 0.0)))
                 for model, size in self._sizes.items()
@@ -148,6 +190,19 @@ class Placing:
     def abandon(self, why: str) -> None:
         """It could not be worked out; orders stay as they are."""
         self.planner.abandon(why)
+
+    def mac_as_json(self, machine: MachineId, now_s: float) -> dict[str, Any] | None:
+        """Why this Mac has the models it has; None where nobody places any."""
+        return self.planner.mac_as_json(machine, now_s) if self.enabled else None
+
+    def desired(self) -> dict[ModelId, int] | None:
+        """Copies of each model that there should be; None where nobody has decided yet."""
+        return self.planner.desired() if self.enabled else None
+
+    def refusals(self) -> list[Refusal]:
+        """What the latest plan could not do, and why."""
+        last = self.planner.last
+        return list(last.refused) if self.enabled and last is not None else []
 
     def as_json(self, now_s: float) -> dict[str, Any]:
         """What lives where and why, and what would be moved next."""
@@ -178,7 +233,14 @@ def _waiting(
     return found
 
 
-def _mac_view(macs: Macs, mac: Mac, now_s: float) -> MacView:
+def _what_counts(mac: Mac, standing: Standing) -> object:
+    """Equal as long as nothing has changed that a plan would be made for."""
+    beat = mac.beat
+    places = tuple((place.model, place.state) for place in beat.places)
+    return beat.machine, standing, places, beat.memory_bytes, beat.allowed
+
+
+def _mac_view(macs: Macs, mac: Mac, standing: Standing) -> MacView:
     beat, fleet = mac.beat, macs.fleet
     slowness = []
     for model in fleet.models_of(beat.machine):
@@ -188,7 +250,7 @@ def _mac_view(macs: Macs, mac: Mac, now_s: float) -> MacView:
             slowness.append((model, scale * bias))
     return mac_of_beat(
         beat,
-        _standing(macs, mac, now_s),
+        standing,
         allowed=beat.allowed or None,
         slowness=tuple(slowness),
     )
