@@ -120,7 +120,10 @@ class NoQueue:
 
 
 def no_queue(macs: Sequence[MacSpec], requests: Requests, block_tokens: int) -> NoQueue:
-    """Every prompt as cached as its blocks allow, on the fastest Mac that may hold its model."""
+    """Every prompt as cached as its blocks allow, on the fastest Mac that may hold its model.
+
+    With blocks of 0 tokens nothing is cached.
+    """
     ttft = np.full(len(requests), np.nan)
     e2e = np.full(len(requests), np.nan)
     models = requests.text("model")

@@ -85,7 +85,7 @@ def summary_of(
             "inside_first_quarter": first,
             "inside_last_quarter": last,
             "idle_while_waiting_share": checks.idle_while_waiting(
-                counted, scenario.macs, macs, window, least
+                counted, scenario.macs, macs, window, least, no_queue(scenario.macs, counted, 0)
             ),
         },
     }

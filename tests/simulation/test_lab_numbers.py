@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.errors import InvalidRequest
+from simulator.limits.bounds import NoQueue, no_queue
 from simulator.records import Arrival, Ended, MacUsed
 from simulator.results import folders, metrics
 from simulator.results.calibrate import calibrate, compared
-from simulator.results.checks import little_error
+from simulator.results.checks import IDLE_TIME_MAX, idle_while_waiting, little_error
 from simulator.results.columns import Requests
 from simulator.results.fairness import worst_gap
 from simulator.results.parquet import RequestWriter
@@ -162,6 +163,33 @@ def test_a_first_token_is_overdue_until_it_comes() -> None:
         0, 1, 1, 0, 0, 1, 0,
     ]  # fmt: skip
     assert rate(rows["at_s"], np.array([0.0, 5.0, 15.0])).tolist() == [0.4, 0.1]
+
+
+@pytest.mark.parametrize(("ttft_s", "share"), [(5.0, 0.0), (20.0, 0.6)])
+def test_reading_what_no_cache_has_is_no_wait_until_it_takes_too_long(
+    ttft_s: float, share: float
+) -> None:
+    """Nine of ten Macs are idle while one reads a prompt that some other cache might have had:
+    nobody is overdue before twice what an empty cache costs, and everybody is after it.
+    """
+    scenario = parse(
+        lab_world.SCENARIO, "x", settings={"fleet.macs": "[{chip='M4 Max', count=10}]"}
+    )
+    rows = Requests.of([
+        row(n, n * ttft_s, prompt_tokens=4_000, ttft_s=ttft_s, e2e_s=ttft_s + 0.01, macs=(0,))
+        for n in range(20)
+    ])  # fmt: skip
+    macs = [MacUsed("m", "M4 Max", 48, 100, here_s=20 * ttft_s)] * 10
+    cold = no_queue(scenario.macs, rows, 0)
+    warm = NoQueue(cold.ttft_s / 100, cold.e2e_s / 100)
+
+    found = idle_while_waiting(
+        rows, scenario.macs, macs, Window(0.0, 19 * ttft_s, "set"), warm, cold
+    )
+
+    assert 2.0 < cold.ttft_s[0] < 7.0
+    assert found == pytest.approx(share, abs=0.25)
+    assert (found > IDLE_TIME_MAX) == (share > 0.0)
 
 
 def test_a_fair_order_is_within_its_bound_and_a_flood_is_not() -> None:
