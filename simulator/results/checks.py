@@ -15,7 +15,7 @@ from market.fleet_file import MacSpec
 from market.types import ModelId
 from simulator.limits.bounds import NoQueue, may_hold
 from simulator.records import MacUsed
-from simulator.results.columns import Requests
+from simulator.results.columns import FloatArray, Requests
 from simulator.results.timeline import inside, overdue, running
 from simulator.results.window import Window
 from simulator.setup.scenario import Scenario
@@ -25,10 +25,8 @@ SAMPLES: Final = 2_000
 
 PATIENCE_S: Final = 1.0
 PATIENCE_TIMES: Final = 5.0
-COLD_TIMES: Final = 2.0
-"""A first token is overdue after a second, after five times what an empty fleet takes, and after
-twice what it takes with empty caches: a Mac that reads a long prompt is at work, and may be half
-as fast as the fastest."""
+"""A first token is overdue after a second, after five times what an empty fleet takes, and when
+a Mac in the middle of the fleet would have it with nothing cached: being read is no waiting."""
 
 IDLE_SHARE: Final = 0.5
 IDLE_TIME_MAX: Final = 0.02
@@ -109,16 +107,16 @@ def idle_while_waiting(
     macs: Sequence[MacUsed],
     window: Window,
     least: NoQueue,
-    cold: NoQueue,
+    middle_s: FloatArray,
 ) -> float:
     """Share of the time in which a first token was overdue and half of the Macs that could hold
     its model had nothing to do. Macs that were away do not count as idle. `least` is what an
-    empty fleet takes at best, `cold` the same with nothing in its caches.
+    empty fleet takes at best, `middle_s` when a Mac in the middle has a first token uncached.
     """
     times = np.linspace(window.from_s, window.until_s, SAMPLES)
     free = np.stack([running(requests, row).at(times) == 0 for row in range(len(fleet))])
     patience = np.maximum(PATIENCE_S, PATIENCE_TIMES * np.nan_to_num(least.ttft_s, nan=0.0))
-    patience = np.maximum(patience, COLD_TIMES * np.nan_to_num(cold.ttft_s, nan=0.0))
+    patience = np.maximum(patience, np.nan_to_num(middle_s, nan=0.0))
     run_s = max((mac.here_s for mac in macs), default=0.0)
     wrong = np.zeros(len(times), dtype=np.bool_)
     models = requests.text("model")

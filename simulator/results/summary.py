@@ -21,6 +21,7 @@ from simulator.limits.bounds import (
     NoQueue,
     fluid_capacity,
     hindsight_mean_s,
+    middle_ttft_s,
     no_queue,
     pooled_work,
     srpt_mean_s,
@@ -85,7 +86,7 @@ def summary_of(
             "inside_first_quarter": first,
             "inside_last_quarter": last,
             "idle_while_waiting_share": checks.idle_while_waiting(
-                counted, scenario.macs, macs, window, least, no_queue(scenario.macs, counted, 0)
+                counted, scenario.macs, macs, window, least, middle_ttft_s(scenario.macs, counted)
             ),
         },
     }
