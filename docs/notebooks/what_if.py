@@ -26,7 +26,7 @@ models = ["qwen3.5-7b", "gemma-4-12b"]
 
 [run]
 name = "what-if"
-requests = 500
+requests = 350
 warmup_share = 0.1
 
 [[fleet.macs]]
