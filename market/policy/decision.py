@@ -141,7 +141,7 @@ def decide(candidates: Candidates, ask: Ask, seed: int, policy: Policy = COSTER)
         view, narrowed = narrow(view)
     terms, total, faults = _score(view, policy)
     try:
-        index = policy.pick(view, total)
+        index = int(policy.pick(view, total))
     except Exception as error:  # noqa: BLE001 - as for a term
         faults, index = (*faults, f"pick raised {type(error).__name__}"), near_ties(view, total)
     if not (0 <= index < len(eligible) and eligible[index]):
@@ -178,12 +178,14 @@ def _score(view: View, policy: Policy) -> tuple[dict[str, FloatArray], FloatArra
     faults: list[str] = []
     for name, scorer in policy.scorers.items():
         try:
-            values = scorer(view)
+            values = np.asarray(scorer(view))
         except Exception as error:  # noqa: BLE001 - a plugin's fault is named, and never ours
             faults.append(f"{name} raised {type(error).__name__}")
             continue
         if np.shape(values) != view.eligible.shape:
             faults.append(f"{name} gave {np.shape(values)} scores for {view.eligible.shape} Macs")
+        elif values.dtype.kind not in "biuf":
+            faults.append(f"{name} gave scores that are no numbers")
         else:
             terms[name] = values
     total = sum_of(terms, len(view.eligible))
