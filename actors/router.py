@@ -11,21 +11,14 @@ import asyncio
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from actors.decision_log import DecisionLog
 from actors.planning import Planning
 from market.errors import MarketError
-from market.routing.log import (
-    FleetSnapshot,
-    Intent,
-    LogRecord,
-    OutcomeRecord,
-    explain,
-)
+from market.routing.log import FleetSnapshot, Intent, explain
 from market.routing.messages import (
     Busy,
     GatewayBeat,
@@ -38,7 +31,7 @@ from market.routing.messages import (
     Refused,
     RouteRequest,
 )
-from market.routing.notes import Noted, replay
+from market.routing.notes import replay
 from market.routing.placing import Placing
 from market.routing.state import BEAT_S, NO_PLACEMENT, REBUILD_S, RouterState
 from market.routing.stories import story_of
@@ -61,9 +54,6 @@ PRUNE_S = 3600.0
 KEEP_DECISIONS_S = 7 * 86_400.0
 POLL_S_MAX = 5.0
 """No poll is held longer, whatever the gateway asks for: its lease is renewed by polling."""
-
-BUFFERED_RECORDS_MAX = 20_000
-"""Records waiting for the store; beyond this the oldest are dropped and counted."""
 
 log = logging.getLogger("coster.router")
 
@@ -95,10 +85,7 @@ class Router:
         self._state = RouterState(time.monotonic(), seed)
         self._planning = Planning(lambda: self._state, self._failed)
         self._polls: dict[GatewayId, asyncio.Event] = {}
-        self._buffer: deque[LogRecord | Noted] = deque()
-        self._flushing = asyncio.Lock()
-        self._dropped = 0
-        self._store_errors = 0
+        self._kept = DecisionLog(self._store)
         self._last_error = ""
         self._started_s = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
@@ -119,7 +106,7 @@ class Router:
         self._state.use_policy(self._policy)
         loops: list[Coroutine[Any, Any, None]] = [
             self._every(TICK_S, self._tick),
-            self._every(FLUSH_S, self._flush),
+            self._every(FLUSH_S, self._kept.flush),
             self._every(SNAPSHOT_S, self._snapshot),
             self._every(PRUNE_S, self._prune),
         ]
@@ -147,7 +134,7 @@ class Router:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._tasks:
             self._tasks = []
-            await self._flush()
+            await self._kept.flush()
         await self._store.close()
 
     # ── gateways ──────────────────────────────────────────────────────────────────────
@@ -250,7 +237,7 @@ class Router:
     async def explain(self, request_id: RequestId) -> dict[str, Any] | None:
         """Why this Mac: attempts, candidates, terms, outcomes; None when nothing is known."""
         seen = self._state.story(request_id)
-        await self._flush()
+        await self._kept.flush()
         story = explain(request_id, await self._store.records_of(request_id))
         if story is None:
             return None
@@ -295,10 +282,10 @@ class Router:
         """Macs, gateways, queues and drains, with the router's own pid and troubles."""
         return {
             **await self.describe(),
-            "records_buffered": len(self._buffer),
-            "records_dropped": self._dropped,
-            "store_errors": self._store_errors,
-            "last_error": self._last_error,
+            "records_buffered": len(self._kept),
+            "records_dropped": self._kept.dropped,
+            "store_errors": self._kept.errors,
+            "last_error": self._last_error or self._kept.last_error,
             **self._state.status(time.monotonic()),
         }
 
@@ -320,8 +307,8 @@ class Router:
         """The gateways' counters added up, and the router's own."""
         return {
             **self._state.metrics(time.monotonic()),
-            "coster_router_records_dropped_total": float(self._dropped),
-            "coster_router_store_errors_total": float(self._store_errors),
+            "coster_router_records_dropped_total": float(self._kept.dropped),
+            "coster_router_store_errors_total": float(self._kept.errors),
         }
 
     # ── loops ─────────────────────────────────────────────────────────────────────────
@@ -346,28 +333,10 @@ class Router:
 
     async def _snapshot(self) -> None:
         status = self._state.status(time.monotonic())
-        self._keep([FleetSnapshot(time.time(), status)])
+        self._kept.add([FleetSnapshot(time.time(), status)])
 
     async def _prune(self) -> None:
         await self._store.prune(time.time() - KEEP_DECISIONS_S)
-
-    async def _flush(self) -> None:
-        """Store what is buffered; what could not be stored waits for the next time."""
-        async with self._flushing:
-            batch, self._buffer = self._buffer, deque()
-            if not batch:
-                return
-            try:
-                await self._store.append(await asyncio.to_thread(_records, list(batch)))
-            except BaseException as error:
-                # Storing a record twice is harmless, losing one is not.
-                newer, self._buffer = self._buffer, batch
-                self._keep(newer)
-                if not isinstance(error, Exception):
-                    raise
-                self._store_errors += 1
-                self._last_error = f"store: {error!r}"[:500]
-                log.exception("decisions could not be stored; %d wait", len(self._buffer))
 
     def _after(self) -> None:
         """What every change of state is followed by: wake polls, collect the journal."""
@@ -375,29 +344,4 @@ class Router:
             poll = self._polls.get(gateway)
             if poll is not None:
                 poll.set()
-        journal = self._state.take_journal()
-        if journal:
-            # The state keeps monotonic time; the store keeps the calendar's.
-            offset_s = time.time() - time.monotonic()
-            self._keep([_on_calendar(record, offset_s) for record in journal])
-
-    def _keep(self, records: Iterable[LogRecord | Noted]) -> None:
-        self._buffer.extend(records)
-        while len(self._buffer) > BUFFERED_RECORDS_MAX:
-            self._buffer.popleft()
-            self._dropped += 1
-
-
-def _on_calendar(record: Noted | OutcomeRecord, offset_s: float) -> LogRecord | Noted:
-    if isinstance(record, Noted):
-        return replace(
-            record, decided_s=record.decided_s + offset_s, since_s=record.since_s + offset_s
-        )
-    return replace(record, ended_s=record.ended_s + offset_s)
-
-
-def _records(kept: list[LogRecord | Noted]) -> list[LogRecord]:
-    """What is stored. Making records of decisions takes as long as deciding, so it is done here,
-    on a thread of its own.
-    """
-    return [each.record() if isinstance(each, Noted) else each for each in kept]
+        self._kept.keep(self._state.take_journal())

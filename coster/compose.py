@@ -101,7 +101,7 @@ def settings_for_up(
     """An embedded market: this machine, demo Macs and demo accounts."""
     settings = MarketSettings(
         data_dir=str(paths.data),
-        models=model_sources(options.models, options.engine),
+        models=model_sources(options.models or (DEMO_MODEL,), options.engine),
         code_version=code_version(),
         macs=macs,
         engine=EngineSettings(kind=options.engine, slots=options.slots, pace_ms=options.pace_ms),
@@ -120,8 +120,8 @@ def settings_for_up(
 
 
 def model_sources(named: Sequence[str], engine: str) -> tuple[ModelSource, ...]:
-    """What `--model` or a file's `models` name, each once; nothing is the demo model."""
-    sources = tuple(model_source(name, engine) for name in named) or (ModelSource(DEMO_MODEL),)
+    """What `--model` or a file's `models` name, each once."""
+    sources = tuple(model_source(name, engine) for name in named)
     seen: set[ModelId] = set()
     for source in sources:
         if source.model in seen:

@@ -20,6 +20,7 @@ from coster import (
     operator,
     paying,
     payouts,
+    sim,
 )
 from coster.options import Data
 
@@ -99,6 +100,7 @@ books_files.add_to(books.ledger)
 books_report.add_to(books.ledger)
 operator.add_to(app)
 node.add_to(app)
+sim.add_to(app)
 
 
 def run() -> None:

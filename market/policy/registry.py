@@ -66,9 +66,12 @@ POLICIES: Mapping[str, Policy] = {
 }
 
 
+ORACLE = "oracle"
+
+
 def oracle(lengths: Mapping[str, int]) -> Policy:
     """Ours with the true lengths, for the lab alone."""
-    return Policy("oracle", "the true lengths known", {"oracle": baselines.best_known(lengths)})  # type: ignore[arg-type]
+    return Policy(ORACLE, "the true lengths known", {"oracle": baselines.best_known(lengths)})  # type: ignore[arg-type]
 
 
 def policy_named(name: str) -> Policy:

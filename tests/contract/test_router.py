@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.router import BUFFERED_RECORDS_MAX, Router
+from actors.decision_log import BUFFERED_RECORDS_MAX
+from actors.router import Router
 from market.errors import Unavailable
 from market.routing.log import LogRecord
 from market.routing.messages import Busy, Grant, Refused
@@ -183,10 +184,10 @@ async def test_the_buffer_is_bounded_and_losses_are_counted(router: Router) -> N
     await router.heartbeat(provider_beat("a"))
     (grant,) = await router.route([request("r")])
     assert isinstance(grant, Grant)
-    records.extend(router._buffer)
-    router._buffer.clear()
-    router._keep(records * (BUFFERED_RECORDS_MAX + 5))
-    assert len(router._buffer) == BUFFERED_RECORDS_MAX
+    records.extend(router._kept._buffer)
+    router._kept._buffer.clear()
+    router._kept.add(records * (BUFFERED_RECORDS_MAX + 5))
+    assert len(router._kept._buffer) == BUFFERED_RECORDS_MAX
     assert (await router.metrics())["coster_router_records_dropped_total"] == 5
 
 

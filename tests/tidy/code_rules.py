@@ -37,7 +37,8 @@ DOORWAYS: dict[str, tuple[str, ...]] = {
     "fastapi": ("serve_app/*",),
     "starlette": ("serve_app/*",),
     "typer": ("coster/*",),
-    "scipy": ("market/placement/exact.py",),
+    "pyarrow": ("simulator/results/parquet.py",),
+    "scipy": ("market/placement/exact.py", "simulator/limits/numerics.py"),
 }
 """The only files that may import each giant."""
 

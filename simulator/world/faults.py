@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.kernel import Kernel
-from simulator.stand import Stand
+from simulator.world.kernel import Kernel
+from simulator.world.stand import Stand
 
 HOUR_S = 3600.0
 

@@ -7,7 +7,6 @@ Router and ledger are the live ones; only the wire between them is a delay.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from market.errors import MarketError
 from market.messages import Admit, Admitted, Funding, Part, Settle, Void
@@ -15,11 +14,12 @@ from market.policy.counterfactual import regret_ms
 from market.routing.messages import Busy, GatewayBeat, Grant, Outcome, Refused, RouteRequest
 from market.routing.state import RouterState
 from market.types import AccountId, GatewayId, MachineId, RequestId, Usage
-from simulator.bank import Bank
-from simulator.kernel import Kernel
-from simulator.mac import Job
 from simulator.records import Arrival, Ended
-from simulator.stand import Stand
+from simulator.world.bank import Bank
+from simulator.world.calls import Call, Try
+from simulator.world.kernel import Kernel
+from simulator.world.mac import Job
+from simulator.world.stand import Stand
 
 GATEWAY = GatewayId("gw_sim")
 HOP_S = 0.001
@@ -35,38 +35,6 @@ QUEUE_S = 30.0
 QUEUE_BATCH_S = 300.0
 ATTEMPTS_MAX = 3
 """As `serve_app.limits` has them."""
-
-
-@dataclass(slots=True, eq=False)
-class Try:
-    """One attempt on one Mac. `before` were said before it began."""
-
-    grant: Grant
-    stand: Stand
-    job: Job | None = None
-    before: int = 0
-    begun_s: float = 0.0
-    first_s: float | None = None
-    over: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """One request under way."""
-
-    arrival: Arrival
-    ended: Ended
-    request_id: RequestId
-    admitted: Admitted
-    at_s: float  # when it came, on the run's clock
-    tries: list[Try] = field(default_factory=list)
-    lead: Try | None = None
-    said: int = 0
-    parts: list[Part] = field(default_factory=list)
-    tried: tuple[MachineId, ...] = ()
-    digest: str = ""
-    waiting_since_s: float = 0.0
-    over: bool = False
 
 
 class Door:

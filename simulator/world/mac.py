@@ -18,7 +18,7 @@ import numpy as np
 from market.hardware import Chip, ModelProfile, chip_named, prefill_ms, profile_of, step_ms
 from market.prefix_store import PrefixStore
 from market.types import ModelId, RequestId
-from simulator.kernel import Kernel
+from simulator.world.kernel import Kernel
 
 PREFILL_CHUNK_TOKENS = 512
 """Prompt tokens read in one step, as in the live engine."""

@@ -10,7 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from market.fleet_file import MacSpec
-from market.hardware import memory_budget_bytes
+from market.hardware import (
+    chip_named,
+    load_bytes_per_s,
+    memory_budget_bytes,
+    profile_of,
+    warm_ms,
+)
 from market.routing.messages import Endpoint, Place, ProviderBeat, ProviderOrders
 from market.types import (
     AccountId,
@@ -22,9 +28,9 @@ from market.types import (
     ProviderId,
     RequestId,
 )
-from simulator.kernel import Kernel
-from simulator.mac import Job, SimMac
 from simulator.records import MacUsed
+from simulator.world.kernel import Kernel
+from simulator.world.mac import Job, SimMac
 
 Lost = Callable[[], None]
 
@@ -47,7 +53,6 @@ class Stand:
     spec: MacSpec
     mac: SimMac
     sizes: dict[ModelId, ModelSize]
-    load_s: Callable[[ModelId], float]
     used: MacUsed
     here: bool = True
     cut: bool = False  # a partition: nothing it says arrives
@@ -140,7 +145,7 @@ class Stand:
             taken = sum(self.sizes[m].weight_bytes for m in self.places)
             if taken + self.sizes[model].weight_bytes > room:
                 return  # what leaves must have left first
-            seconds = self.load_s(model)
+            seconds = self._load_s(model)
             self.places[model] = _Place("loading", self.kernel.now_s)
             self.loading = model
             self.changed = True
@@ -149,6 +154,12 @@ class Stand:
             self.used.loaded_bytes += self.sizes[model].weight_bytes
             self.kernel.after(seconds, self._loaded, model, self.incarnation)
             return
+
+    def _load_s(self, model: ModelId) -> float:
+        """As the live simulated engine: the disk delivers the weights, then passes warm it up."""
+        chip = chip_named(self.spec.hardware.chip)
+        read_s = self.sizes[model].weight_bytes / load_bytes_per_s(chip)
+        return read_s + warm_ms(chip, profile_of(model)) / 1e3
 
     def _loaded(self, model: ModelId, incarnation: int) -> None:
         if incarnation != self.incarnation or not self.here:
@@ -229,6 +240,8 @@ class Stand:
             memory_bytes=budget,
             ask_pct=self.spec.ask_pct,
             trust=self.spec.trust,
+            load_bytes_per_s=load_bytes_per_s(chip_named(hardware.chip)),
+            allowed=self.spec.models,
         )
 
     def _place(self, model: ModelId, place: _Place) -> Place:

@@ -6,7 +6,8 @@ now and then and dropped, as a store would after writing it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from market import keys
@@ -32,7 +33,16 @@ COMMIT_OPS: Final = 256
 class Bank:
     """Holds and charges. Amounts in nano-USD."""
 
-    def __init__(self, catalogue: Catalogue, fee_bps: int) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        fee_bps: int = 0,
+        credit_nano: int = CONSUMER_CREDIT_NANO,
+        budgets: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """A consumer begins with its budget, or with `credit_nano` where it has none."""
+        self._credit_nano = credit_nano
+        self._budgets = budgets
         self.books = Books(
             BookTerms(catalogue, fee_bps=fee_bps), Snapshot(), now_ns=EPOCH_NS, tick_ns=0
         )
@@ -40,7 +50,7 @@ class Bank:
         self._ops = 0
         self.granted_nano = 0
 
-    def key_of(self, consumer: str, credit_nano: int = CONSUMER_CREDIT_NANO) -> bytes:
+    def key_of(self, consumer: str) -> bytes:
         """The consumer's key; the account is opened, with its credit, when it is first seen."""
         secret = consumer.encode().ljust(32, b"\0")
         if consumer not in self._known:
@@ -48,6 +58,7 @@ class Bank:
             account = AccountId(f"acct_{consumer}")
             now_ns = self.books.stamp(EPOCH_NS)
             row = OwnerRow(account, consumer, "operator", now_ns)
+            credit_nano = self._budgets.get(consumer, self._credit_nano)
             self.books.create_owner(row, credit_nano)
             self.granted_nano += credit_nano
             self.books.add_key(

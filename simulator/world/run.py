@@ -7,8 +7,9 @@ so that two policies meet the same requests, the same faults and the same Macs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -16,17 +17,25 @@ import numpy as np
 from market.catalogue import Catalogue
 from market.fleet_file import MacSpec
 from market.hardware import memory_budget_bytes, profile_of
-from market.policy.registry import Policy
+from market.placement.plan import Answer, work_out
+from market.policy.registry import ORACLE, Policy, oracle
 from market.routing.messages import ProviderBeat
+from market.routing.placing import Placing
 from market.routing.state import RouterState
+from market.settings import PlacementSettings
 from market.types import ModelId, ModelSize
-from simulator.bank import Bank
-from simulator.door import Door
-from simulator.faults import NO_FAULTS, Faults, Misfortune
-from simulator.kernel import Kernel
-from simulator.mac import SimMac
+from simulator.limits.bounds import fluid_capacity
 from simulator.records import Arrival, Ended, MacUsed
-from simulator.stand import Stand
+from simulator.setup.scenario import Scenario
+from simulator.streams import Streams
+from simulator.workloads.given import Given
+from simulator.workloads.source import Source, arrivals, budgets
+from simulator.world.bank import CONSUMER_CREDIT_NANO, Bank
+from simulator.world.door import Door
+from simulator.world.faults import NO_FAULTS, Faults, Misfortune
+from simulator.world.kernel import Kernel
+from simulator.world.mac import SimMac
+from simulator.world.stand import Stand
 
 START_S = 10.0
 """The clock begins here: a router that has just started is still rebuilding at zero."""
@@ -39,6 +48,12 @@ FULL_BEATS_S = 10.0
 
 CACHE_SHARE = 0.125
 """Of a Mac's memory that its prefix cache takes, as in the live engine."""
+
+LOOK_S = 1.0
+SOLVE_S = 0.2
+"""How often the planner looks at the fleet, and how long a plan is in the making."""
+
+UNHURRIED_S = 3_600.0
 
 DRAIN_S = 900.0
 """After the last arrival what still runs may take this long."""
@@ -62,6 +77,9 @@ class Setting:
     slots: int = 32
     fee_bps: int = 0
     faults: Faults = NO_FAULTS
+    placement: PlacementSettings = field(default_factory=PlacementSettings)
+    credit_nano: int = CONSUMER_CREDIT_NANO
+    budgets: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -98,6 +116,19 @@ def sizes_of(models: Sequence[ModelId], catalogue: Catalogue) -> dict[ModelId, M
     return sizes
 
 
+class Feed(Protocol):
+    """Where requests come from: `simulator.workloads.source.Source`, or a list of them."""
+
+    @property
+    def over(self) -> bool: ...
+
+    def next_s(self) -> float | None: ...
+
+    def take(self) -> Arrival: ...
+
+    def ended(self, ended: Ended) -> None: ...
+
+
 class World:
     """One run."""
 
@@ -106,16 +137,24 @@ class World:
         self._sink = sink
         self.kernel = Kernel()
         self.kernel.now_s = START_S
-        self.router = RouterState(0.0, seed_of(seed, "router") % 2**32)
-        self.router.use_policy(policy)
-        self.bank = Bank(setting.catalogue, setting.fee_bps)
         self._sizes = sizes_of(setting.models, setting.catalogue)
+        # A search that a clock ends would end elsewhere on another machine: nodes alone do.
+        placement = replace(setting.placement, solve_s=UNHURRIED_S)
+        self.router = RouterState(
+            0.0,
+            seed_of(seed, "router") % 2**32,
+            placing=Placing(placement, tuple(self._sizes.values()), 0.0),
+        )
+        self._lengths: dict[str, int] = {}
+        self.router.use_policy(oracle(self._lengths) if policy.name == ORACLE else policy)
+        self.bank = Bank(setting.catalogue, setting.fee_bps, setting.credit_nano, setting.budgets)
         self.stands = {
             stand.machine: stand
             for stand in (
                 self._stand(number, spec, seed) for number, spec in enumerate(setting.macs)
             )
         }
+        self._furnish()
         self.door = Door(self.kernel, self.router, self.bank, self.stands, self._ended)
         self._misfortune = Misfortune(
             self.kernel,
@@ -128,48 +167,50 @@ class World:
         )
         self._requests = 0
         self._last_s = START_S
-        self._arriving = True
+        self._feed: Feed | None = None
+        self._planned_s = inf
         self._beats = 0
 
     def _stand(self, number: int, spec: MacSpec, seed: int) -> Stand:
         budget = memory_budget_bytes(spec.hardware.memory_gb)
         random = np.random.Generator(np.random.PCG64(seed_of(seed, f"mac:{number}")))
-        mac = SimMac(
-            self.kernel,
-            spec.hardware.chip,
-            self._setting.slots,
-            budget * CACHE_SHARE,
-            random,
-        )
-        used = MacUsed(spec.name, spec.hardware.chip, spec.hardware.memory_gb, spec.ask_pct)
-        stand = Stand(
-            self.kernel,
-            number,
-            spec,
-            mac,
-            self._sizes,
-            lambda model: self._sizes[model].weight_bytes / 5e9 + 2.0,
-            used,
-            here_since_s=START_S,
-        )
-        left = budget
-        for model in self._setting.models:
-            size = self._sizes[model].weight_bytes
-            if size <= left and (not spec.models or model in spec.models):
-                stand.install(model)
-                left -= size
-        return stand
+        chip = spec.hardware.chip
+        mac = SimMac(self.kernel, chip, self._setting.slots, budget * CACHE_SHARE, random)
+        used = MacUsed(spec.name, chip, spec.hardware.memory_gb, spec.ask_pct)
+        return Stand(self.kernel, number, spec, mac, self._sizes, used, here_since_s=START_S)
+
+    def _furnish(self) -> None:
+        """Every Mac begins with what a first plan gives it, loaded before the run."""
+        now_s = self.kernel.now_s
+        for stand in self.stands.values():
+            self.router.beat_provider(stand.beat(), now_s)
+        case = self.router.look(now_s)
+        if case is not None:
+            self.router.placing.adopt(work_out(case), now_s)
+            for stand in self.stands.values():
+                for model in self.router.placing.planner.orders(stand.machine, ()) or ():
+                    stand.install(model)
+            return
+        for stand in self.stands.values():
+            left = memory_budget_bytes(stand.spec.hardware.memory_gb)
+            for model in self._setting.models:
+                size = self._sizes[model].weight_bytes
+                if size <= left and (not stand.spec.models or model in stand.spec.models):
+                    stand.install(model)
+                    left -= size
 
     # ── the run ───────────────────────────────────────────────────────────────────────
 
-    def run(self, arrivals: Iterator[Arrival]) -> Totals:
-        """Play all arrivals, and what they lead to, to their end."""
+    def run(self, feed: Feed) -> Totals:
+        """Play all that is asked, and what it leads to, to its end."""
         kernel = self.kernel
+        self._feed = feed
         self._beat()
         self._gateway_beat()
         self._tick()
+        self._look()
         self._misfortune.begin()
-        self._next(arrivals)
+        self._await_next()
         kernel.run(self._over)
         self.door.close()
         for stand in self.stands.values():
@@ -188,22 +229,30 @@ class World:
         )
 
     def _over(self) -> bool:
-        if self._arriving:
+        assert self._feed is not None
+        if not self._feed.over:
             return False
         return self.door.open == 0 or self.kernel.now_s > self._last_s + DRAIN_S
 
-    def _next(self, arrivals: Iterator[Arrival]) -> None:
-        arrival = next(arrivals, None)
-        if arrival is None:
-            self._arriving = False
-            return
-        self.kernel.at(START_S + arrival.at_s, self._arrive, arrival, arrivals)
+    def _await_next(self) -> None:
+        """Plan the next arrival; one that an answer has brought forward is planned again."""
+        assert self._feed is not None
+        next_s = self._feed.next_s()
+        if next_s is not None and START_S + next_s < self._planned_s:
+            self._planned_s = START_S + next_s
+            self.kernel.at(self._planned_s, self._arrive, self._planned_s)
 
-    def _arrive(self, arrival: Arrival, arrivals: Iterator[Arrival]) -> None:
+    def _arrive(self, planned_s: float) -> None:
+        if planned_s != self._planned_s:
+            return
+        assert self._feed is not None
+        self._planned_s = inf
+        arrival = self._feed.take()
         self._requests += 1
         self._last_s = self.kernel.now_s
+        self._lengths[f"req_{arrival.number}"] = arrival.output_tokens
         self.door.arrive(arrival)
-        self._next(arrivals)
+        self._await_next()
 
     def _lost(self, stand: Stand, reason: str) -> None:
         """Ray says that the process is gone."""
@@ -211,7 +260,11 @@ class World:
         self.door.collect()
 
     def _ended(self, ended: Ended) -> None:
+        self._lengths.pop(f"req_{ended.arrival.number}", None)
         self._sink.ended(ended)
+        assert self._feed is not None
+        self._feed.ended(ended)
+        self._await_next()
 
     # ── what happens all the time ─────────────────────────────────────────────────────
 
@@ -220,6 +273,16 @@ class World:
         self.router.take_journal()
         self.door.collect()
         self.kernel.after(TICK_S, self._tick)
+
+    def _look(self) -> None:
+        """The planner looks every second; a plan takes a moment to be made."""
+        case = self.router.look(self.kernel.now_s)
+        if case is not None:
+            self.kernel.after(SOLVE_S, self._adopt, work_out(case))
+        self.kernel.after(LOOK_S, self._look)
+
+    def _adopt(self, answer: Answer) -> None:
+        self.router.placing.adopt(answer, self.kernel.now_s)
 
     def _gateway_beat(self) -> None:
         self.router.beat_gateway(self.door.beat(), self.kernel.now_s)
@@ -258,3 +321,32 @@ class World:
         if stand.here and stand.incarnation == beat.incarnation:
             stand.follow(orders)
         self.door.collect()
+
+
+def simulate(scenario: Scenario, policy: Policy, seed: int, sink: Sink) -> Totals:
+    """A scenario under a policy: its workloads are played to their end."""
+    setting = Setting(
+        macs=scenario.macs,
+        models=scenario.models,
+        catalogue=Catalogue(),
+        slots=scenario.slots,
+        fee_bps=scenario.market.platform_fee_bps,
+        faults=scenario.faults,
+        placement=scenario.placement,
+        credit_nano=scenario.market.credit_nano,
+        budgets=budgets(scenario.workloads),
+    )
+    return World(setting, policy, seed, sink).run(_feed(scenario, seed))
+
+
+def _feed(scenario: Scenario, seed: int) -> Feed:
+    """What is asked: a list where nothing depends on answers, which is the quicker way."""
+    closed = any(workload.closed for workload in scenario.workloads)
+    made = Source if closed else lambda *args, **kwargs: Given(arrivals(*args, **kwargs))
+    return made(
+        scenario.workloads,
+        Streams(seed),
+        capacity=lambda mix: fluid_capacity(scenario.macs, mix, scenario.slots),
+        requests=scenario.requests,
+        duration_s=scenario.duration_s,
+    )

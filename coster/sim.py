@@ -1,0 +1,334 @@
+"""`coster sim`: simulate a market, compare policies, sweep settings, repeat, calibrate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coster.options import Json, reported
+from coster.output import DEGRADED, ERROR, print_json
+from market.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from simulator.runs.executors import Executor
+    from simulator.setup.scenario import Scenario
+
+sim = typer.Typer(help="The lab: the market's own rules over simulated Macs.", no_args_is_help=True)
+
+ScenarioName = Annotated[
+    str, typer.Argument(metavar="SCENARIO", help="A shipped one (`coster sim list`) or a file.")
+]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="What run, compare or sweep wrote.")]
+Policies = Annotated[
+    str, typer.Option("--policies", help="Names, separated by commas; the first is the yardstick.")
+]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="The first repetition's seed [default: the scenario's].")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Replace one value: workload.0.rho=0.7.")
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder [default: in runs/].")]
+Replace = Annotated[bool, typer.Option("--replace", help="Write over an earlier run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where it was interrupted.")]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", "-j", min=1, help="Processes [default: all cores].")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.add_typer(sim, name="sim")
+
+
+@sim.command()
+def run(
+    scenario: ScenarioName = "demo",
+    policy: Annotated[str | None, typer.Option(help="A policy [default: the scenario's].")] = None,
+    requests: Annotated[
+        str | None, typer.Option(help="How many, such as 10000 or 1e6 [default: the scenario's].")
+    ] = None,
+    repeat: Annotated[
+        int | None, typer.Option(min=1, help="Repetitions [default: the scenario's].")
+    ] = None,
+    seed: Seed = None,
+    settings: Set = None,
+    out: Out = None,
+    replace: Replace = False,
+    resume: Resume = False,
+    jobs: Jobs = None,
+    json: Json = False,
+) -> None:
+    """Simulate a scenario, and report."""
+    from coster import sim_show
+    from coster.sim_progress import requests_told, runs_told
+    from simulator.runs import experiment
+
+    with reported(as_json=json), _interruptible():
+        what = _load(scenario, settings, requests)
+        chosen, times = policy or what.policy, repeat or what.repeat
+        if times > 1:
+            with runs_told(quiet=json) as told:
+                compared = experiment.compare(
+                    what, [chosen], times, out, seed=seed, resume=resume, replace=replace,
+                    executor=_executor(jobs), told=told,
+                )  # fmt: skip
+            _show_comparison(compared, as_json=json)
+            return
+        with requests_told(what.requests, quiet=json) as progress:
+            result = experiment.run(what, chosen, seed, out, replace=replace, progress=progress)
+    if json:
+        print_json({"folder": str(result.folder), "summary": result.summary})
+    else:
+        sim_show.print_run(result)
+    if any(alarm["name"] == "books" for alarm in result.summary["alarms"]):
+        raise SystemExit(ERROR)
+
+
+@sim.command()
+def compare(
+    scenario: ScenarioName,
+    policies: Policies = "least_weighted,coster",
+    repeat: Annotated[int, typer.Option(min=2, help="Repetitions, paired by seed.")] = 10,
+    until: Annotated[
+        float | None,
+        typer.Option(help="Stop early once --metric is known to within this share, such as 0.05."),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="What --until looks at.")] = "e2e_s.mean",
+    seed: Seed = None,
+    settings: Set = None,
+    out: Out = None,
+    replace: Replace = False,
+    resume: Resume = False,
+    jobs: Jobs = None,
+    json: Json = False,
+) -> None:
+    """Compare policies over the same seeds."""
+    from coster.sim_progress import runs_told
+    from simulator.runs import experiment
+
+    with reported(as_json=json), _interruptible(), runs_told(quiet=json) as told:
+        compared = experiment.compare(
+            _load(scenario, settings), _names(policies), repeat, out, seed=seed, until=until,
+            metric=metric, resume=resume, replace=replace, executor=_executor(jobs), told=told,
+        )  # fmt: skip
+    _show_comparison(compared, as_json=json)
+
+
+@sim.command()
+def sweep(
+    scenario: ScenarioName,
+    settings: Annotated[
+        list[str], typer.Option("--set", help="What varies: workload.0.rho=0.5,0.7,0.9.")
+    ],
+    policies: Policies = "coster",
+    repeat: Annotated[int, typer.Option(min=2, help="Repetitions at each point.")] = 5,
+    seed: Seed = None,
+    out: Out = None,
+    replace: Replace = False,
+    resume: Resume = False,
+    jobs: Jobs = None,
+    json: Json = False,
+) -> None:
+    """Simulate over the values of some settings."""
+    from coster.sim_progress import runs_told
+    from simulator.runs import experiment
+    from simulator.setup.settings import swept_of
+
+    with reported(as_json=json), _interruptible():
+        fixed, over = swept_of(settings)
+        with runs_told(quiet=json) as told:
+            swept = experiment.sweep(
+                _load_with(scenario, fixed), over, _names(policies), repeat, out, seed=seed,
+                resume=resume, replace=replace, executor=_executor(jobs), told=told,
+            )  # fmt: skip
+    _show_comparison(swept, as_json=json)
+
+
+@sim.command()
+def replay(
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A trace: JSONL or CSV, or .gz.")],
+    scenario: Annotated[
+        str, typer.Option(help="Whose fleet, models and limits it meets.")
+    ] = "demo",
+    speed: Annotated[float, typer.Option(min=1e-6, help="How many times as fast.")] = 1.0,
+    requests: Annotated[
+        str | None, typer.Option(help="At most so many [default: all of the trace].")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="A policy [default: the scenario's].")] = None,
+    seed: Seed = None,
+    settings: Set = None,
+    out: Out = None,
+    replace: Replace = False,
+    json: Json = False,
+) -> None:
+    """Simulate a recorded trace."""
+    from coster import sim_show
+    from coster.sim_progress import requests_told
+    from simulator.runs import experiment
+    from simulator.setup.replay import replayed
+
+    with reported(as_json=json), _interruptible():
+        what = replayed(_load(scenario, settings), trace, speed, _count(requests))
+        with requests_told(what.requests, quiet=json) as progress:
+            result = experiment.run(what, policy, seed, out, replace=replace, progress=progress)
+    if json:
+        print_json({"folder": str(result.folder), "summary": result.summary})
+    else:
+        sim_show.print_run(result)
+
+
+@sim.command()
+def plot(
+    folder: Folder,
+    x: Annotated[str, typer.Option(help="A swept setting, or a metric.")],
+    y: Annotated[str, typer.Option(help="A metric, such as ttft_s.p99.")],
+    by: Annotated[str, typer.Option(help="One curve per policy, or per swept setting.")] = "policy",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The .html file [default: in FOLDER].")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Draw one number of a sweep over another."""
+    from simulator.runs.plotting import write_plot
+
+    with reported(as_json=json):
+        written = write_plot(folder, x, y, by, out)
+    if json:
+        print_json({"file": str(written)})
+    else:
+        sys.stdout.write(f"{written}\n")
+
+
+@sim.command()
+def verify(
+    folder: Folder,
+    cells: Annotated[
+        int | None, typer.Option(min=1, help="Of a comparison only so many runs [default: all].")
+    ] = None,
+    jobs: Jobs = None,
+    json: Json = False,
+) -> None:
+    """Run it again and compare every byte."""
+    from coster import sim_show
+    from simulator.runs.verify import verify as verify_folder
+
+    with reported(as_json=json), _interruptible():
+        verdicts = verify_folder(folder, cells=cells, executor=_executor(jobs))
+    same = all(verdict.same for verdict in verdicts)
+    if json:
+        print_json({"same": same, "runs": [verdict.as_json() for verdict in verdicts]})
+    else:
+        sim_show.print_verdicts(verdicts)
+    if not same:
+        raise SystemExit(ERROR)
+
+
+@sim.command()
+def calibrate(
+    folder: Annotated[Path, typer.Argument(metavar="SIM_FOLDER", help="A simulated run.")],
+    real: Annotated[Path, typer.Option("--real", help="The measured run of the same load.")],
+    json: Json = False,
+) -> None:
+    """Compare a simulation with measurements.
+
+    Exit code 6 when a number is more than 10 % off.
+    """
+    from coster import sim_show
+    from simulator.results.calibrate import calibrate as calibrate_folders
+
+    with reported(as_json=json):
+        result = calibrate_folders(real, folder)
+    if json:
+        print_json(result)
+    else:
+        sim_show.print_calibration(result)
+    if not result["calibrated"]:
+        raise SystemExit(DEGRADED)
+
+
+@sim.command("list")
+def list_all(json: Json = False) -> None:
+    """The scenarios and the policies that there are."""
+    from coster import sim_show
+    from market.policy.registry import POLICIES
+    from simulator.setup.scenario_files import load, shipped
+
+    with reported(as_json=json):
+        scenarios = {name: load(name).about for name in shipped()}
+    policies = {policy.name: policy.about for policy in POLICIES.values()}
+    if json:
+        print_json({"scenarios": scenarios, "policies": policies})
+    else:
+        sim_show.print_list(scenarios, policies)
+
+
+def _show_comparison(compared: object, *, as_json: bool) -> None:
+    from coster import sim_show
+    from simulator.runs.experiment import Comparison
+
+    assert isinstance(compared, Comparison)
+    if as_json:
+        print_json({"folder": str(compared.folder), "summary": compared.summary})
+    else:
+        sim_show.print_comparison(compared)
+
+
+def _load(scenario: str, settings: list[str] | None, requests: str | None = None) -> Scenario:
+    from simulator.setup.settings import settings_of
+
+    values = settings_of(settings or [])
+    count = _count(requests)
+    return _load_with(scenario, values | ({} if count is None else {"run.requests": str(count)}))
+
+
+def _load_with(scenario: str, values: Mapping[str, str]) -> Scenario:
+    from simulator.setup.scenario_files import load
+
+    return load(scenario, values)
+
+
+def _count(text: str | None) -> int | None:
+    """`10000` or `1e6`."""
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.5
+    if not number.is_integer() or number < 1:
+        raise InvalidRequest(
+            f"--requests is {text[:20]!r}; it must be a whole number such as 10000 or 1e6.",
+            "requests",
+        )
+    return int(number)
+
+
+def _names(policies: str) -> list[str]:
+    return [name.strip() for name in policies.split(",") if name.strip()]
+
+
+def _executor(jobs: int | None) -> Executor:
+    from simulator.runs.executors import InProcess, LocalProcesses
+
+    return InProcess() if jobs == 1 else LocalProcesses(jobs)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Say what becomes of what was done so far."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "nothing half done was kept; of several runs those that are done stay, and --resume "
+            "goes on from there\n"
+        )
+        raise

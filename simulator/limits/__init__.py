@@ -1,0 +1,1 @@
+"""What no scheduler can beat: bounds, and the best schedule in hindsight."""

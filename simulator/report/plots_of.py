@@ -1,0 +1,91 @@
+"""A plot of a sweep's numbers that somebody asks for: what along, what up, one curve per what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from market.errors import InvalidRequest
+from simulator.report.page import plot, table
+from simulator.report.scale import short
+from simulator.report.svg import Axis, Series, lines
+from simulator.runs.comparison import METRICS, Metric
+
+POLICY: Final = "policy"
+CURVES_MAX: Final = 24
+
+
+def measure_plot(summary: Mapping[str, Any], x: str, y: str, by: str = POLICY) -> str:
+    """A metric over a setting, or over another metric; a curve per policy or per setting.
+
+    Raises InvalidRequest naming what there is to choose from.
+    """
+    curves = _curves(summary, x, y, by)
+    metric = METRICS[y]
+    along = METRICS.get(x) or Metric(x, x, "", 0)
+    title = f"{metric.label} by {along.label}"
+    series = [
+        Series(name, [(a, b) for a, b, _, _ in points], [p[2] for p in points],
+               [p[3] for p in points])
+        for name, points in curves.items()
+    ]  # fmt: skip
+    rows = [
+        (name, short(a, along.unit), short(b, metric.unit), short(low, metric.unit),
+         short(high, metric.unit))
+        for name, points in curves.items()
+        for a, b, low, high in points
+    ]  # fmt: skip
+    svg = lines(title, series, Axis(along.label, along.unit), Axis(metric.label, metric.unit),
+                dots=True)  # fmt: skip
+    behind = table(title, (by, along.label, metric.label, "from", "to"), rows)
+    return plot(title, "Means with 95 % intervals.", svg, list(curves), behind)
+
+
+def _curves(
+    summary: Mapping[str, Any], x: str, y: str, by: str
+) -> dict[str, list[tuple[float, float, float, float]]]:
+    settings = list(summary["points"][0]["settings"])
+    _known("--y", y, list(METRICS))
+    _known("--x", x, [*settings, *METRICS])
+    _known("--by", by, [POLICY, *settings])
+    curves: dict[str, list[tuple[float, float, float, float]]] = {}
+    for point in summary["points"]:
+        for policy, numbers in point["policies"].items():
+            found = numbers.get(y)
+            along = _along(point, numbers, x)
+            if found is None or found["mean"] is None or along is None:
+                continue
+            others = [f"{k}={v}" for k, v in point["settings"].items() if k not in (x, by)]
+            first = policy if by == POLICY else f"{by}={point['settings'][by]}"
+            rest = others if by == POLICY else [policy, *others]
+            name = ", ".join([first, *(rest if by == POLICY or len(summary["policies"]) > 1 else
+                                       others)])  # fmt: skip
+            scale, mean = METRICS[y].scale, found["mean"]
+            low = mean if found["low"] is None else found["low"]
+            high = mean if found["high"] is None else found["high"]
+            curves.setdefault(name, []).append((along, mean * scale, low * scale, high * scale))
+    if not curves:
+        raise InvalidRequest(f"None of the runs knows {y}.", "y")
+    if len(curves) > CURVES_MAX:
+        raise InvalidRequest(f"That is {len(curves)} curves; at most {CURVES_MAX} are drawn.", "by")
+    return {name: sorted(points) for name, points in curves.items()}
+
+
+def _along(point: Mapping[str, Any], numbers: Mapping[str, Any], x: str) -> float | None:
+    """Where a point lies: its setting as a number, or what it measured."""
+    if x in METRICS:
+        found = numbers.get(x)
+        return None if found is None or found["mean"] is None else found["mean"] * METRICS[x].scale
+    try:
+        return float(point["settings"][x])
+    except ValueError as error:
+        raise InvalidRequest(
+            f"{x} is {point['settings'][x]!r} at a point and no number; use it with --by.", "x"
+        ) from error
+
+
+def _known(option: str, name: str, names: list[str]) -> None:
+    if name not in names:
+        raise InvalidRequest(
+            f"{option} {name[:60]!r} is not in these runs; there are {', '.join(names)}.", option
+        )

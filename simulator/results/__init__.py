@@ -1,0 +1,1 @@
+"""What a run came to: rows, folders, and the numbers made from them."""

@@ -1,0 +1,221 @@
+"""One run, one folder: written beside its place and moved there when it is complete.
+
+    manifest.json      what was run: setting, seed, policy, versions, and each file's digest
+    requests.parquet   one row per request
+    machines.parquet   one row per Mac
+    summary.json       what it comes to
+    report.html        the same to look at
+    timing.json        how long it took; the only file that differs between equal runs
+
+A folder that is there is whole. What an interruption leaves behind is a hidden folder that
+nobody takes for a run, and that the next attempt removes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from market.errors import Conflict, InvalidRequest
+from simulator.results.parquet import versions as parquet_versions
+from simulator.results.summary import as_text
+from simulator.setup.scenario import Scenario
+
+MANIFEST: Final = "manifest.json"
+REQUESTS: Final = "requests.parquet"
+MACHINES: Final = "machines.parquet"
+SUMMARY: Final = "summary.json"
+REPORT: Final = "report.html"
+TIMING: Final = "timing.json"
+COMPARED: Final = (REQUESTS, MACHINES, SUMMARY)
+"""Equal for equal runs, to the byte."""
+
+SCHEMA: Final = 1
+GIT_S_MAX: Final = 5.0
+PARTIAL: Final = ".partial-"
+
+
+@contextmanager
+def whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to write into that becomes `folder` when the block ends, or never.
+
+    Raises Conflict when there is something already and it may not be replaced.
+    """
+    check_free(folder, replace=replace)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    partial = folder.with_name(f".{folder.name}{PARTIAL}{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        check_free(folder, replace=replace)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        if partial.exists():
+            shutil.rmtree(partial)
+
+
+def check_free(folder: Path, *, replace: bool) -> None:
+    """Refuse a place that is taken; what is no run of ours is never replaced."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    ours = (folder / MANIFEST).is_file()
+    if replace and ours:
+        return
+    fix = "give --replace, or another --out" if ours else "it is no run, so give another --out"
+    raise Conflict(f"{folder} exists already; {fix}.", "out")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what earlier attempts left behind, if who left it is gone."""
+    for left in folder.parent.glob(f".{folder.name}{PARTIAL}*"):
+        pid = left.name.rpartition("-")[2]
+        if pid.isdecimal() and not _lives(int(pid)):
+            shutil.rmtree(left)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def manifest_of(
+    scenario: Scenario, policy: str, seed: int, folder: Path, *, named: bool
+) -> dict[str, Any]:
+    """What was run, and the digests of what is in the folder. `named`: anyone can repeat it."""
+    return {
+        "schema": SCHEMA,
+        "kind": "run",
+        "complete": True,
+        "name": scenario.name,
+        "policy": policy,
+        "policy_named": named,
+        "seed": seed,
+        "scenario_hash": scenario.hash,
+        "config": json.loads(scenario.config),
+        "inputs": inputs_of(scenario),
+        "files": {name: digest_of(folder / name) for name in COMPARED},
+        **surroundings(),
+    }
+
+
+def surroundings() -> dict[str, Any]:
+    """The versions that ran, and the checkout's revision where there is one."""
+    return {
+        "versions": {
+            "coster": _version(),
+            "python": platform.python_version(),
+            **parquet_versions(),
+        },
+        "git": git_revision(Path(__file__).parent),
+    }
+
+
+def _version() -> str | None:
+    try:
+        return metadata.version("coster")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_revision(place: Path) -> dict[str, Any] | None:
+    """The commit that is checked out there and whether something is changed; None elsewhere.
+
+    Only a checkout of ours counts: an environment inside somebody's repository is no part of it.
+    """
+    try:
+        top = _git(place, "rev-parse", "--show-toplevel")
+        if top is None or not Path(__file__).is_relative_to(Path(top) / "simulator"):
+            return None
+        revision = _git(place, "rev-parse", "HEAD")
+        changed = _git(place, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if revision is None else {"revision": revision, "changed": bool(changed)}
+
+
+def _git(place: Path, *args: str) -> str | None:
+    done = subprocess.run(  # noqa: S603 - fixed arguments
+        ["git", "-C", str(place), *args],  # noqa: S607 - whichever git the user has
+        capture_output=True,
+        text=True,
+        timeout=GIT_S_MAX,
+        check=False,
+    )
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def inputs_of(scenario: Scenario) -> dict[str, str]:
+    """The digests of the files that a workload reads."""
+    tables = json.loads(scenario.config)["workload"]
+    files = [table["file"] for table in tables if "file" in table]
+    return {str(file): digest_of(Path(file)) for file in files}
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}.", "file") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
+    partial.write_text(as_text(value), "utf-8")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """One of our files. Raises InvalidRequest."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}.", "folder") from error
+    except ValueError as error:
+        raise InvalidRequest(f"{path} is not JSON: {error}.", "folder") from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run or of several. Raises InvalidRequest when there is none of ours."""
+    if not (folder / MANIFEST).is_file():
+        raise InvalidRequest(
+            f"{folder} is not a run: it has no {MANIFEST}. Give the folder that `coster sim run` "
+            "or `compare` wrote.",
+            "folder",
+        )
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise InvalidRequest(f"{folder / MANIFEST} is of another version of coster.", "folder")
+    return manifest
+
+
+def is_whole(folder: Path, expected: Mapping[str, Any]) -> bool:
+    """Whether a complete run with these manifest values is there, its files as they were."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    manifest = read_manifest(folder)
+    if not manifest.get("complete") or any(manifest.get(k) != v for k, v in expected.items()):
+        return False
+    return all(
+        (folder / name).is_file() and digest_of(folder / name) == digest
+        for name, digest in manifest["files"].items()
+    )

@@ -1,0 +1,1 @@
+"""Runs as tasks: one, many in pairs, here or in other processes; compared and verified."""

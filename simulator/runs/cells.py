@@ -1,0 +1,246 @@
+"""A folder of many runs: points of a sweep × policies × repetitions.
+
+Each cell is a run of its own, in a folder of its own. The whole says that it is complete only
+when every cell is there; what was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from market.errors import Conflict, InvalidRequest
+from market.policy.registry import Policy
+from simulator.results import folders
+from simulator.runs.comparison import METRICS, Summaries, compared, settled
+from simulator.runs.executors import Executor
+from simulator.runs.tasks import WORLD, Task, policy_of
+from simulator.setup.scenario import REPEAT_MAX, Scenario
+from simulator.setup.scenario_files import of_config, set_value
+
+RUNS: Final = "runs"
+POINTS_MAX: Final = 1_000
+POLICIES_MAX: Final = 50
+CELLS_MAX: Final = 100_000
+ROUND: Final = 5
+"""Repetitions that are done before it is first asked whether they are enough, and from then on
+that many between two questions: stopping at each lucky moment would make intervals too narrow."""
+
+Told = Callable[[int, int], None]
+"""Told how many cells are done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be compared. `points` are settings laid over the scenario; one empty one is no
+    sweep. The first policy is what the others are compared with. With `until`, repetitions end
+    when `metric` is known to within that share of itself everywhere, at `repeat` at the latest.
+    """
+
+    scenario: Scenario
+    policies: tuple[str | Policy, ...]
+    repeat: int
+    seed: int
+    points: tuple[Mapping[str, str], ...] = ({},)
+    until: float | None = None
+    metric: str = "e2e_s.mean"
+    world: str = WORLD
+
+    def check(self) -> None:
+        """Raise InvalidRequest for what cannot be compared."""
+        names = self.names
+        if not 0 < len(names) <= POLICIES_MAX or len(set(names)) < len(names):
+            raise InvalidRequest(f"Give from 1 to {POLICIES_MAX} policies, each once.", "policies")
+        for policy in self.policies:
+            policy_of(policy)
+        if not 1 <= self.repeat <= REPEAT_MAX:
+            raise InvalidRequest(
+                f"repeat is {self.repeat}; it must be from 1 to {REPEAT_MAX}.", "repeat"
+            )
+        if len(names) > 1 and self.repeat < 2:
+            raise InvalidRequest(
+                "One run of each says nothing about which is better; give --repeat 10.", "repeat"
+            )
+        if not 0 < len(self.points) <= POINTS_MAX:
+            raise InvalidRequest(f"A sweep has from 1 to {POINTS_MAX} points.", "set")
+        if len(self.points) * len(names) * self.repeat > CELLS_MAX:
+            raise InvalidRequest(f"That is more than {CELLS_MAX} runs.", "repeat")
+        if self.metric not in METRICS:
+            raise InvalidRequest(
+                f"There is no metric {self.metric[:60]!r}; there are {', '.join(METRICS)}.",
+                "metric",
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(p if isinstance(p, str) else p.name for p in self.policies)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One per repetition, the same for every policy and every point."""
+        return tuple(self.seed + number for number in range(self.repeat))
+
+    def at(self, point: int) -> Scenario:
+        """The scenario with a point's settings. Raises InvalidRequest naming what is wrong."""
+        values = json.loads(self.scenario.config)
+        for key, text in self.points[point].items():
+            set_value(values, key, text)
+        words = ", ".join(f"{key}={text}" for key, text in self.points[point].items())
+        return of_config(values, f"{self.scenario.name} with {words}" if words else "the scenario")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a plan."""
+
+    point: int
+    policy: int
+    repetition: int
+
+
+def folder_of(plan: Plan, cell: Cell) -> Path:
+    """Where a cell is, below the folder of the whole."""
+    name = plan.names[cell.policy]
+    at = f"{cell.point:03d}-{name}" if len(plan.points) > 1 else name
+    return Path(RUNS) / at / f"{cell.repetition:03d}"
+
+
+def manifest_of(plan: Plan, repeated: int = 0) -> dict[str, Any]:
+    """What the whole is of; complete once it is said how many repetitions there are."""
+    return {
+        "schema": folders.SCHEMA,
+        "kind": "comparison",
+        "complete": repeated > 0,
+        "name": plan.scenario.name,
+        "policies": list(plan.names),
+        "policies_named": [isinstance(policy, str) for policy in plan.policies],
+        "repeat": plan.repeat,
+        "repeated": repeated,
+        "seed": plan.seed,
+        "points": [dict(point) for point in plan.points],
+        "until": plan.until,
+        "metric": plan.metric,
+        "scenario_hash": plan.scenario.hash,
+        "config": json.loads(plan.scenario.config),
+        "inputs": folders.inputs_of(plan.scenario),
+        **folders.surroundings(),
+    }
+
+
+def begin(plan: Plan, folder: Path, *, resume: bool, replace: bool) -> None:
+    """Claim the folder for this plan. Raises Conflict when it is of another one."""
+    plan.check()
+    for point in range(len(plan.points)):
+        plan.at(point)
+    manifest = manifest_of(plan)
+    if not (resume and (folder / folders.MANIFEST).is_file()):
+        with folders.whole(folder, replace=replace) as fresh:
+            folders.write_json(fresh / folders.MANIFEST, manifest)
+        return
+    found = folders.read_manifest(folder)
+    for key in ("kind", "scenario_hash", "policies", "points", "seed"):
+        if found.get(key) != manifest[key]:
+            raise Conflict(
+                f"{folder} is of another experiment: its {key} differs. Give another --out.", "out"
+            )
+    folders.write_json(folder / folders.MANIFEST, manifest)
+
+
+def do_all(plan: Plan, folder: Path, executor: Executor, told: Told | None = None) -> int:
+    """Do the cells that are missing, in rounds if the plan may end early; returns how many
+    repetitions there are in the end.
+    """
+    if plan.until is None:
+        _do(plan, folder, executor, range(plan.repeat), told)
+        return plan.repeat
+    repeat = 0
+    while repeat < plan.repeat:
+        more = range(repeat, min(repeat + ROUND, plan.repeat))
+        _do(plan, folder, executor, more, told)
+        repeat = more.stop
+        points = summaries_of(plan, folder, repeat)
+        if settled(points, plan.metric, plan.until):
+            break
+    return repeat
+
+
+def _do(
+    plan: Plan, folder: Path, executor: Executor, repetitions: range, told: Told | None
+) -> None:
+    cells = list(_cells(plan, repetitions))
+    scenarios = [plan.at(point) for point in range(len(plan.points))]
+    missing: list[Task] = []
+    for cell in cells:
+        place, scenario = folder / folder_of(plan, cell), scenarios[cell.point]
+        seed, name = plan.seeds[cell.repetition], plan.names[cell.policy]
+        expected = {"scenario_hash": scenario.hash, "policy": name, "seed": seed}
+        if not folders.is_whole(place, expected):
+            missing.append(
+                Task(
+                    config=scenario.config,
+                    policy=plan.policies[cell.policy],
+                    seed=seed,
+                    folder=place,
+                    report=False,
+                    replace=True,
+                    world=plan.world,
+                )
+            )
+    before = len(_cells_until(plan, repetitions.start))
+    total = len(_cells_until(plan, plan.repeat))
+    done = before + len(cells) - len(missing)
+    if told is not None:
+        told(done, total)
+    for _ in executor.run(missing) if missing else ():
+        done += 1
+        if told is not None:
+            told(done, total)
+
+
+def _cells(plan: Plan, repetitions: range) -> Iterator[Cell]:
+    """Repetition by repetition, so that what is interrupted is comparable as far as it came."""
+    for repetition in repetitions:
+        for point in range(len(plan.points)):
+            for policy in range(len(plan.policies)):
+                yield Cell(point, policy, repetition)
+
+
+def _cells_until(plan: Plan, repeat: int) -> range:
+    return range(repeat * len(plan.points) * len(plan.policies))
+
+
+def summaries_of(plan: Plan, folder: Path, repeat: int) -> list[Summaries]:
+    """By point and policy, the summaries of all repetitions."""
+    return [
+        {
+            name: [
+                folders.read_json(
+                    folder / folder_of(plan, Cell(point, at, number)) / folders.SUMMARY
+                )
+                for number in range(repeat)
+            ]
+            for at, name in enumerate(plan.names)
+        }
+        for point in range(len(plan.points))
+    ]
+
+
+def comparison_of(plan: Plan, folder: Path, repeat: int) -> dict[str, Any]:
+    """What the whole comes to."""
+    points: Sequence[Summaries] = summaries_of(plan, folder, repeat)
+    return {
+        "schema": folders.SCHEMA,
+        "kind": "comparison",
+        "name": plan.scenario.name,
+        "scenario_hash": plan.scenario.hash,
+        "reference": plan.names[0],
+        "policies": list(plan.names),
+        "seeds": list(plan.seeds[:repeat]),
+        "points": [
+            {"settings": dict(settings), **compared(summaries, plan.names[0])}
+            for settings, summaries in zip(plan.points, points, strict=True)
+        ],
+    }

@@ -1,0 +1,182 @@
+"""The lab for who writes Python: run a scenario, compare policies, sweep a setting.
+
+    from market.policy.registry import custom
+    from simulator.runs.experiment import compare, run
+
+    result = run("demo", policy=custom("mine", score), seed=1, out="runs/mine")
+    result.summary["ttft_s"]["p99"]
+    compare("multi_model", ["coster", "least_weighted"], repeat=10, out="runs/both")
+
+A policy is a name, or a function of one's own behind `custom`; only named ones travel to other
+processes and can be repeated by others. A script that compares on several cores keeps its calls
+under `if __name__ == "__main__":`, as Python wants it for processes that start afresh.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from market.policy.registry import Policy
+from simulator.records import MacUsed
+from simulator.report.comparison_page import comparison_page
+from simulator.results import folders
+from simulator.results.columns import Requests
+from simulator.results.parquet import read_machines, read_requests
+from simulator.runs import cells
+from simulator.runs.cells import Plan, Told
+from simulator.runs.executors import Executor, InProcess, LocalProcesses
+from simulator.runs.tasks import WORLD, Progress, Task, run_task
+from simulator.setup.scenario import Scenario
+from simulator.setup.scenario_files import load, of_config
+
+Where = str | Path
+What = str | Path | Scenario
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run that is in its folder."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+
+    @property
+    def requests(self) -> Requests:
+        """Every request, as columns."""
+        return read_requests(self.folder / folders.REQUESTS)
+
+    @property
+    def machines(self) -> list[MacUsed]:
+        return read_machines(self.folder / folders.MACHINES)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several runs that are in their folder. `summary["points"]` has one entry per point."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+
+
+def run(
+    scenario: What = "demo",
+    policy: str | Policy | None = None,
+    seed: int | None = None,
+    out: Where | None = None,
+    *,
+    settings: Mapping[str, str] | None = None,
+    replace: bool = False,
+    progress: Progress | None = None,
+    world: str = WORLD,
+) -> Result:
+    """Simulate once. Raises Conflict when `out` is taken, InvalidRequest for bad settings."""
+    what = _scenario(scenario, settings)
+    seed = what.seed if seed is None else seed
+    chosen = policy if policy is not None else what.policy
+    name = chosen if isinstance(chosen, str) else chosen.name
+    folder = Path(out) if out is not None else Path("runs") / f"{what.name}-{name}-{seed}"
+    task = Task(what.config, chosen, seed, folder, replace=replace, world=world)
+    done = run_task(task, progress)
+    return Result(done.folder, done.summary)
+
+
+def compare(
+    scenario: What,
+    policies: Sequence[str | Policy],
+    repeat: int = 10,
+    out: Where | None = None,
+    *,
+    settings: Mapping[str, str] | None = None,
+    seed: int | None = None,
+    until: float | None = None,
+    metric: str = "e2e_s.mean",
+    resume: bool = False,
+    replace: bool = False,
+    executor: Executor | None = None,
+    told: Told | None = None,
+    world: str = WORLD,
+) -> Comparison:
+    """Simulate each policy `repeat` times with the same seeds, and compare with the first."""
+    what = _scenario(scenario, settings)
+    first = what.seed if seed is None else seed
+    plan = Plan(what, tuple(policies), repeat, first, ({},), until, metric, world)
+    folder = Path(out) if out is not None else Path("runs") / f"{what.name}-compared-{first}"
+    return carry_out(plan, folder, resume=resume, replace=replace, executor=executor, told=told)
+
+
+def sweep(
+    scenario: What,
+    over: Mapping[str, Sequence[str]],
+    policies: Sequence[str | Policy] = ("coster",),
+    repeat: int = 5,
+    out: Where | None = None,
+    *,
+    settings: Mapping[str, str] | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    replace: bool = False,
+    executor: Executor | None = None,
+    told: Told | None = None,
+    world: str = WORLD,
+) -> Comparison:
+    """The same at every combination of the values of `over`: `{"workload.0.rho": ["0.5"]}`."""
+    what = _scenario(scenario, settings)
+    first = what.seed if seed is None else seed
+    plan = Plan(what, tuple(policies), repeat, first, points_of(over), world=world)
+    folder = Path(out) if out is not None else Path("runs") / f"{what.name}-swept-{first}"
+    return carry_out(plan, folder, resume=resume, replace=replace, executor=executor, told=told)
+
+
+def points_of(over: Mapping[str, Sequence[str]]) -> tuple[Mapping[str, str], ...]:
+    """Every combination, the last key varying fastest."""
+    return tuple(
+        dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())
+    )
+
+
+def carry_out(
+    plan: Plan,
+    folder: Path,
+    *,
+    resume: bool = False,
+    replace: bool = False,
+    executor: Executor | None = None,
+    told: Told | None = None,
+) -> Comparison:
+    """Do what is missing of a plan, and sum it up. Complete is said last."""
+    cells.begin(plan, folder, resume=resume, replace=replace)
+    own = any(isinstance(policy, Policy) for policy in plan.policies)
+    chosen = executor or (InProcess() if own else LocalProcesses())
+    repeat = cells.do_all(plan, folder, chosen, told)
+    summary = cells.comparison_of(plan, folder, repeat)
+    folders.write_json(folder / folders.SUMMARY, summary)
+    manifest = cells.manifest_of(plan, repeat)
+    page = comparison_page(plan, folder, summary, manifest)
+    (folder / folders.REPORT).write_text(page, "utf-8")
+    folders.write_json(folder / folders.MANIFEST, manifest)
+    return Comparison(folder, summary)
+
+
+def plan_of(manifest: Mapping[str, Any], source: str) -> Plan:
+    """The plan that a folder of many runs tells of."""
+    return Plan(
+        scenario=of_config(manifest["config"], source),
+        policies=tuple(manifest["policies"]),
+        repeat=manifest["repeated"] or manifest["repeat"],
+        seed=manifest["seed"],
+        points=tuple(manifest["points"]),
+        until=manifest["until"],
+        metric=manifest["metric"],
+    )
+
+
+def _scenario(what: What, settings: Mapping[str, str] | None) -> Scenario:
+    if isinstance(what, Scenario):
+        if not settings:
+            return what
+        return Plan(what, (), 1, 0, (settings,)).at(0)
+    return load(str(what), settings)

@@ -1,0 +1,1 @@
+"""What is simulated: scenarios and their settings, read strictly."""

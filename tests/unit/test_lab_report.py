@@ -1,0 +1,204 @@
+"""Laws of reports: one file that needs nothing else, says what is so, and trusts no name."""
+
+from __future__ import annotations
+
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from market.errors import InvalidRequest
+from simulator.report import page as pages
+from simulator.report.plots_of import measure_plot
+from simulator.report.scale import Scale, linear, logarithmic, short, steps, with_half
+from simulator.report.svg import Axis, Range, Series, bars, heat, lines, ranges
+from simulator.runs.comparison import METRICS
+
+VOID = {"meta", "line", "polyline", "circle", "rect", "br"}
+
+
+class Balanced(HTMLParser):
+    """Whether every element that opens is closed, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.seen.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def is_balanced(text: str) -> bool:
+    parser = Balanced()
+    parser.feed(text)
+    return not parser.open
+
+
+numbers = st.floats(-1e30, 1e30) | st.floats(-100, 100) | st.floats(0, 1e-9)
+
+
+@given(numbers, numbers)
+def test_an_axis_holds_what_is_drawn_and_its_ticks_are_round(low: float, high: float) -> None:
+    """Whatever the range: a few ticks in order, ends that enclose it, places between the ends."""
+    scale = linear(min(low, high), max(low, high), 50.0, 450.0)
+    slack = 1e-6 * (scale.high - scale.low)
+
+    assert scale.low - slack <= min(low, high)
+    assert scale.high + slack >= max(low, high)
+    assert 2 <= len(scale.ticks) <= 12
+    assert scale.ticks == sorted(scale.ticks)
+    assert all(50.0 <= scale(value) <= 450.0 for value in (low, high, math.inf, -math.inf))
+
+
+@given(st.floats(1e-9, 1e9), st.floats(1e-9, 1e9))
+def test_a_logarithmic_axis_has_at_least_a_decade(low: float, high: float) -> None:
+    """Also where everything is the same, and ticks stay within it."""
+    scale = logarithmic(min(low, high), max(low, high), 0.0, 100.0)
+
+    assert scale.high / scale.low >= 10 * (1 - 1e-9)
+    assert scale.ticks
+    assert all(scale.low * 0.99 <= tick <= scale.high * 1.01 for tick in scale.ticks)
+
+
+def test_ticks_are_what_a_person_would_choose() -> None:
+    """Twenties up to a hundred; ones, twos and fives where a logarithm has room."""
+    assert steps(0.0, 100.0) == [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
+    assert Scale(0.1, 10.0, 0, 1, log=True).ticks == pytest.approx([0.1, 0.2, 0.5, 1, 2, 5, 10])
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "words"),
+    [
+        (0.3812, "s", "381 ms"), (1.2345, "s", "1.23 s"), (0.0, "s", "0 s"), (None, "s", "—"),
+        (math.nan, "", "—"), (12_345.0, "", "12.3k"), (1_234.0, "", "1230"), (98.76, "%", "98.8 %"),
+        (0.0000153, "$", "$0.0000153"), (2.5e9, "", "2.5G"), (3.0, "×", "3 ×"),
+    ],
+)  # fmt: skip
+def test_numbers_are_written_as_they_are_read(value: float | None, unit: str, words: str) -> None:
+    """Three digits, the unit behind it, never an exponent, a dash for what is unknown."""
+    assert short(value, unit) == words
+
+
+def test_a_mean_and_its_interval_have_one_unit() -> None:
+    """Milliseconds for both or seconds for both; no interval, no sign of one."""
+    assert with_half(0.5, 0.4, 0.6, "s") == "500 ± 100 ms"
+    assert with_half(2.0, 1.5, 2.5, "s") == "2 ± 0.5 s"
+    assert with_half(2.0, None, None, "s") == "2 s"
+
+
+HOSTILE = '<script>alert("x")</script> & "quoted"'
+
+
+def every_plot(name: str) -> list[str]:
+    axis = Axis(name, "s")
+    return [
+        lines(name, [Series(name, [(1.0, 2.0), (2.0, math.nan)], [1.0], [3.0])], axis, axis,
+              dots=True),
+        bars(name, [(name, 1.0), ("b", math.nan)], axis),
+        heat(name, [(name, [0.0, 1.0])], axis, lambda value: f"{name} {value}"),
+        ranges(name, [Range(name, 1.0, None, None), Range("b", 1.0, 0.5, 2.0)], axis),
+        pages.plot(name, name, "", [name, name], pages.table(name, [name], [[name, name]])),
+        pages.cards([(name, name)]), pages.head(name, name), pages.folded(name, name),
+        pages.section(name, pages.paragraph(name)), pages.page(name, [name.replace("<", "")]),
+    ]  # fmt: skip
+
+
+def test_no_name_becomes_markup() -> None:
+    """Titles, rows, tips and cells are text, whatever is in them."""
+    for text in every_plot(HOSTILE):
+        assert "<script" not in text
+        assert is_balanced(text)
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=5))
+def test_no_number_breaks_a_plot(values: list[float]) -> None:
+    """Empty, infinite and unknown values give a picture without nan in it."""
+    points = [(float(n), value) for n, value in enumerate(values)]
+
+    for text in (
+        lines("t", [Series("s", points)], Axis("x"), Axis("y")),
+        lines("t", [Series("s", [(v, n) for n, v in points])], Axis("x", log=True), Axis("y")),
+        bars("t", [("r", value) for value in values], Axis("x")),
+    ):
+        assert is_balanced(text)
+        assert not re.search(r'="[^"]*\b(nan|inf)\b', text)
+
+
+def test_a_page_needs_nothing_from_elsewhere() -> None:
+    """No script, no address, no import; light and dark; the colours of the text are there."""
+    text = pages.page("title", [pages.plot("a", "b", "", ["c", "d"], "")])
+
+    assert not re.search(r"<script|<link|<img|https?://|@import|url\(", text)
+    assert "color-scheme: light dark" in text
+    assert 'name="viewport"' in text
+
+
+def luminance(colour: str) -> float:
+    """As WCAG has it."""
+    colour = colour if len(colour) == 7 else "#" + "".join(2 * c for c in colour[1:])
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear_parts = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear_parts[0] + 0.7152 * linear_parts[1] + 0.0722 * linear_parts[2]
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_what_is_written_can_be_read(mode: int) -> None:
+    """Text has a contrast of 4.5 on both grounds, curves of 3; by day and by night."""
+    colours = {
+        name: (day, night)[mode]
+        for name, day, night in re.findall(
+            r"--([\w]+): light-dark\((#\w+), (#\w+)\)", pages.style()
+        )
+    }
+    for name, least in {
+        "ink": 4.5, "soft": 4.5, "good": 4.5, "bad": 4.5, **{f"c{n}": 3.0 for n in range(8)}
+    }.items():  # fmt: skip
+        for ground in ("ground", "card"):
+            light, dark = sorted((luminance(colours[name]), luminance(colours[ground])))[::-1]
+            assert (light + 0.05) / (dark + 0.05) >= least, (name, ground)
+
+
+def swept() -> dict[str, object]:
+    def numbers_at(mean: float) -> dict[str, object]:
+        return {"ttft_s.p99": {"mean": mean, "low": mean - 1, "high": mean + 1}}
+
+    return {
+        "policies": ["ours", "theirs"],
+        "points": [
+            {
+                "settings": {"rho": rho, "kind": kind},
+                "policies": {"ours": numbers_at(5.0), "theirs": numbers_at(7.0)},
+            }
+            for rho in ("0.5", "0.9")
+            for kind in ("poisson", "gamma")
+        ],
+    }
+
+
+def test_a_plot_has_a_curve_per_what_was_asked() -> None:
+    """By policy each combination of the others is a curve; names that are not there are told."""
+    text = measure_plot(swept(), "rho", "ttft_s.p99")
+
+    assert "ours, kind=poisson" in text
+    assert "theirs, kind=gamma" in text
+    assert is_balanced(text)
+    for x, y, by in (("x", "ttft_s.p99", "policy"), ("rho", "nope", "policy"),
+                     ("rho", "ttft_s.p99", "nope"), ("kind", "ttft_s.p99", "rho")):  # fmt: skip
+        with pytest.raises(InvalidRequest, match=r"there are|is no number|no number"):
+            measure_plot(swept(), x, y, by)
+
+
+def test_every_metric_is_of_a_summary() -> None:
+    """A metric's name leads to a number, its label is told once."""
+    assert len({metric.label for metric in METRICS.values()}) == len(METRICS)
+    assert all("." in name for name in METRICS)

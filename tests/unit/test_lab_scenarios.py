@@ -1,0 +1,192 @@
+"""Laws of scenarios: strict reading, and errors that name the file, the line, the key, the fix."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from market.errors import InvalidRequest, MarketError
+from simulator.setup.scenario import Scenario
+from simulator.setup.scenario_files import load, of_config, parse, shipped
+from simulator.setup.settings import settings_of, swept_of
+from simulator.setup.tables import lines_of
+from tests.support.lab_world import SCENARIO
+
+
+def small(**settings: str) -> Scenario:
+    values = {key.replace("__", "."): text for key, text in settings.items()}
+    return parse(SCENARIO, "small.toml", settings=values)
+
+
+def refusal(text: str, **settings: str) -> str:
+    """The words with which a text is refused."""
+    values = {key.replace("__", "."): value for key, value in settings.items()}
+    with pytest.raises(InvalidRequest) as caught:
+        parse(text, "small.toml", settings=values)
+    return caught.value.message
+
+
+def test_every_shipped_scenario_is_a_scenario() -> None:
+    """All of them parse, have from 8 to 12 Macs of at least four chips, and say what they are."""
+    names = shipped()
+
+    assert set(names) >= {
+        *("demo", "heterogeneous", "multi_model", "shared_prefixes", "churn", "bursts"),
+        *("price_sensitive", "overload"),
+    }
+    for name in names:
+        scenario = load(name)
+        assert scenario.name == name
+        assert scenario.about
+        assert 8 <= len(scenario.macs) <= 12
+        assert len({mac.hardware.chip for mac in scenario.macs}) >= 4
+
+
+def test_what_a_manifest_keeps_is_the_same_scenario() -> None:
+    """A scenario's canonical JSON parses to an equal scenario with the same hash."""
+    scenario = small()
+
+    again = of_config(json.loads(scenario.config), "manifest.json")
+
+    assert again == scenario
+    assert again.hash == scenario.hash
+
+
+def test_the_hash_names_what_is_simulated_and_not_how_often() -> None:
+    """Policy, seed and repeats leave the hash alone; anything else changes it."""
+    base = small().hash
+
+    assert small(policy="random", run__seed="99", run__repeat="3").hash == base
+    assert small(run__requests="401").hash != base
+    assert small(workload__0__rate_per_s="1.5").hash != base
+    assert small(fleet__macs__0__ask_pct="99").hash != base
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("requests = 400", "request = 400", ("small.toml line 8, run.request", "unknown key")),
+        ("requests = 400", "", ("needs an end", "requests = 10_000")),
+        ("requests = 400", "requests = 0", ("line 8", "from 1 to")),
+        ("requests = 400", "requests = 1.5", ("line 8", "whole number")),
+        ("requests = 400", 'requests = "many"', ("line 8", "must be a number")),
+        ("requests = 400", "requests = nan", ("small.toml", "nan")),
+        ("seed = 7", "seed = -1", ("line 10", "from 0")),
+        ("warmup_share = 0.1", "warmup_share = 0.1\nwarmup_s = 3", ("not both",)),
+        ("warmup_share = 0.1", "duration_s = 10\nwarmup_s = 20", ("less than duration_s",)),
+        ('"qwen3.5-14b"]', '"gpt-4"]', ("line 2, models", "there is no model 'gpt-4'")),
+        ('"qwen3.5-14b"]', '"qwen3.5-7b"]', ("line 2, models", "each once")),
+        ('"qwen3.5-14b"]', '"deepseek-v3"]', ("fits no Mac", "GiB", "larger Mac")),
+        ('policy = "coster"', 'policy = "best"', ("line 3, policy", "There is no policy 'best'")),
+        ('chip = "M1"', 'chip = "M9"', ("[[macs]] number 4", "Unknown chip")),
+        ("count = 3\nchip", "count = 0\nchip", ("[[macs]] number 2", "count")),
+        ("[[workload]]", "[[workloads]]", ("small.toml", "workloads", "unknown key")),
+        ("[[workload]]", "[faults]\ncrash_per_hour = -1\n[[workload]]", ("crash_per_hour",)),
+        ("[[workload]]", "[faults]\nlightning = 1\n[[workload]]", ("faults.lightning",)),
+        ("[[workload]]", "[faults]\nlying_share = 2\n[[workload]]", ("from 0 to 1",)),
+        ("[[workload]]", "[slo]\nfast = 1\n[[workload]]", ("slo.fast", "interactive, batch")),
+        ("[[workload]]", "[placement]\nenabled = 1\n[[workload]]", ("true or false",)),
+        ("[[workload]]", "[market]\ncredit_usd = -1\n[[workload]]", ("market.credit_usd",)),
+        ("rate_per_s = 1.0", "since = 2026-01-01", ("small.toml", "date")),
+        ("models = [", "models = ", ("small.toml", "not TOML")),
+    ],
+)
+def test_bad_scenarios_are_refused_by_name(old: str, new: str, words: tuple[str, ...]) -> None:
+    """The refusal names the file, the line where there is one, the key and what is allowed."""
+    assert old in SCENARIO
+
+    message = refusal(SCENARIO.replace(old, new, 1))
+
+    for word in words:
+        assert word in message
+    assert "small.toml" in message
+
+
+def test_a_fleet_without_macs_is_refused() -> None:
+    """Nobody can be simulated."""
+    text = SCENARIO[: SCENARIO.index("[[fleet.macs]]")] + "[[workload]]\nrate_per_s = 1\n"
+
+    assert "has no Macs" in refusal(text)
+
+
+def test_a_model_that_nobody_may_load_is_refused() -> None:
+    """An allow-list of the owners can make a model impossible, and that is said."""
+    text = SCENARIO.replace("count = 2\n", 'count = 2\nmodels = ["qwen3.5-7b"]\n')
+    text = text.replace("count = 3\n", 'count = 3\nmodels = ["qwen3.5-7b"]\n')
+
+    assert "no Mac of the fleet may load qwen3.5-14b" in refusal(text)
+
+
+def test_a_setting_replaces_one_value() -> None:
+    """Numbers, texts and lists are what TOML makes of them; other values stay."""
+    scenario = small(workload__0__rate_per_s="2.5", policy="random", run__requests="1e3")
+
+    workload = json.loads(scenario.config)["workload"][0]
+    assert workload["rate_per_s"] == 2.5
+    assert workload["consumers"] == {"count": 6}
+    assert (scenario.policy, scenario.requests) == ("random", 1_000)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("workload__3__rate_per_s", "has 1 entries, from 0"),
+        ("workload__x__rate_per_s", "has 1 entries, from 0"),
+        ("run__seed__deep", "is a value and holds nothing"),
+        ("run__sed", "unknown key"),
+    ],
+)
+def test_a_setting_that_leads_nowhere_is_refused(key: str, words: str) -> None:
+    """A typing error does not make an experiment."""
+    assert words in refusal(SCENARIO, **{key: "1"})
+
+
+def test_there_is_a_way_out_of_a_wrong_name() -> None:
+    """An unknown scenario names the ones that there are."""
+    with pytest.raises(InvalidRequest, match="there are bursts, churn, demo"):
+        load("dmo")
+
+
+def test_lines_are_found_through_lists_of_tables() -> None:
+    """Each key is where it was written, also in the third of four tables of one name."""
+    text = "a = 1\n[[b]]\nc = 1\n[[b]]\n# c = 2\nc = 3\n[b.d]\ne.f = 4\n[[b.g]]\n[[b.g]]\nh = 1\n"
+
+    lines = lines_of(text)
+
+    assert lines[("a",)] == 1
+    assert lines[("b", 0, "c")] == 3
+    assert lines[("b", 1, "c")] == 6
+    assert lines[("b", 1, "d", "e", "f")] == 8
+    assert lines[("b", 1, "g", 1, "h")] == 11
+
+
+@given(st.text(max_size=200))
+def test_no_text_breaks_the_reader(text: str) -> None:
+    """Whatever is in the file, what is no scenario is refused, naming the file."""
+    with pytest.raises(MarketError, match=r"any\.toml"):
+        parse(text, "any.toml")
+
+
+def test_settings_are_split_where_they_vary() -> None:
+    """Commas in brackets and quotes belong to a value; the others part the values of a sweep."""
+    fixed, over = swept_of(["a.b=1,2", 'c="x,y"', "d=[1,2]", "e={f = 1, g = 2},{f = 2}"])
+
+    assert fixed == {"c": '"x,y"', "d": "[1,2]"}
+    assert over == {"a.b": ["1", "2"], "e": ["{f = 1, g = 2}", "{f = 2}"]}
+
+
+@pytest.mark.parametrize("texts", [["a"], ["=1"], ["a=1", "a=2"]])
+def test_settings_that_say_nothing_are_refused(texts: list[str]) -> None:
+    """No key, no value, or the same key twice."""
+    with pytest.raises(InvalidRequest, match="--set"):
+        settings_of(texts)
+
+
+@pytest.mark.parametrize("texts", [["a=1"], ["a=1,1"], ["a=1,"]])
+def test_a_sweep_needs_different_values(texts: list[str]) -> None:
+    """One value, the same twice, or an empty one is no sweep."""
+    with pytest.raises(InvalidRequest, match=r"several values|there twice"):
+        swept_of(texts)
