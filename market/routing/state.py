@@ -247,12 +247,15 @@ class RouterState:
         if welcome == "new":
             desk.recount(beat.machine)
         desk.pump_machine(beat.machine, now_s)
+        drain = desk.macs.drain_reason(beat.machine) is not None
+        if desk.macs.is_quarantined(beat.machine):
+            return ProviderOrders(drain=drain)  # what it says it has is not believed
         placing = desk.placing
-        waits = placing.enabled and not beat.places and not placing.planner.knows(beat.machine)
+        new = placing.enabled and not beat.places and not placing.planner.knows(beat.machine)
         return ProviderOrders(
-            drain=desk.macs.drain_reason(beat.machine) is not None,
+            drain=drain,
             models=placing.orders(beat),
-            again_s=EAGER_BEAT_S if waits else BEAT_S,
+            again_s=EAGER_BEAT_S if new and not drain else BEAT_S,
         )
 
     def beat_unchanged(self, machines: Sequence[MachineId], now_s: float) -> None:

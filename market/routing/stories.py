@@ -117,7 +117,9 @@ def _gate(desk: Dispatcher, machine: MachineId, model: ModelId, now_s: float) ->
         "would_help": BY_NAME[reason].remedy if reason in BY_NAME else None,
         "chosen_now": at is not None and decision.index == at,
         "predicted_ttft_ms": _at(decision.predicted.ttft_ms, at),
-        "predicted_tps": None if at is None else round(1e3 / decision.predicted.step_ms[at], 2),
+        "predicted_tps": None
+        if at is None
+        else round(1e3 / float(decision.predicted.step_ms[at]), 2),
         "running": int(fleet.place(machine, model, "running")),
         "requests_seen": int(fleet.place(machine, model, "seen")),
         "queued": len(queue) if queue is not None else 0,
