@@ -77,6 +77,14 @@ class _Held:
     def enter(self, state: PlaceState, now_s: float, reason: str = "") -> None:
         self.state, self.since_s, self.reason = state, now_s, reason
 
+    @property
+    def declared(self) -> PlaceState:
+        """What the router hears. A model that is about to be tried again is still being loaded:
+        one that is told as failed is placed elsewhere, and barred here for minutes.
+        """
+        trying = self.state == "failed" and self.retry_at_s < inf
+        return "loading" if trying else self.state
+
 
 class Places:
     """The places of one Mac. `advance` says what to do next; the rest says what happened."""
@@ -112,13 +120,13 @@ class Places:
     def readings(self, now_s: float) -> tuple[Place, ...]:
         """All places as the router hears of them."""
         return tuple(
-            Place(model, held.state, held.reason, max(0.0, now_s - held.since_s), held.facts)
+            Place(model, held.declared, held.reason, max(0.0, now_s - held.since_s), held.facts)
             for model, held in self._held.items()
         )
 
     def signature(self) -> object:
         """Equal as long as nothing changed that is worth telling at once."""
-        return tuple((model, held.state, held.reason) for model, held in self._held.items())
+        return tuple((model, held.declared, held.reason) for model, held in self._held.items())
 
     def is_closing(self, model: ModelId) -> bool:
         """Whether the model's engine is on its way out, or gone."""

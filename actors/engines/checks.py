@@ -6,13 +6,18 @@ harm the others: every one is refused here, by name. Pure; the errors are Invali
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from market import sampling_bounds as bounds
 from market.errors import InvalidRequest
 from market.types import Job, Sampling
 
 
-def check_job(job: Job, *, vocab_size: int, context_tokens: int) -> None:
-    """Raise InvalidRequest naming the first field this model cannot run."""
+def check_job(job: Job, *, vocab_size: int, context_tokens: int, ends: Container[int] = ()) -> None:
+    """Raise InvalidRequest naming the first field this model cannot run.
+
+    `ends` are the tokens with which the model ends an answer.
+    """
     _check_prompt(job, vocab_size, context_tokens)
     _check_count("n", job.n, 1, bounds.CHOICES_MAX)
     if job.top_logprobs is not None:
@@ -20,7 +25,7 @@ def check_job(job: Job, *, vocab_size: int, context_tokens: int) -> None:
     _check_stops(job.stop)
     _check_sampling(job.sampling, vocab_size)
     if job.said:
-        _check_said(job, vocab_size)
+        _check_said(job, vocab_size, ends)
 
 
 def _refuse(field: str, message: str) -> InvalidRequest:
@@ -73,7 +78,7 @@ def _check_prompt(job: Job, vocab_size: int, context_tokens: int) -> None:
         )
 
 
-def _check_said(job: Job, vocab_size: int) -> None:
+def _check_said(job: Job, vocab_size: int, ends: Container[int]) -> None:
     """An answer that another Mac began can go on only where its text is all there was to it."""
     _check_ids("said", job.said, vocab_size)
     if job.n != 1:
@@ -82,6 +87,8 @@ def _check_said(job: Job, vocab_size: int) -> None:
         raise _refuse("said", "An answer with log-probabilities cannot be continued.")
     if len(job.said) >= job.max_tokens:
         raise _refuse("said", f"All {job.max_tokens} tokens were said: nothing is left to say.")
+    if any(token in ends for token in job.said):
+        raise _refuse("said", "What was said holds an end token: the answer is over.")
 
 
 def _check_stops(stops: object) -> None:

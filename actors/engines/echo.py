@@ -20,7 +20,6 @@ class FixedPace:
     weight_bytes = 0
     kv_bytes_per_token = 0
     memory_bytes_budget = 0
-    decode_tps = 0.0
     prefill_tps = 0.0
     prefill_chunk_tokens = 0
     emits_first = True

@@ -112,6 +112,34 @@ class SharedMemory:
         self.budget_bytes = budget_bytes
         self._tenants: list[Tenant] = []
         self._claims: list[Tenant] = []
+        self._coming: dict[object, int] = {}
+
+    def expect(self, weight_bytes: int) -> object:
+        """Keep room for weights that are about to be loaded, until `arrived` is told the same.
+
+        From now on nobody is admitted where they will be; `has_room` says when those who were
+        admitted before have made room.
+        """
+        coming = object()
+        self._coming[coming] = weight_bytes
+        return coming
+
+    def has_room(self) -> bool:
+        """Whether all that is promised fits, once stored prefixes have given way."""
+        room = self.budget_bytes - reserve_bytes(self.budget_bytes)
+        while self._tenants and self.promised_bytes() > room:
+            if not any(each.drop_prefix() for each in self._tenants):
+                return False
+        return True
+
+    def arrived(self, coming: object) -> None:
+        """They are loaded, or will not be. Idempotent."""
+        self._coming.pop(coming, None)
+
+    def promised_bytes(self) -> int:
+        """Weights, admitted sequences, stored prefixes, and what is being loaded."""
+        working = sum(each.batch_bytes() + each.prefix_bytes() for each in self._tenants)
+        return self.weight_bytes() + working + sum(self._coming.values())
 
     def join(self, tenant: Tenant) -> None:
         self._tenants.append(tenant)
@@ -125,10 +153,12 @@ class SharedMemory:
         return sum(each.weight_bytes for each in tuple(self._tenants) if each is not apart_from)
 
     def taken_bytes(self, tenant: Tenant) -> int:
-        """What this model cannot have: all that the others hold or have promised."""
+        """What this model cannot have: all that the others hold or have promised, and what is
+        being loaded.
+        """
         others = [each for each in self._tenants if each is not tenant]
         promised = sum(each.batch_bytes() + each.prefix_bytes() for each in others)
-        return self.weight_bytes(tenant) + promised
+        return self.weight_bytes(tenant) + promised + sum(self._coming.values())
 
     def give_way(self, tenant: Tenant) -> bool:
         """Drop one stored prefix, its own before others'; False when nobody has any."""

@@ -48,7 +48,6 @@ class Pace(Protocol):
     weight_bytes: int
     kv_bytes_per_token: int
     memory_bytes_budget: int
-    decode_tps: float
     prefill_tps: float
     prefill_chunk_tokens: int  # prompt tokens one step may process; 0 for all at once
     emits_first: bool  # events are given out before the step's time passes, not after
@@ -162,6 +161,7 @@ class PacedEngine:
         self._counts = dict.fromkeys(
             ("steps", "prompt", "completion", "cached", "cancelled", "failed"), 0
         )
+        self._decode_tps = 0.0  # of the last step that only answered
 
     async def load(self, sink: EventSink) -> ModelFacts:
         self._sink = sink
@@ -230,7 +230,7 @@ class PacedEngine:
             waiting=len(self._waiting),
             memory_bytes_used=pace.weight_bytes + held * pace.kv_bytes_per_token + cached,
             memory_bytes_budget=pace.memory_bytes_budget,
-            decode_tps=pace.decode_tps,
+            decode_tps=self._decode_tps,
             prefill_tps=pace.prefill_tps,
             steps=counts["steps"],
             prompt_tokens=counts["prompt"],
@@ -288,7 +288,10 @@ class PacedEngine:
                 decoding += 1
                 context += len(row.choice.job.prompt_ids) + row.choice.count
         self._counts["steps"] += 1
-        return self._pace.step_s(decoding, context, spent)
+        duration_s = self._pace.step_s(decoding, context, spent)
+        if decoding and not spent and duration_s > 0:
+            self._decode_tps = decoding / duration_s
+        return duration_s
 
     def _finish_step(self) -> list[Event]:
         """One token of every choice whose prompt is done."""

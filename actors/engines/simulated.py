@@ -23,7 +23,6 @@ from actors.engines.paced import (
 from market.catalogue import ModelCard
 from market.hardware import (
     chip_named,
-    decode_tps,
     load_bytes_per_s,
     memory_budget_bytes,
     prefill_ms,
@@ -40,9 +39,6 @@ JITTER_SHARE = 0.03
 """Standard deviation of a step's length; published runs repeat within a few per cent."""
 
 PREFILL_CHUNK_TOKENS = 512
-REFERENCE_CONTEXT_TOKENS = 2048
-"""Where the advertised decode speed is taken."""
-
 PREFIX_CACHE_SHARE = 0.125
 """Of the memory, for prefixes of all models together; as in the engine over MLX."""
 
@@ -75,7 +71,7 @@ class ChipPace:
     emits_first = False
     prefill_chunk_tokens = PREFILL_CHUNK_TOKENS
 
-    def __init__(self, model: ModelId, mac: SimulatedMac, slots: int) -> None:
+    def __init__(self, model: ModelId, mac: SimulatedMac) -> None:
         self._model = model
         self._mac = mac
         self._chip = mac.chip
@@ -84,7 +80,6 @@ class ChipPace:
         self.weight_bytes = self._profile.weight_bytes
         self.kv_bytes_per_token = self._profile.kv_bytes_per_token
         self.memory_bytes_budget = mac.memory_bytes
-        self.decode_tps = decode_tps(self._chip, self._profile, slots, REFERENCE_CONTEXT_TOKENS)
         self.prefill_tps = prefill_tps(self._chip, self._profile)
 
     def step_s(self, decoding: int, context_tokens: int, prefill_tokens: int) -> float:
@@ -135,7 +130,7 @@ class SimulatedEngine(PacedEngine):
         mac = mac or SimulatedMac()
         super().__init__(
             model,
-            ChipPace(model, mac, slots),
+            ChipPace(model, mac),
             device=mac.device,
             folder=folder,
             card=card,

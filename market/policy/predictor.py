@@ -30,10 +30,12 @@ _KNOTS = np.array(KNOTS, dtype=np.float64)
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """One value per candidate. `step_ms` is a decode step with this request in the batch,
-    `slower_ms` what it adds to each step of those already there.
+    `slower_ms` what it adds to each step of those already there, `alone_ms` reading the prompt
+    with nobody there.
     """
 
     wait_ms: FloatArray
+    alone_ms: FloatArray
     prefill_ms: FloatArray
     step_ms: FloatArray
     slower_ms: FloatArray
@@ -73,12 +75,14 @@ def predict(candidates: Candidates, ask: Ask) -> Prediction:
 
     unread = np.maximum(ask.read_tokens - candidates.cached, 1.0)
     alone_ms = np.maximum(unread * candidates["prefill_ms"], candidates["step_1_ms"])
-    prefill_ms = alone_ms * candidates["scale_prefill"] * candidates["bias_prefill"]
-    prefill_ms = prefill_ms + busy_ms * (unread / PREFILL_CHUNK_TOKENS)
+    alone_ms = alone_ms * candidates["scale_prefill"] * candidates["bias_prefill"]
+    prefill_ms = alone_ms + busy_ms * (unread / PREFILL_CHUNK_TOKENS)
     wait_ms = np.maximum(candidates["prefill_until_s"] - ask.now_s, 0.0) * 1e3
     cost = asked_prices(candidates, ask.price_in_nano) * ask.prompt_tokens
     cost = cost + asked_prices(candidates, ask.price_out_nano) * (expected * ask.n)
-    return Prediction(wait_ms, prefill_ms, step_ms, own_ms - before_ms, step_ms * expected, cost)
+    return Prediction(
+        wait_ms, alone_ms, prefill_ms, step_ms, own_ms - before_ms, step_ms * expected, cost
+    )
 
 
 def high_factor(candidates: Candidates, index: int) -> float:

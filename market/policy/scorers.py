@@ -20,8 +20,8 @@ from market.policy.predictor import HANDOVER_MS, Prediction, predict
 MS_PER_NANO = 0.5e-3
 """What a caller without a wish gives for speed: a millisecond for two micro-USD."""
 
-OTHERS_WEIGHT = 0.3
-"""How much slowing others down counts beside one's own time."""
+START_WEIGHT = 2.0
+"""How much waiting for the first token counts beside the time until the last one."""
 
 RESTART_MS = 2_000.0
 """Until a dead Mac is noticed: what losing one costs beside reading the prompt again."""
@@ -29,10 +29,6 @@ RESTART_MS = 2_000.0
 FAIRNESS_SHARE = 0.1
 FAIRNESS_FULL_S = 600.0
 """A Mac that has had nothing for ten minutes counts as a tenth faster than it is."""
-
-WISHED = 1e6
-"""What a caller sorts by outweighs everything else by this much."""
-
 
 @dataclass(frozen=True)
 class View:
@@ -61,20 +57,22 @@ Scorer = Callable[[View], FloatArray]
 def _prefill(view: View) -> FloatArray:
     """Until the prompt is read, behind the prompts that were granted before it."""
     predicted = view.predicted
-    ms = HANDOVER_MS + predicted.wait_ms + predicted.prefill_ms
-    return ms * WISHED if view.ask.preferences.sort == "latency" else ms
+    return START_WEIGHT * (HANDOVER_MS + predicted.wait_ms + predicted.prefill_ms)
 
 
 def _decode(view: View) -> FloatArray:
     """Until the expected answer is written, beside what already runs there."""
-    ms = view.predicted.decode_ms
-    return ms * WISHED if view.ask.preferences.sort == "throughput" else ms
+    return view.predicted.decode_ms
 
 
 def _others(view: View) -> FloatArray:
-    """How much longer those who already run there will take."""
-    slower = view.candidates["expected_sum"] * 0.5 * view.predicted.slower_ms
-    return OTHERS_WEIGHT * slower
+    """How much longer those who already run there will take: while this prompt is read they
+    wait, and then each of their steps is longer. They count as much as the one who asks; of what
+    they are expected to say half is left on average.
+    """
+    candidates, predicted = view.candidates, view.predicted
+    waiting = candidates["in_flight"] * predicted.prefill_ms
+    return waiting + 0.5 * candidates["expected_sum"] * predicted.slower_ms
 
 
 def _risk(view: View) -> FloatArray:
@@ -87,8 +85,7 @@ def _risk(view: View) -> FloatArray:
 
 def _price(view: View) -> FloatArray:
     """What the answer is expected to cost, at what a millisecond is worth."""
-    worth = MS_PER_NANO * (WISHED if view.ask.preferences.sort == "price" else 1.0)
-    return worth * view.predicted.cost_nano
+    return MS_PER_NANO * view.predicted.cost_nano
 
 
 def _fairness(view: View) -> FloatArray:

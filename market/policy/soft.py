@@ -9,10 +9,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from market.policy.candidates import BoolArray
+from market.policy.candidates import BoolArray, FloatArray
 from market.policy.scorers import View
 
 Likes = Callable[[View], BoolArray | None]
+CROWDED = 2.0
+"""A Mac on which a request takes more than so many times as long as there alone is crowded."""
+
+AS_GOOD = 1.1
+"""Predictions within a tenth of each other are not worth telling apart."""
+
 _LAPLACE_HIGH = 1.609
 """See `market.policy.predictor.high_factor`."""
 
@@ -59,12 +65,45 @@ def _fast_enough(view: View) -> BoolArray | None:
     return view.predicted.step_ms <= 1e3 / least_tps if least_tps is not None else None
 
 
+def _not_crowded(view: View) -> BoolArray | None:
+    """Where it is about as quick as on that Mac alone. Whoever sorts by price would otherwise
+    follow all others who do to the cheapest Mac, however many are there; so the cheap ones fill
+    up, and then the next dearer ones.
+    """
+    if view.ask.preferences.sort != "price":
+        return None
+    candidates, predicted = view.candidates, view.predicted
+    factor = candidates["scale_step"] * candidates["bias_step"]
+    alone_ms = predicted.alone_ms + candidates["step_1_ms"] * factor * view.ask.expected_tokens
+    quick: BoolArray = predicted.total_ms <= CROWDED * alone_ms
+    return quick
+
+
+def _first_by_wish(view: View) -> BoolArray | None:
+    """The best by what the caller sorts by, and what is as good as that; they differ by the rest
+    of the score alone.
+    """
+    sort, predicted = view.ask.preferences.sort, view.predicted
+    if sort is None:
+        return None
+    if sort == "price":
+        return _best_of(view, predicted.cost_nano, 1.0)
+    return _best_of(view, predicted.ttft_ms if sort == "latency" else predicted.step_ms, AS_GOOD)
+
+
+def _best_of(view: View, values: FloatArray, window: float) -> BoolArray:
+    best: BoolArray = values <= window * float(values[view.eligible].min())
+    return best
+
+
 SOFT: dict[str, Likes] = {
     "own_first": _own_first,
     "order": _in_order,
     "deadline": _in_time,
     "preferred_max_latency": _soon_enough,
     "preferred_min_throughput": _fast_enough,
+    "crowded": _not_crowded,
+    "sort": _first_by_wish,
 }
 
 

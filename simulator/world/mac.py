@@ -106,6 +106,7 @@ class SimMac:
         """Unload a model that nothing runs on."""
         assert not self.models[model].busy
         del self.models[model]
+        self._chunks.pop(model, None)  # what was to be read now has been called off
         self.prefixes.forget(model)
 
     def submit(self, job: Job) -> None:

@@ -7,14 +7,15 @@ be lost, what it had sent and what the next one sends must join to the unbroken 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 
 from market.errors import InvalidRequest
 from market.types import Event, Job, RequestId, Sampling
-from tests.support.engine_bench import GREEDY, SLOTS, Bench, job
-from tests.tiny_model import CONTEXT_TOKENS
+from tests.support.engine_bench import GREEDY, SLOTS, Bench, job, running
+from tests.tiny_model import ARCHITECTURES, CONTEXT_TOKENS, EOS_IDS, build_tiny_model
 
 SEEDED = Sampling(temperature=1.2, top_p=0.97, seed=7)
 PENALISED = Sampling(temperature=0.0, frequency_penalty=0.7, presence_penalty=0.4)
@@ -127,3 +128,29 @@ async def test_only_new_tokens_are_counted_as_said_here(bench: Bench) -> None:
     stats = bench.engine.stats()
     assert stats.completion_tokens == len(bench.said["rest"])
     assert stats.prompt_tokens == 3
+
+
+async def test_a_model_does_not_go_on_after_its_end_token(tiny_folder: Path) -> None:
+    """What it said after that would be nobody's answer."""
+    async with running("mlx", tiny_folder) as bench:
+        with pytest.raises(InvalidRequest) as caught:
+            bench.engine.submit(job("ended", said=(40, EOS_IDS[0])))
+    assert caught.value.param == "said"
+
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"qwen3"}))
+async def test_every_kind_of_cache_goes_on_alike(architecture: str, tmp_path: Path) -> None:
+    """Windows, recurrent layers and mixtures read what was said as if they had said it."""
+    folder = build_tiny_model(tmp_path, architecture=architecture)
+    seen: set[int] = set()
+    async with running("mlx", folder) as bench:
+        for name, prompt in (("long", tuple(range(20, 90))), ("short", (50, 6, 70))):
+            whole = job(name, prompt, max_tokens=40)
+            await bench.run(whole)
+            tokens = bench.tokens(whole)
+            seen.update(tokens)
+            for k in range(1, len(tokens), 7):
+                continued = went_on(whole, tokens[:k])
+                await bench.run(continued)
+                assert tokens[:k] + bench.tokens(continued) == tokens
+    assert len(seen) > 5  # who repeats one token for ever goes on like anybody

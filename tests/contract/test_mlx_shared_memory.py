@@ -5,14 +5,16 @@ Two cores are driven by hand, turn by turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from actors.engines.choice import Choice
-from actors.engines.memory import CACHE_BLOCK_TOKENS, SharedMemory
-from actors.engines.mlx.core import EngineCore
+from actors.engines.memory import CACHE_BLOCK_TOKENS, SharedMemory, reserve_bytes
+from actors.engines.mlx import runtime
+from actors.engines.mlx.core import EngineCore, load_core
+from actors.engines.mlx.readings import Reading
 from actors.engines.model_folder import read_folder
 from market.types import Event, Job, ModelId, RequestId
 from tests.support.engine_bench import GREEDY
@@ -167,6 +169,67 @@ def test_a_model_that_leaves_gives_its_share_to_the_others(two: Two) -> None:
         two.add(0, f"r{number}")
     two.turn()
     assert two.running() > 3
+
+
+def test_a_model_is_read_only_where_what_runs_has_left_room(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory is kept for it: nobody starts there, and it waits for those who had started."""
+    monkeypatch.setattr(runtime, "LOAD_SLICE_BYTES", 1)
+    first, second = (read_folder(folder) for folder in folders)
+    weights = first.weight_bytes + second.weight_bytes
+    memory = SharedMemory(int((weights + 1.5 * ROW_BYTES) / 0.75))
+    room = memory.budget_bytes - reserve_bytes(memory.budget_bytes)
+    core = make_core(first, slots=8, memory=memory)
+    for number in range(8):
+        prompt = tuple(range(30 + number, 50 + number))
+        job = Job(RequestId(f"r{number}"), MODEL, prompt, 60, GREEDY)
+        core.add([Choice(job, 0, core.ready.vocabulary)])
+    core.turn()
+    before = len(core._batch.rows)
+    assert before > 1
+    assert core.weight_bytes + core.batch_bytes() + second.weight_bytes > room
+    loading = load_core(second, Reading(), memory, slots=8)
+    waited = other = None
+    while other is None:
+        try:
+            next(loading)
+        except StopIteration as done:
+            other = done.value
+        reading = runtime_reads(loading)
+        waited = waited or not reading
+        if reading or other is not None:
+            assert memory.promised_bytes() <= room
+        core.turn()
+        assert len(core._batch.rows) <= before
+    assert waited
+    for _ in range(TURNS_MAX):
+        core.turn()
+        other.turn()
+        assert memory.promised_bytes() <= room
+        if not core.busy:
+            break
+    ended = [event.request_id for event in core.take_events() if event.finish or event.error]
+    assert sorted(ended) == [f"r{number}" for number in range(8)]
+    for each in (core, other):
+        each.close()
+
+
+def runtime_reads(loading: Generator[None, None, EngineCore]) -> bool:
+    """Whether the load has come to reading weights."""
+    return loading.gi_yieldfrom is not None
+
+
+def test_a_load_that_is_given_up_keeps_no_memory(folders: tuple[Path, Path]) -> None:
+    """Whatever the moment at which it is dropped."""
+    for slices in (1, 2):
+        memory = SharedMemory(2**30)
+        loading = load_core(read_folder(folders[0]), Reading(), memory, slots=8)
+        for _ in range(slices):
+            next(loading)
+        assert memory.promised_bytes() > 0
+        loading.close()
+        assert memory.promised_bytes() == 0
 
 
 def test_a_busy_model_reads_in_small_pieces_while_another_one_answers(two: Two) -> None:

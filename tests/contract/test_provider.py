@@ -217,7 +217,7 @@ def test_a_dead_engine_takes_only_its_own_jobs_with_it() -> None:
             task = mac.engines[0]._task
             assert task is not None
             task.cancel()
-            await mac.until(A="failed", B="ready")
+            await mac.until(A="loading", B="ready")
             assert (mac.ending("a"), mac.ending("b")) == ("engine", "")
             await mac.until(A="ready", B="ready")
             mac.submit("again", A)

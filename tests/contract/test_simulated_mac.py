@@ -15,9 +15,9 @@ from actors.engines.factory import DEMO_FOLDER
 from actors.engines.simulated import SimulatedEngine, SimulatedMac
 from actors.engines.text import WordVocabulary
 from market.catalogue import Catalogue
-from market.hardware import chip_named, load_bytes_per_s, profile_of, warm_ms
+from market.hardware import chip_named, load_bytes_per_s, profile_of, step_ms, warm_ms
 from market.policy.prefixes import BLOCK_TOKENS
-from market.types import Job, ModelFacts, ModelId, RequestId
+from market.types import EngineStats, Job, ModelFacts, ModelId, RequestId
 from tests.support.engine_bench import Bench
 from tests.support.virtual_time import VirtualLoop, now_s, run_virtually
 
@@ -56,6 +56,25 @@ def test_loading_takes_what_the_disk_takes_and_a_warm_up(chip: str) -> None:
     assert run_virtually(load()) == pytest.approx(
         reading_s + warm_ms(here, profile) / 1e3, rel=JITTER
     )
+
+
+@pytest.mark.parametrize("running", [1, 4])
+def test_the_speed_it_reports_is_that_of_the_batch_that_runs(running: int) -> None:
+    """The router compares it with its table for as many sequences: of an honest Mac they agree."""
+
+    async def read() -> EngineStats:
+        bench = await loaded(LARGE, SimulatedMac())
+        assert bench.engine.stats().decode_tps == 0  # not known yet
+        jobs = [job(f"r{number}", LARGE, max_tokens=60) for number in range(running)]
+        for each in jobs:
+            bench.engine.submit(each)
+        await bench.until(lambda: all(len(bench.choice(each)) > 30 for each in jobs))
+        return bench.engine.stats()
+
+    stats, profile = run_virtually(read()), profile_of(LARGE)
+    assert stats.running == running
+    tabled_ms = step_ms(chip_named("M4 Max"), profile, running, len(LONG_PROMPT) + 30)
+    assert 1e3 * running / stats.decode_tps == pytest.approx(tabled_ms, rel=JITTER)
 
 
 def test_steps_of_two_models_never_overlap() -> None:

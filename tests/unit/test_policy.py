@@ -195,8 +195,8 @@ def test_the_window_never_prefers_a_clearly_slower_idle_mac() -> None:
 def test_the_chosen_mac_is_among_those_kept() -> None:
     """A tie-break may choose beyond the best eight; the record still shows the chosen one."""
     fast: dict[str, float | str] = {"chip": "M2 Ultra", "in_flight": 1, "slots": 8}
-    fleet = fleet_of(*[fast] * 12, {"chip": "M2 Ultra", "slots": 8, "scale_step": 1.2})
-    decision = choose(fleet, expected_tokens=1.0)
+    fleet = fleet_of(*[fast] * 12, {"chip": "M2 Ultra", "slots": 8, "scale_step": 3.0})
+    decision = choose(fleet, prompt_tokens=1, expected_tokens=1.0)
     kept = best(decision)
     assert decision.chosen == "mac_12"
     assert len(kept) == TOP_KEPT

@@ -280,6 +280,23 @@ def test_a_model_that_is_larger_than_expected_does_not_come_and_go() -> None:
     assert mac.places() == {A: "ready", B: "failed"}
 
 
+def test_a_model_is_declared_failed_only_when_it_is_given_up() -> None:
+    """While tries are left it is still being loaded, with the reason told: a planner that hears
+    of a failure takes the model elsewhere, and bars it here for minutes.
+    """
+    mac = mac_with(B)
+    mac.order(A, B)
+    for delay_s in RETRY_DELAYS_S:
+        mac.fail_load()
+        assert mac.places() == {B: "ready", A: "loading"}
+        (place,) = [p for p in mac.state.snapshot(mac.now_s).places if p.model == A]
+        assert "did not load: no" in place.reason
+        mac.tick(delay_s)
+        assert mac.loading == [A]
+    mac.fail_load()
+    assert mac.places() == {B: "ready", A: "failed"}
+
+
 def test_a_fault_of_one_engine_leaves_the_jobs_of_the_others_alone() -> None:
     """Its own jobs fail over; the Mac goes on serving what works, and tries again."""
     mac = mac_with(A, B)
@@ -287,7 +304,7 @@ def test_a_fault_of_one_engine_leaves_the_jobs_of_the_others_alone() -> None:
     mac.submit("b", B)
     mac.break_engine(A)
     assert [(e.request_id, e.error and e.error.code) for e in mac.heard] == [("a", "engine")]
-    assert mac.places() == {A: "failed", B: "ready"}
+    assert mac.places() == {A: "loading", B: "ready"}
     assert mac.state.state == "ready"
     mac.submit("b2", B)
     mac.tick(RETRY_DELAYS_S[0])

@@ -60,13 +60,20 @@ def load_core(
 ) -> Generator[None, None, EngineCore]:
     """Load a folder's model and warm it, a slice each time it is resumed.
 
-    Raises InvalidRequest when the folder cannot be served here, Unavailable when there is no
-    room for it beside the models that are loaded now.
+    Nothing is read before the sequences that run have left room for it, and none starts where it
+    will be. Raises InvalidRequest when the folder cannot be served here, Unavailable when there
+    is no room for it beside the models that are loaded now.
     """
     _check_fits(facts, memory)
     vocabulary = vocabulary_of(facts.tokenizer_path)
-    yield
-    loaded = yield from runtime.load_slices(facts)
+    coming = memory.expect(facts.weight_bytes)
+    try:
+        yield
+        while not memory.has_room():
+            yield
+        loaded = yield from runtime.load_slices(facts)
+    finally:
+        memory.arrived(coming)
     if prefix_cache_bytes is None:
         share = int(memory.budget_bytes * PREFIX_CACHE_SHARE)
         prefix_cache_bytes = min(PREFIX_CACHE_BYTES_MAX, share)

@@ -106,7 +106,12 @@ class MlxEngine:
         ready, thread, seat = self._state, self._thread, self._seat
         if ready is None or thread is None or seat is None or self._closing or self._over:
             raise Unavailable("The engine is not accepting work.", None, "closing")
-        check_job(job, vocab_size=ready.vocab_size, context_tokens=self._context_tokens)
+        check_job(
+            job,
+            vocab_size=ready.vocab_size,
+            context_tokens=self._context_tokens,
+            ends=seat.facts.eos_ids,
+        )
         if job.request_id in self._open:
             raise InvalidRequest("This request id is running already.", "request_id")
         longest = ready.longest_tokens()
