@@ -40,6 +40,7 @@ MACS = "abcdefghijkl"
 POLICIES = ("coster", "coster", "coster", "least_weighted", "openrouter", "coster-price", "sglang")
 RESULTS = (*("ok",) * 12, "failed", "rejected", "cancelled")
 WAITING_MAX = 12
+POLICY_STEPS = 20
 STATES = ("ready",) * 6 + ("draining", "starting", "failing")
 
 
@@ -60,8 +61,8 @@ class Life:
             if step % 8 == 0:
                 for name in MACS:
                     await self.router.heartbeat(self.beat(name))
-            if step % 40 == 39:
-                await self.router.use_policy(self.random.choice(POLICIES))
+            if step % POLICY_STEPS == 0:
+                await self.router.use_policy(POLICIES[step // POLICY_STEPS % len(POLICIES)])
             await self.ask([self.wish() for _ in range(self.random.randint(1, 6))])
             await self.poll()
             for name in self.random.sample(sorted(self.running), len(self.running) // 4):
