@@ -30,7 +30,8 @@ from serve_app import metric_names
 from serve_app.limits import Limits
 from tests.http.asgi_client import Exchange
 from tests.http.memory_accountant import ADA, TEN_DOLLARS
-from tests.support.whole_market import FEE_BPS, OneMac, Whole, whole_market
+from tests.support.whole_macs import OneMac
+from tests.support.whole_market import FEE_BPS, Whole, whole_market
 from tests.tiny_model import build_tiny_model
 
 LONG = bool(os.environ.get("COSTER_LONG"))

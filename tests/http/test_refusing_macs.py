@@ -23,7 +23,8 @@ from market.errors import Unavailable
 from market.types import Event, Job, JobFailure, MachineId, RequestId
 from serve_app.limits import Limits
 from tests.http.memory_accountant import ADA, TEN_DOLLARS
-from tests.support.whole_market import OneMac, Whole, whole_market
+from tests.support.whole_macs import OneMac
+from tests.support.whole_market import Whole, whole_market
 
 SPEED = 20.0
 MINUTE_S = 60.0 / SPEED

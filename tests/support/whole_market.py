@@ -20,21 +20,25 @@ from actors.accountant import Accountant, AccountantSettings
 from actors.calls import ActorAway
 from actors.clients import ProviderLinks, RouterClient
 from actors.engines.factory import served_catalogue
-from actors.provider import Provider, ProviderConfig
+from actors.engines.sizes import model_sizes
+from actors.provider import ProviderConfig
 from actors.router import Router
-from actors.transport.door import Outlet
 from actors.transport.framed import FramedLink
 from market import keys
 from market.accounting.promos import PromoRules
 from market.accounting.rows import DeliveryRow, RequestRow
 from market.catalogue import DEMO_MODEL
 from market.errors import MarketError
-from market.hardware import hardware_of
-from market.ports import Engine
 from market.provider_places import Offer
 from market.routing.messages import Grant
-from market.settings import MacSettings, MarketSettings, ModelSource
-from market.types import AccountId, Event, GatewayId, Job, MachineId, ModelId, ProviderId, RequestId
+from market.routing.state import NO_PLACEMENT
+from market.settings import (
+    EngineSettings,
+    MarketSettings,
+    ModelSource,
+    PlacementSettings,
+)
+from market.types import Event, GatewayId, Job, MachineId, RequestId
 from serve_app.app import GatewayApp, create_app
 from serve_app.limits import Limits
 from serve_app.served import load_models
@@ -44,95 +48,11 @@ from tests.http.asgi_client import Exchange, ask
 from tests.http.ledger_market import Ledger
 from tests.http.memory_accountant import ADA, TEN_DOLLARS
 from tests.http.memory_market import Market
+from tests.support.whole_macs import Mortal, OneMac
 
 SECRET = b"s" * 32
 FEE_BPS = 500
 GATEWAY = GatewayId("gw_whole")
-
-
-@dataclass(frozen=True)
-class OneMac:
-    """A Mac to be: its engines, what it says it is, and what it asks."""
-
-    name: str
-    make_engine: Callable[[ModelId], Engine]
-    models: tuple[ModelId, ...] = (DEMO_MODEL,)
-    weight_bytes: tuple[int, ...] = (0,)
-    memory_bytes: int = 0
-    chip: str = "M4 Max"
-    ask_pct: int = 100
-
-    @property
-    def machine(self) -> MachineId:
-        return MachineId(f"mac_{self.name}")
-
-    @property
-    def owner(self) -> AccountId:
-        return AccountId(f"acct_owner_{self.name}")
-
-    def settings(self) -> MacSettings:
-        return MacSettings(
-            machine=self.machine,
-            provider=ProviderId(f"prv_{self.name}"),
-            name=self.name,
-            owner=self.owner,
-            hardware=hardware_of(self.chip),
-            ask_pct=self.ask_pct,
-        )
-
-
-class Mortal(Provider):
-    """A provider that may be told after how many tokens of an answer its process dies.
-
-    What it had written by then arrives, as the kernel sends it; nothing after that does.
-    """
-
-    dies_after: int | None = None
-
-    def gateway_opened(self, gateway: GatewayId, outlet: Outlet) -> None:
-        super().gateway_opened(gateway, _Fuse(self, outlet))
-
-    def gateway_closed(self, gateway: GatewayId, outlet: Outlet) -> None:
-        fuse = self._outlets.get(gateway)
-        mine = isinstance(fuse, _Fuse) and fuse.outlet is outlet
-        super().gateway_closed(gateway, fuse if mine and fuse is not None else outlet)
-
-    def job_submitted(self, gateway: GatewayId, job: Job) -> None:
-        if self.dies_after == 0:
-            self.die()
-        else:
-            super().job_submitted(gateway, job)
-
-    def die(self) -> None:
-        """Every connection ends; jobs end with them."""
-        self.dies_after = None
-        for side in list(self._server.sides):
-            transport = side._transport
-            if transport is not None:
-                transport.close()
-
-
-class _Fuse:
-    """Lets so many tokens through, then the process is gone."""
-
-    def __init__(self, mac: Mortal, outlet: Outlet) -> None:
-        self.mac = mac
-        self.outlet = outlet
-
-    def send(self, events: Sequence[Event]) -> None:
-        left = self.mac.dies_after
-        if left is None:
-            self.outlet.send(events)
-            return
-        said = []
-        for event in events:
-            if left:
-                said.append(event)
-                left -= min(left, len(event.token_ids))
-        self.outlet.send(said)
-        self.mac.dies_after = left
-        if not left:
-            self.mac.die()
 
 
 class Called:
@@ -259,10 +179,17 @@ async def whole_market(
     *macs: OneMac,
     sources: Sequence[ModelSource] = (ModelSource(DEMO_MODEL),),
     limits: Limits | None = None,
-    **router: Any,
+    placement: PlacementSettings = NO_PLACEMENT,
 ) -> AsyncIterator[Whole]:
-    """Open it, wait until every Mac serves, and close it in the end; `router` goes to `Router`."""
-    settings = MarketSettings(str(folder), tuple(sources), "test")
+    """Open it, wait until every Mac serves, and close it in the end."""
+    settings = MarketSettings(
+        str(folder),
+        tuple(sources),
+        "test",
+        tuple(mac.settings() for mac in macs),
+        engine=EngineSettings("simulated"),
+        placement=placement,
+    )
     store = AccountantSettings(
         folder,
         catalogue=served_catalogue(settings),
@@ -277,7 +204,7 @@ async def whole_market(
         await accountant.ensure_account(ADA, "Ada", "operator", TEN_DOLLARS)
         for mac in macs:
             await accountant.ensure_account(mac.owner, mac.name, "operator", 0)
-        market = _wired(folder, settings, Ledger(accountant), ledger, limits, router)
+        market = _wired(folder, settings, Ledger(accountant), ledger, limits)
         _, market.key = await accountant.create_key(ADA, "whole")
         await market.start_router()
         stack.push_async_callback(_close, market)
@@ -307,7 +234,6 @@ def _wired(
     books: Ledger,
     ledger: MemoryLedger,
     limits: Limits | None,
-    router: dict[str, Any],
 ) -> Whole:
     called = Called()
     client = RouterClient(called, gateway=GATEWAY, pid=1, node="n", counters=dict)
@@ -334,7 +260,12 @@ def _wired(
     app = create_app(ports, limits or Limits())
 
     def made() -> Router:
-        return Router(folder / "router.db", **router)
+        return Router(
+            folder / "router.db",
+            placement=settings.placement,
+            count_sizes=lambda: tuple(model_sizes(settings).values()),
+            expected_macs=len(settings.macs),
+        )
 
     return Whole(ledger, books, called, client, links, app, "", made)
 
