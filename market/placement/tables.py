@@ -69,6 +69,7 @@ class Tables:
     worth: FloatArray
     mean: FloatArray
     high: FloatArray
+    lately: FloatArray
     dispersion: FloatArray
     quiet_s: FloatArray
     busy: FloatArray
@@ -160,6 +161,7 @@ def tables_of(view: FleetView, offered: Mapping[ModelId, Offered], now_s: float)
         worth=worth,
         mean=mean,
         high=np.array([one.high for one in asked], dtype=float),
+        lately=np.array([one.lately for one in asked], dtype=float),
         dispersion=np.array([one.dispersion for one in asked]),
         quiet_s=np.array([one.quiet_s for one in asked]),
         busy=share_out(rate, np.tile(worth, (shape[0], 1)), mean, place == READY, UTILISATION_MAX),
