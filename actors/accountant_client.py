@@ -15,7 +15,7 @@ from typing import Any
 from actors.calls import ActorAway, ActorCall, Coalescer, call_until
 from market.accounting.earned import EarningsStatement
 from market.accounting.prices import Price
-from market.accounting.rows import RequestRow
+from market.accounting.rows import DeliveryRow, RequestRow
 from market.accounting.state_rows import OwnerRow, PriceRow
 from market.errors import Unavailable
 from market.messages import (
@@ -153,6 +153,10 @@ class AccountantClient:
 
     async def generation(self, account: AccountId, request_id: RequestId) -> Any:
         return await self._until("generation", account, request_id)
+
+    async def deliveries(self, account: AccountId, request_id: RequestId) -> Sequence[DeliveryRow]:
+        result: Sequence[DeliveryRow] = await self._until("deliveries", account, request_id)
+        return result
 
     async def outcome(self, account: AccountId, request_id: RequestId) -> bytes | None:
         result: bytes | None = await self._until("outcome", account, request_id)

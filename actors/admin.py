@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from actors.calls import ActorAway, ActorCall
-from actors.operator import MarketOperator
-from market.errors import NotFound, Unavailable
+from actors.steering import MarketSteering
+from market.errors import Unavailable
 from market.settings import PaymentSettings
-from market.types import MachineId, RequestId
 from storage.opening import verify_ledger
 
 METRICS_S_MAX = 2.0
@@ -20,7 +18,7 @@ METRICS_S_MAX = 2.0
 HEALTHY = ("ready", "running", "draining", "drained")
 
 
-class MarketAdmin(MarketOperator):
+class MarketAdmin(MarketSteering):
     """A `serve_app.admin_ports.OperationsPort` over the named actors."""
 
     def __init__(
@@ -35,8 +33,9 @@ class MarketAdmin(MarketOperator):
         data_dir: Path,
         database: str = "",
     ) -> None:
-        super().__init__(accountant=accountant, payments=payments, settings=payment_settings)
-        self._router = router
+        super().__init__(
+            accountant=accountant, router=router, payments=payments, settings=payment_settings
+        )
         self._describe_actors = describe_actors
         self._serve_states = serve_states
         self._data_dir = data_dir
@@ -44,10 +43,11 @@ class MarketAdmin(MarketOperator):
 
     async def status(self) -> dict[str, Any]:
         """Every actor, gateway and deployment; `ok` when all of them are healthy."""
-        actors, routing, models, serve = await asyncio.gather(
+        actors, routing, models, fleet, serve = await asyncio.gather(
             self._describe_actors(),
             _or_none(self._router("status")),
-            _or_none(self._router("availability")),
+            _or_none(self._router("models")),
+            _or_none(self._router("fleet")),
             asyncio.to_thread(self._serve_states),
         )
         routing = routing or {}
@@ -56,7 +56,8 @@ class MarketAdmin(MarketOperator):
             "ok": bool(routing) and all(entry.get("state") in HEALTHY for entry in every),
             "actors": every,
             "serve": serve,
-            "models": [asdict(model) for model in models or ()],
+            "models": models or [],
+            "fleet": _sums(fleet) if fleet is not None else None,
             "queues": routing.get("queues", {}),
             "machines": routing.get("macs", []),
             "drains": routing.get("drains", {}),
@@ -79,37 +80,22 @@ class MarketAdmin(MarketOperator):
         }
         return {**up, **(routing or {}), **(books or {}), **(paying or {})}
 
-    async def explain(self, request_id: RequestId) -> dict[str, Any] | None:
-        answer: dict[str, Any] | None = await self._router("explain", request_id)
-        return answer
-
     async def verify(self, *, full: bool) -> dict[str, Any]:
         """Audit the ledger beside the running accountant, which never waits for it."""
         report = await asyncio.to_thread(verify_ledger, self._data_dir, self._database, full=full)
         return report.as_json()
-
-    async def drain(self, machine: str, reason: str) -> dict[str, Any]:
-        await self._known(machine)
-        await self._router("drain", MachineId(machine), reason)
-        return {"machine": machine, "drain": True, "reason": reason}
-
-    async def undrain(self, machine: str) -> dict[str, Any]:
-        await self._known(machine)
-        await self._router("undrain", MachineId(machine))
-        return {"machine": machine, "drain": False}
-
-    async def _known(self, machine: str) -> None:
-        machines = (await self._router("status")).get("macs", [])
-        if machine not in {str(entry.get("machine")) for entry in machines}:
-            raise NotFound(
-                f"There is no machine {machine[:80]!r}; coster status lists them.", "machine"
-            )
 
 
 def _gateway(entry: Mapping[str, Any]) -> dict[str, Any]:
     """A gateway as the router knows it, in the words of the other actors."""
     state = "suspect" if entry.get("suspect") else "running"
     return {"role": "gateway", "name": entry.get("gateway"), "state": state, **entry}
+
+
+def _sums(fleet: Mapping[str, Any]) -> dict[str, Any]:
+    """A fleet without its Macs, but for the names of those that should be here and are not."""
+    missing = [mac["name"] or mac["machine"] for mac in fleet["macs"] if mac["health"] == "lost"]
+    return {**{k: v for k, v in fleet.items() if k != "macs"}, "missing": missing}
 
 
 async def _or_none(answer: Awaitable[Any], within_s: float | None = None) -> Any:

@@ -11,6 +11,7 @@ import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from actors.calls import ActorAway, ActorCall, Coalescer, ignore_outcome
 from market.errors import Unavailable
@@ -136,6 +137,16 @@ class RouterClient:
     async def quote(self, request: RouteRequest) -> Quote:
         """What would become of the request. Raises Unavailable while the router is away."""
         return await self._quotes.submit(request)
+
+    async def told(self, request_id: RequestId) -> Mapping[str, Any] | None:
+        """What is kept of the decisions on a request. Raises Unavailable while nobody answers."""
+        try:
+            story: Mapping[str, Any] | None = await self._call("told", request_id)
+        except ActorAway as error:
+            raise Unavailable(
+                "The router does not answer; ask again.", None, "router_away", 1.0, True
+            ) from error
+        return story
 
     def report(self, outcome: Outcome) -> None:
         self._running.pop((outcome.request_id, outcome.attempt), None)

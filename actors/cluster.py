@@ -201,6 +201,8 @@ class Reconciler:
         if self._settings.macs_from_nodes:
             nodes = await asyncio.to_thread(ray.nodes)
             macs |= {mac.machine: mac for mac in macs_of_nodes(nodes)}
+        declared = tuple(macs.values())
+        self._router.declare(declared, complete=not self._settings.macs_from_nodes)
         for machine, mac in macs.items():
             task = self._watched.get(machine)
             if task is None or task.done():

@@ -267,6 +267,7 @@ class Provider:
             ask_pct=mac.ask_pct,
             trust=mac.trust,
             allowed=mac.models,
+            name=mac.name,
         )
 
     def _measured(self, place: Place) -> Place:

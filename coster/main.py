@@ -14,13 +14,17 @@ from coster import (
     books_report,
     consumer,
     databases,
+    fleet,
     keys,
     market_state,
     node,
     operator,
     paying,
     payouts,
+    placing,
     sim,
+    waiting,
+    why,
 )
 from coster.options import Data
 
@@ -91,6 +95,10 @@ def up(
 
 
 market_state.add_to(app)
+fleet.add_to(app)
+placing.add_to(app)
+waiting.add_to(app)
+why.add_to(app)
 consumer.add_to(app)
 keys.add_to(app)
 paying.add_to(app)

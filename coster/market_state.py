@@ -1,11 +1,11 @@
-"""What an operator asks of a market: status, why, doctor, down."""
+"""What an operator asks of a market: status, doctor, down."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,7 +19,6 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(down)
     app.command()(status)
-    app.command()(why)
     app.command()(doctor)
 
 
@@ -61,8 +60,12 @@ def down(
     )
 
 
-def status(data: Data = None, json: Json = False) -> None:
-    """Every actor of the market: role, pid, node, state and why."""
+def status(
+    every: Annotated[bool, typer.Option("--all", help="Every Mac, however many.")] = False,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """What is wanted, what is there and what fails: actors, models and Macs, with the reason."""
     from coster.market_http import operations, running
 
     with reported(as_json=json):
@@ -71,77 +74,11 @@ def status(data: Data = None, json: Json = False) -> None:
     if json:
         print_json(answer)
     else:
-        _print_status(answer)
+        from coster.status_show import print_status
+
+        print_status(sys.stdout, answer, every=every)
     if not answer.get("ok", True):
         raise SystemExit(DEGRADED)
-
-
-def _print_status(answer: dict[str, Any]) -> None:
-    out = sys.stdout
-    out.write(f"API {answer['api_base']}\n")
-    out.write(f"{'role':12} {'name':16} {'state':12} {'pid':>8}  {'node':12} detail\n")
-    for actor in answer.get("actors", []):
-        state = str(actor.get("state", "?"))
-        style = "green" if state in ("ready", "running") else "yellow"
-        detail = " ".join(
-            str(actor[key]) for key in ("provider", "chip", "reason") if actor.get(key)
-        )
-        name = str(actor.get("name") or actor.get("actor") or "—")
-        out.write(
-            f"{actor.get('role', '?')!s:12} {name[:16]:16} "
-            f"{styled(f'{state:12}', style, out)} {actor.get('pid') or '—'!s:>8}  "
-            f"{str(actor.get('node') or '—')[:12]:12} {detail}\n"
-        )
-    for model in answer.get("models", []):
-        out.write(
-            f"model {model['model']}: {model['ready']} of {model['providers']} Macs ready, "
-            f"{model['free_slots']} slots free, {model['queued']} requests waiting\n"
-        )
-
-
-def why(
-    request_id: Annotated[str, typer.Argument(help="The x-coster-request-id of a response.")],
-    data: Data = None,
-    json: Json = False,
-) -> None:
-    """Why a request went where it went: candidates, terms, attempts, outcome."""
-    from coster.market_http import operations
-
-    with reported(as_json=json):
-        answer = operations(data).request("GET", f"/admin/why/{request_id}")
-    if json:
-        print_json(answer)
-        return
-    _print_decision(answer)
-
-
-def _print_decision(answer: dict[str, Any]) -> None:
-    out = sys.stdout
-    out.write(f"{answer['request_id']}  {answer.get('model', '')}  {answer.get('state', '')}\n")
-    for attempt in answer.get("attempts", ()):
-        decision, outcome = attempt.get("decision") or {}, attempt.get("outcome") or {}
-        chosen = decision.get("chosen") or "nobody"
-        out.write(
-            f"\nattempt {attempt['attempt']} → {chosen}: {outcome.get('result', 'running')}\n"
-        )
-        waited = decision.get("waited_s") or 0.0
-        out.write(f"  {decision.get('summary', '')}; waited {waited:.3f} s\n")
-        for candidate in decision.get("candidates", ()):
-            terms = " · ".join(f"{k} {v:.1f}" for k, v in candidate["terms_ms"].items())
-            mark = "→" if candidate["chosen"] else " "
-            out.write(
-                f"  {mark} {candidate['provider']:22} {candidate['total_ms']:9.1f} ms   {terms}\n"
-            )
-        for reason, count in (decision.get("ruled_out") or {}).items():
-            out.write(f"    {count} ruled out: {reason}\n")
-        if decision.get("refusal"):
-            out.write(f"    refused: {decision['refusal']}\n")
-        if outcome.get("ttft_ms") is not None:
-            out.write(
-                f"  predicted first token {decision.get('predicted_ttft_ms') or 0:.0f} ms, took "
-                f"{outcome['ttft_ms']:.0f} ms; {outcome['completion_tokens']} tokens in "
-                f"{outcome['total_ms']:.0f} ms\n"
-            )
 
 
 def doctor(data: Data = None, json: Json = False) -> None:

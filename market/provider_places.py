@@ -71,6 +71,7 @@ class _Held:
     jobs: int = 0
     closing: bool = False
     no_room: bool = False
+    unwanted: bool = False  # given up, and not asked for any more
     retry_at_s: float = inf
     failures: int = 0
 
@@ -275,14 +276,24 @@ class Places:
                 held.enter("leaving", now_s)
             elif held.state == "leaving" and model in targets:
                 held.enter("ready", now_s)
-            elif held.state == "failed" and (
-                model not in wanted or (held.no_room and model in targets)
-            ):
-                del self._held[model]
+            elif held.state == "failed":
+                self._follow_failed(model, held, wanted=model in wanted, fits=model in targets)
         for model in wanted:
             if model not in targets and model not in self._held:
                 reason = self._why_not(model, wanted)
                 self._held[model] = _Held("failed", now_s, reason, no_room=True)
+
+    def _follow_failed(self, model: ModelId, held: _Held, *, wanted: bool, fits: bool) -> None:
+        """What could not be loaded is told of until it is asked for anew, or its owner would see
+        a Mac that is ready for nothing and no reason.
+        """
+        given_up = held.retry_at_s == inf and not held.no_room
+        if wanted and (held.unwanted or (held.no_room and fits)):
+            del self._held[model]
+        elif not wanted and given_up:
+            held.unwanted = True
+        elif not wanted:
+            del self._held[model]
 
     def _why_not(self, model: ModelId, wanted: Sequence[ModelId]) -> str:
         if model not in self._bytes:

@@ -7,9 +7,15 @@ disagree about a Mac.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Word = Literal["EARNING", "REDUCED", "NOT EARNING", "OFFLINE"]
+Attention = Literal["needed", "wait", "none"]
+"""`needed`: somebody has to do something. `wait`: it was meant so, or passes by itself."""
+
+_WORDS: Final = ("NOT EARNING", "REDUCED", "OFFLINE", "EARNING")
+_UNITS: Final = (("s", 1, 119.5), ("min", 60, 2 * 3_600 - 30), ("h", 3_600, 48 * 3_600 - 1_800))
+_ATTENTIONS: Final = ("needed", "wait", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +26,7 @@ class Standing:
     reason: str = ""  # what the Mac itself says of its state
     drain: str = ""
     quarantine: str = ""
-    silent_s: float = 0.0
+    silent_s: float | None = 0.0  # None: it was not heard since the router began
     suspect: bool = False
     cooling_s: float = 0.0
     cap: int = 0
@@ -38,9 +44,20 @@ class Verdict:
     word: Word
     reason: str
     fix: str = ""
+    attention: Attention = "needed"
 
     def as_json(self) -> dict[str, str]:
-        return {"verdict": self.word, "reason": self.reason, "fix": self.fix}
+        return {
+            "verdict": self.word,
+            "reason": self.reason,
+            "fix": self.fix,
+            "attention": self.attention,
+        }
+
+
+def urgency(attention: Attention, word: Word) -> tuple[int, int]:
+    """Sorts what somebody should look at first to the front."""
+    return _ATTENTIONS.index(attention), _WORDS.index(word)
 
 
 def judge(mac: Standing) -> Verdict:
@@ -49,14 +66,20 @@ def judge(mac: Standing) -> Verdict:
 
 
 def _gone(mac: Standing) -> Verdict | None:
+    drained = f" It is drained, too ({mac.drain})." if mac.drain else ""
     if mac.standing == "lost":
+        heard = "It has not been heard since the router began"
+        if mac.silent_s is not None:
+            heard = f"It was last heard {span(mac.silent_s)} ago"
         return Verdict(
             "OFFLINE",
-            f"It was last heard {mac.silent_s:.0f} s ago ({mac.reason or 'no beat'}).",
+            f"{heard} ({mac.reason or 'no beat'}).{drained}",
             "Wake it, or start its provider again.",
         )
     if mac.standing == "stopped":
-        return Verdict("OFFLINE", f"It was stopped ({mac.reason}).", "Start its provider.")
+        return Verdict(
+            "OFFLINE", f"It was stopped ({mac.reason}).{drained}", "Start its provider.", "wait"
+        )
     return None
 
 
@@ -69,14 +92,14 @@ def _stopped_working(mac: Standing) -> Verdict | None:
         )
     if mac.standing == "draining":
         why = mac.drain or mac.reason or "asked by its owner"
-        left = f"; {mac.in_flight} requests left" if mac.in_flight else ""
-        return Verdict("NOT EARNING", f"It is drained ({why}){left}.", "coster undrain it.")
+        left = f"; {requests(mac.in_flight)} left" if mac.in_flight else ""
+        return Verdict("NOT EARNING", f"It is drained ({why}){left}.", "coster undrain it.", "wait")
     if mac.standing == "failing":
         return Verdict("NOT EARNING", mac.reason or "Its engine fails.", "See its provider's log.")
     if mac.suspect:
         return Verdict(
             "NOT EARNING",
-            f"It has been silent for {mac.silent_s:.1f} s.",
+            f"It has been silent for {mac.silent_s or 0.0:.1f} s.",
             "Check its network; it is taken back with its next beat.",
         )
     if mac.cooling_s > 0:
@@ -93,14 +116,14 @@ def _cannot_serve(mac: Standing) -> Verdict | None:
     if mac.ready:
         return None
     if mac.loading:
-        return Verdict("NOT EARNING", f"It is loading {', '.join(mac.loading)}.", "Wait.")
+        return Verdict("NOT EARNING", f"It is loading {', '.join(mac.loading)}.", "Wait.", "wait")
     if mac.failed:
         model, why = mac.failed[0]
         return Verdict(
             "NOT EARNING", f"{model} could not be loaded: {why}.", "Fix that, then wait."
         )
     if mac.standing == "starting":
-        return Verdict("NOT EARNING", mac.reason or "It is starting.", "Wait.")
+        return Verdict("NOT EARNING", mac.reason or "It is starting.", "Wait.", "wait")
     return Verdict(
         "NOT EARNING",
         "It has no model: none that is asked for fits, or none is planned for it.",
@@ -120,5 +143,18 @@ def _works(mac: Standing) -> Verdict:
         return Verdict(
             "REDUCED", f"It serves, but {model} could not be loaded: {why}.", "Fix that."
         )
-    busy = f"{mac.in_flight} requests" if mac.in_flight else "waiting for work"
-    return Verdict("EARNING", f"{busy}, with {', '.join(mac.ready)}.")
+    busy = requests(mac.in_flight) if mac.in_flight else "waiting for work"
+    return Verdict("EARNING", f"{busy}, with {', '.join(mac.ready)}.", "", "none")
+
+
+def requests(count: int) -> str:
+    """So many requests, as people say it."""
+    return "1 request" if count == 1 else f"{count} requests"
+
+
+def span(seconds: float) -> str:
+    """So much time, as people say it: `70 s`, `95 min`, `30 h`, `4 days`."""
+    for unit, length_s, until_s in _UNITS:
+        if seconds < until_s:
+            return f"{seconds / length_s:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} days"

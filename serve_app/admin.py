@@ -10,28 +10,20 @@ import hmac
 from collections.abc import Awaitable, Callable, Mapping
 
 from fastapi import FastAPI, Request, Response
-from pydantic import Field
 
-from market.errors import MarketError, NotFound, Unauthenticated
-from market.types import RequestId
+from market.errors import MarketError, Unauthenticated
 from serve_app.admin_acts import BODIES, add_accounts, add_books, add_prices, json_answer
 from serve_app.admin_bodies import VerifyBody
 from serve_app.admin_ports import OperationsPort
+from serve_app.admin_steering import STEERING_BODIES, add_steering
 from serve_app.asgi import Bodies
 from serve_app.auth import bearer
 from serve_app.limits import Limits
 from serve_app.openapi import json_body, plain_document
 from serve_app.ports import AdminPort
 from serve_app.rest import error_response, new_app, read_shape
-from serve_app.schemas import Shape
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
-
-
-class DrainBody(Shape):
-    """Why a Mac is drained; its owner and `status` show it."""
-
-    reason: str = Field(default="operator", min_length=1, max_length=200)
 
 
 def create_admin_app(port: OperationsPort, admin_key: str, limits: Limits | None = None) -> FastAPI:
@@ -58,7 +50,8 @@ def create_admin_app(port: OperationsPort, admin_key: str, limits: Limits | None
     add_accounts(app, port, bodies)
     add_prices(app, port, bodies)
     add_books(app, port, bodies)
-    plain_document(app, {"DrainBody": DrainBody, "VerifyBody": VerifyBody, **BODIES})
+    add_steering(app, port, bodies)
+    plain_document(app, {"VerifyBody": VerifyBody, **BODIES, **STEERING_BODIES})
     return app
 
 
@@ -73,18 +66,6 @@ def _add_reads(app: FastAPI, port: AdminPort) -> None:
         """Every actor with its process, node and state."""
         return json_answer(await port.status())
 
-    @app.get("/admin/why/{request_id}", tags=["operations"])
-    async def why(request_id: str) -> Response:
-        """Why a request went where it went: candidates, verdicts, attempts, outcome."""
-        found = await port.explain(RequestId(request_id))
-        if found is None:
-            raise NotFound(
-                "No decision is kept for this request; decisions are kept for 7 days.",
-                "request_id",
-                "no_decision",
-            )
-        return json_answer(found)
-
 
 def _add_orders(app: FastAPI, port: AdminPort, bodies: Bodies) -> None:
     @app.post(
@@ -96,21 +77,6 @@ def _add_orders(app: FastAPI, port: AdminPort, bodies: Bodies) -> None:
         """Audit the ledger read-only; 200 either way, `ok` says how it stands."""
         body = await read_shape(request, bodies, VerifyBody)
         return json_answer(await port.verify(full=body.full))
-
-    @app.post(
-        "/admin/drain/{machine}",
-        tags=["operations"],
-        openapi_extra=json_body("DrainBody", required=False),
-    )
-    async def drain(request: Request, machine: str) -> Response:
-        """Let a Mac finish what it has and take nothing new."""
-        body = await read_shape(request, bodies, DrainBody)
-        return json_answer(await port.drain(machine, body.reason))
-
-    @app.post("/admin/undrain/{machine}", tags=["operations"])
-    async def undrain(machine: str) -> Response:
-        """Let a drained Mac work again."""
-        return json_answer(await port.undrain(machine))
 
 
 def exposition(values: Mapping[str, float]) -> str:

@@ -33,7 +33,8 @@ IDEMPOTENCY_CHARS_MAX: Final = 255
 
 def json_answer(value: Mapping[str, Any]) -> Response:
     """An answer of a port as JSON."""
-    content = orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+    options = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    content = orjson.dumps(value, default=str, option=options)
     return Response(content, media_type="application/json")
 
 

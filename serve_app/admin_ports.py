@@ -65,5 +65,47 @@ class OperatorPort(Protocol):
     async def forget_events(self, days: int) -> dict[str, Any]: ...
 
 
-class OperationsPort(AdminPort, OperatorPort, Protocol):
+class SteeringPort(Protocol):
+    """Macs, models and requests. A Mac is `named` by its name, public id or machine id, whole or
+    by the beginning: raises NotFound for none, InvalidRequest for several.
+    """
+
+    async def fleet(self) -> dict[str, Any]:
+        """Every Mac, here or away, the ones that need attention first."""
+        ...
+
+    async def mac(self, named: str) -> dict[str, Any]: ...
+
+    async def queue(self) -> dict[str, Any]:
+        """Who waits for which model, in order."""
+        ...
+
+    async def placement(self) -> dict[str, Any]:
+        """What lives where and why, and what would be moved next."""
+        ...
+
+    async def policies(self) -> dict[str, Any]: ...
+
+    async def why(self, named: str, by_policy: str) -> dict[str, Any]:
+        """Of a request: every candidate, attempts, outcomes, who was paid. Of a Mac: how it
+        stands and why its models are there. `by_policy` decides again; "" does not.
+        """
+        ...
+
+    async def drain(self, named: str, reason: str) -> dict[str, Any]: ...
+
+    async def undrain(self, named: str) -> dict[str, Any]: ...
+
+    async def pin(self, named: str, model: str, reason: str) -> dict[str, Any]:
+        """Keep a model on a Mac; raises InvalidRequest, with the arithmetic, where it cannot be."""
+        ...
+
+    async def unpin(self, named: str, model: str) -> dict[str, Any]: ...
+
+    async def use_policy(self, name: str) -> dict[str, Any]:
+        """Route by this policy until the router starts again; raises InvalidRequest."""
+        ...
+
+
+class OperationsPort(AdminPort, OperatorPort, SteeringPort, Protocol):
     """Everything the operator's listener is built from."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from market import messages
 from market.accounting.earned import EarningsStatement
 from market.accounting.prices import Price
-from market.accounting.rows import RequestRow
+from market.accounting.rows import DeliveryRow, RequestRow
 from market.accounting.state_rows import (
     OwnerRow,
     PayeeRow,
@@ -104,6 +104,10 @@ class AccountantPort(Protocol):
 
     async def generation(self, account: AccountId, request_id: RequestId) -> UsageView:
         """One request of this account in any status; NotFound for anyone else's."""
+        ...
+
+    async def deliveries(self, account: AccountId, request_id: RequestId) -> Sequence[DeliveryRow]:
+        """What each Mac delivered of one request of this account; empty while it runs."""
         ...
 
     async def holds(self, account: AccountId) -> Sequence[RequestRow]:
@@ -206,6 +210,12 @@ class RouterPort(Protocol):
 
     async def quote(self, request: RouteRequest) -> Quote:
         """What would become of the request; nothing is reserved. Raises Unavailable."""
+        ...
+
+    async def told(self, request_id: RequestId) -> Mapping[str, Any] | None:
+        """What is kept of the decisions on a request and of their outcomes, with public ids only
+        (`market.routing.log.explain`); None when nothing is. Raises Unavailable.
+        """
         ...
 
     def calibration(self) -> Mapping[ModelId, Mapping[str, object]]:
@@ -319,12 +329,6 @@ class AdminPort(Protocol):
         """Cumulative counters and gauges of the whole market by metric name."""
         ...
 
-    async def explain(self, request_id: RequestId) -> dict[str, Any] | None: ...
-
     async def verify(self, *, full: bool) -> dict[str, Any]:
         """Verify the ledger, all of it or what is new; `ok` is a bool, `problems` sentences."""
         ...
-
-    async def drain(self, machine: str, reason: str) -> dict[str, Any]: ...
-
-    async def undrain(self, machine: str) -> dict[str, Any]: ...

@@ -15,9 +15,9 @@ from market.accounting.prices import Price
 from market.catalogue import ModelCard
 from market.errors import Unauthenticated, Unavailable
 from market.keys import BILLING_READ
-from market.types import RequestId
 from serve_app.asgi import Bodies
 from serve_app.desk import Desk
+from serve_app.generations import add_generations
 from serve_app.landings import add_landings
 from serve_app.openapi import describe, operation
 from serve_app.ports import DRAINING
@@ -29,7 +29,6 @@ from serve_app.routes_payouts import add_payouts
 from serve_app.routes_quote import add_quotes
 from serve_app.schemas import (
     BalanceAnswer,
-    Generation,
     Health,
     ModelList,
     ModelObject,
@@ -40,7 +39,6 @@ from serve_app.schemas import (
 )
 from serve_app.views import (
     balance_answer,
-    generation,
     list_price,
     model_object,
     price_entry,
@@ -73,6 +71,7 @@ def build_routes(desk: Desk, bodies: Bodies, preparing: Preparing) -> FastAPI:
     _add_prices(app, desk)
     add_quotes(app, desk, bodies, preparing)
     _add_statements(app, desk)
+    add_generations(app, desk)
     add_payments(app, desk, bodies)
     add_payouts(app, desk, bodies)
     add_accounts(app, desk, bodies)
@@ -161,19 +160,6 @@ def _add_statements(app: FastAPI, desk: Desk) -> None:
         record = await caller(desk, request, BILLING_READ)
         rows = await accountant.usage(record.account, limit)
         return answer([usage_entry(row) for row in rows])
-
-    @app.get(
-        "/v1/generations/{request_id}",
-        response_model=Generation,
-        tags=["money"],
-        openapi_extra=operation(BILLING_READ),
-    )
-    async def get_generation(request: Request, request_id: str) -> Response:
-        """How one request ended and what it cost, as the ledger has it."""
-        record = await caller(desk, request, BILLING_READ)
-        return answer(
-            generation(await accountant.generation(record.account, RequestId(request_id)))
-        )
 
 
 def _add_health(app: FastAPI, desk: Desk) -> None:

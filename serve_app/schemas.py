@@ -167,31 +167,6 @@ class UsageEntry(Shape):
     key_id: str
 
 
-class Generation(Shape):
-    """One request in any state, as the ledger has it."""
-
-    request_id: str
-    model: str
-    status: Literal["held", "settled", "voided", "expired"]
-    provider: str | None
-    finish_reason: str | None
-    attempts: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    reasoning_tokens: int
-    total_tokens: int
-    cost_nano_usd: str
-    cost_micro_usd: int
-    cost_usd: float
-    held_nano_usd: str
-    ttft_ms: float
-    total_ms: float
-    created_at: str
-    finished_at: str | None
-    key_id: str
-
-
 class Health(Shape):
     """The process answers."""
 

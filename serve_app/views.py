@@ -13,7 +13,6 @@ from serve_app.money_views import BalanceView, UsageView
 from serve_app.schemas import (
     NANO,
     BalanceAnswer,
-    Generation,
     ModelObject,
     ModelPricing,
     PriceEntry,
@@ -140,32 +139,4 @@ def usage_entry(row: UsageView) -> UsageEntry:
         provider=row.provider or None,
         finish_reason=row.finish_reason or None,
         key_id=row.key_id,
-    )
-
-
-def generation(row: UsageView) -> Generation:
-    """One request in any state."""
-    return Generation.model_validate(
-        {
-            "request_id": row.request_id,
-            "model": row.model,
-            "status": row.status,
-            "provider": row.provider or None,
-            "finish_reason": row.finish_reason or None,
-            "attempts": row.attempts,
-            "prompt_tokens": row.prompt_tokens,
-            "completion_tokens": row.completion_tokens,
-            "cached_tokens": row.cached_tokens,
-            "reasoning_tokens": row.reasoning_tokens,
-            "total_tokens": row.prompt_tokens + row.completion_tokens,
-            "cost_nano_usd": str(row.cost_nano),
-            "cost_micro_usd": row.cost_nano // 1000,
-            "cost_usd": row.cost_nano / NANO,
-            "held_nano_usd": str(row.held_nano),
-            "ttft_ms": row.ttft_ms,
-            "total_ms": row.total_ms,
-            "created_at": stamp_ns(row.created_ns),
-            "finished_at": stamp_ns(row.finished_ns) if row.finished_ns else None,
-            "key_id": row.key_id,
-        }
     )

@@ -1,4 +1,4 @@
-"""The router's own database, `router.db`: intents, decisions, outcomes, snapshots.
+"""The router's own database, `router.db`: intents, Macs, decisions, outcomes, snapshots.
 
 A second file with its own single writer, never the ledger's: what is written here at a
 high rate must not delay or endanger money. It is a log, not a book: bodies are JSON, so a
@@ -18,21 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy import (
-    Column,
-    Float,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    create_engine,
-    delete,
-    event,
-    func,
-    select,
-)
+from sqlalchemy import Table, create_engine, delete, event, func, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DatabaseError
@@ -47,7 +33,9 @@ from market.routing.log import (
     OutcomeRecord,
     ScoredMac,
 )
+from market.routing.roster import KnownMac
 from market.types import MachineId, ModelId, ProviderId, RequestId
+from storage import decision_tables as tables
 from storage.database import BUSY_TIMEOUT_MS, SQLITE_FAULTS, read_only_uri
 
 SCHEMA_VERSION = 1
@@ -56,50 +44,6 @@ PACKED_KEPT = 100_000
 
 MAX_ROWS = 1_000_000
 """Attempts kept however young: about 1.5 KB each, 1.5 GB."""
-
-_metadata = MetaData()
-_intents = Table(
-    "intents",
-    _metadata,
-    Column("machine", String, primary_key=True),
-    Column("kind", String, primary_key=True),
-    Column("reason", String, nullable=False),
-    Column("since_s", Float, nullable=False),
-)
-
-
-_pins = Table(
-    "pins",
-    _metadata,
-    Column("machine", String, primary_key=True),
-    Column("model", String, primary_key=True),
-    Column("reason", String, nullable=False),
-    Column("since_s", Float, nullable=False),
-)
-
-
-def _log_table(name: str) -> Table:
-    return Table(
-        name,
-        _metadata,
-        Column("request_id", String, primary_key=True),
-        Column("attempt", Integer, primary_key=True),
-        Column("at_s", Float, nullable=False),
-        Column("machine", String),
-        Column("body", LargeBinary, nullable=False),
-        Index(f"{name}_at_s", "at_s"),
-    )
-
-
-_decisions = _log_table("decisions")
-_outcomes = _log_table("outcomes")
-_packed = _log_table("packed")
-_snapshots = Table(
-    "snapshots",
-    _metadata,
-    Column("at_s", Float, primary_key=True),
-    Column("body", LargeBinary, nullable=False),
-)
 
 Result = TypeVar("Result")
 
@@ -128,8 +72,8 @@ class DecisionStore:
 
     async def intents(self) -> list[Intent]:
         """Drains and pins, in order of machine."""
-        drains = select(_intents).order_by(_intents.c.machine, _intents.c.kind)
-        pins = select(_pins).order_by(_pins.c.machine, _pins.c.model)
+        drains = select(tables.intents).order_by(tables.intents.c.machine, tables.intents.c.kind)
+        pins = select(tables.pins).order_by(tables.pins.c.machine, tables.pins.c.model)
         rows = await self._read(lambda c: (c.execute(drains).all(), c.execute(pins).all()))
         found = [Intent(MachineId(r.machine), r.kind, r.reason, r.since_s) for r in rows[0]]
         return found + [
@@ -141,7 +85,7 @@ class DecisionStore:
         """Remember an intent, replacing the same one; durable when this returns."""
         row = asdict(intent)
         is_pin = intent.kind == "pin"
-        table, other = (_pins, "kind") if is_pin else (_intents, "model")
+        table, other = (tables.pins, "kind") if is_pin else (tables.intents, "model")
         del row[other]
         statement = insert(table).values(row)
         statement = statement.on_conflict_do_update(
@@ -152,13 +96,41 @@ class DecisionStore:
 
     async def drop_drain(self, machine: MachineId) -> None:
         """Forget a drain, if there is one; durable when this returns."""
-        same = (_intents.c.machine == machine) & (_intents.c.kind == "drain")
-        await self._write(lambda c: c.execute(delete(_intents).where(same)))
+        same = (tables.intents.c.machine == machine) & (tables.intents.c.kind == "drain")
+        await self._write(lambda c: c.execute(delete(tables.intents).where(same)))
 
     async def drop_pin(self, machine: MachineId, model: ModelId) -> None:
         """Forget a pin, if there is one; durable when this returns."""
-        same = (_pins.c.machine == machine) & (_pins.c.model == model)
-        await self._write(lambda c: c.execute(delete(_pins).where(same)))
+        same = (tables.pins.c.machine == machine) & (tables.pins.c.model == model)
+        await self._write(lambda c: c.execute(delete(tables.pins).where(same)))
+
+    async def known_macs(self) -> list[KnownMac]:
+        """Every Mac that was put and not dropped, by machine. Nobody has declared it yet."""
+        rows = await self._read(
+            lambda c: c.execute(select(tables.macs).order_by(tables.macs.c.machine)).all()
+        )
+        return [
+            KnownMac(
+                MachineId(r.machine), ProviderId(r.provider), r.name, r.chip, r.memory_gb, r.heard_s
+            )
+            for r in rows
+        ]
+
+    async def put_macs(self, macs: Sequence[KnownMac]) -> None:
+        """Remember these, replacing what was known of them. `heard_s` is a Unix time."""
+        rows = [asdict(mac) for mac in macs]
+        for row in rows:
+            del row["declared"]
+        if rows:
+            await self._write(
+                lambda c: c.execute(insert(tables.macs).prefix_with("OR REPLACE"), rows)
+            )
+
+    async def drop_macs(self, machines: Sequence[MachineId]) -> None:
+        """Forget these."""
+        gone = tables.macs.c.machine.in_(machines)
+        if machines:
+            await self._write(lambda c: c.execute(delete(tables.macs).where(gone)))
 
     async def append(self, records: Sequence[LogRecord]) -> None:
         """Store a batch in one transaction; a newer record of one attempt replaces it."""
@@ -171,11 +143,11 @@ class DecisionStore:
         def read(connection: Connection) -> list[DecisionRecord | OutcomeRecord]:
             found: list[DecisionRecord | OutcomeRecord] = [
                 _decision(orjson.loads(row.body))
-                for row in connection.execute(_of_request(_decisions, request_id))
+                for row in connection.execute(_of_request(tables.decisions, request_id))
             ]
             found += [
                 OutcomeRecord(**orjson.loads(row.body))
-                for row in connection.execute(_of_request(_outcomes, request_id))
+                for row in connection.execute(_of_request(tables.outcomes, request_id))
             ]
             return sorted(found, key=lambda r: (r.attempt, isinstance(r, OutcomeRecord)))
 
@@ -183,8 +155,8 @@ class DecisionStore:
 
     async def packed_of(self, request_id: RequestId, attempt: int) -> bytes | None:
         """What replaying this decision needs, if it is still kept."""
-        same = (_packed.c.request_id == request_id) & (_packed.c.attempt == attempt)
-        query = select(_packed.c.body).where(same)
+        same = (tables.packed.c.request_id == request_id) & (tables.packed.c.attempt == attempt)
+        query = select(tables.packed.c.body).where(same)
         return await self._read(lambda c: c.execute(query).scalar_one_or_none())
 
     async def prune(self, before_s: float) -> int:
@@ -209,7 +181,7 @@ class DecisionStore:
         event.listen(engine, "connect", _set_pragmas)
         try:
             with engine.begin() as made:
-                _metadata.create_all(made)
+                tables.metadata.create_all(made)
                 made.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
                 # What the router reads first must be readable before it says it is ready.
                 for query in _FIRST_READS:
@@ -242,13 +214,14 @@ class DecisionStore:
         return self._engine
 
 
-_LOGS = (_decisions, _outcomes, _snapshots, _packed)
+_LOGS = (tables.decisions, tables.outcomes, tables.snapshots, tables.packed)
 
 
 # Every intent is read at start; of the logs, the ends of table and index are looked at.
 _FIRST_READS = (
     "SELECT * FROM intents",
     "SELECT * FROM pins",
+    "SELECT * FROM macs",
     *(f"SELECT * FROM {table.name} ORDER BY at_s LIMIT 1" for table in _LOGS),  # noqa: S608
     *(f"SELECT * FROM {table.name} ORDER BY at_s DESC LIMIT 1" for table in _LOGS),  # noqa: S608
 )
@@ -268,7 +241,9 @@ def check(path: Path) -> None:
             if _refuse_newer(connection):
                 present = {name for (name,) in connection.execute(_TABLE_NAMES)}
                 for table, query in zip(
-                    (_intents, _pins, *_LOGS, *_LOGS), _FIRST_READS, strict=True
+                    (tables.intents, tables.pins, tables.macs, *_LOGS, *_LOGS),
+                    _FIRST_READS,
+                    strict=True,
                 ):
                     if table.name in present:  # open() makes the ones that are not
                         connection.execute(query).fetchall()
@@ -282,10 +257,10 @@ _TABLE_NAMES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 def _refuse_newer(connection: sqlite3.Connection) -> bool:
     """Whether the file holds anything; raises OSError when it is a newer version's."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if tables and version > SCHEMA_VERSION:
+    (present,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if present and version > SCHEMA_VERSION:
         raise OSError(f"it was written by a newer version (schema {version})")
-    return bool(tables)
+    return bool(present)
 
 
 def _unusable(path: Path, error: Exception) -> StoreUnusable:
@@ -337,7 +312,7 @@ def _of_request(table: Table, request_id: RequestId) -> Any:
 
 def _prune(connection: Connection, table: Table, before_s: float) -> int:
     gone = connection.execute(delete(table).where(table.c.at_s < before_s)).rowcount
-    most = PACKED_KEPT if table is _packed else MAX_ROWS
+    most = PACKED_KEPT if table is tables.packed else MAX_ROWS
     excess = connection.execute(select(func.count()).select_from(table)).scalar_one() - most
     if excess > 0:
         times = select(table.c.at_s).order_by(table.c.at_s).offset(excess).limit(1)

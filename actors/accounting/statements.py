@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from actors.accounting.core import AccountantCore
 from market.accounting.admission import day_of, rate_state
 from market.accounting.audit import VerifyReport
 from market.accounting.earned import EarningsStatement
+from market.accounting.parts import delivered
 from market.accounting.registry import unclaimed
-from market.accounting.rows import RequestRow
+from market.accounting.rows import DeliveryRow, RequestRow
 from market.accounting.state_rows import OutcomeRow
 from market.errors import NotFound
 from market.messages import Balance, RateState
@@ -63,6 +66,19 @@ class StatementMethods(AccountantCore):
                 f"There is no request {request_id[:60]!r}.", "request_id", "request_not_found"
             )
         return row
+
+    async def deliveries(
+        self, account: AccountId | None, request_id: RequestId
+    ) -> list[DeliveryRow]:
+        """What each Mac delivered of one request and was paid, in their order; empty while it
+        runs and where nobody was paid. Raises NotFound as `generation` does.
+        """
+        row = await self.generation(account, request_id)
+        written: Sequence[DeliveryRow] = ()
+        if row.deliveries is not None:
+            written = self._books.ended.deliveries(request_id)
+            written = written or await self._store.deliveries([request_id])
+        return list(delivered(row, written))
 
     async def outcome(self, account: AccountId, request_id: RequestId) -> bytes | None:
         """The sealed answer that is kept of one of this account's requests, if there is one."""

@@ -88,6 +88,36 @@ def parts_of(text: str) -> tuple[Part, ...]:
         raise ValueError("the parts of a hold's checkpoint cannot be read") from error
 
 
+def delivered(row: RequestRow, written: Sequence[DeliveryRow]) -> tuple[DeliveryRow, ...]:
+    """What each Mac delivered of a request, in their order. `written` is what is kept of that;
+    where nothing is, one Mac delivered all of it and the request's own row says what.
+    """
+    if written or row.payee is None:
+        return tuple(written)
+    return (
+        DeliveryRow(
+            request_id=row.request_id,
+            number=0,
+            payee=row.payee,
+            machine=row.machine,
+            provider=row.provider,
+            prompt_tokens=row.prompt_tokens,
+            cached_tokens=row.cached_tokens,
+            completion_tokens=row.completion_tokens,
+            ask_pct=ASK_PCT_MAX,
+            price_in_nano=row.price_in_nano,
+            price_cached_nano=row.cached_price_nano,
+            price_out_nano=row.price_out_nano,
+            cost_nano=row.cost_nano,
+            provider_nano=row.provider_nano,
+            fee_nano=row.fee_nano,
+            promo_nano=row.promo_nano,
+            cash_nano=row.cash_nano,
+            earnings_nano=row.earnings_nano,
+        ),
+    )
+
+
 def same_macs(
     op: Settle, row: RequestRow, deliveries: Sequence[DeliveryRow], earner: Earner
 ) -> bool:

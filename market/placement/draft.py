@@ -16,7 +16,7 @@ from market.placement.case import Case, Refusal
 from market.placement.permits import Office, Permits
 from market.placement.pins import pins_of
 from market.placement.problem import BoolArray, FloatArray, IntArray, Problem
-from market.placement.tables import DRAIN_S, LEAVING, LOADING
+from market.placement.tables import DRAIN_S, LEAVING, LOADING, Tables
 
 FLEET_SWAP_SHARE = 0.25
 """At most a quarter of the Macs, rounded up, give up a model in one plan."""
@@ -62,7 +62,7 @@ def draft_of(case: Case) -> Draft:
     tables = case.tables
     office = Office(case)
     permits = office.permits()
-    unloads_max = ceil(FLEET_SWAP_SHARE * len(tables.machines))
+    unloads_max = unloads_max_of(tables)
     pins = pins_of(case, office, unloads_max)
     poisoned = case.failed.sum(axis=0) >= FAILED_MACS_MAX
     granted = permits.granted & ~poisoned[None, :]
@@ -97,6 +97,11 @@ def draft_of(case: Case) -> Draft:
     unplaced = _unplaced(case, office, may)
     refused = (*case.refused, *pins.refused, *_homeless(case, poisoned), *unplaced)
     return Draft(case, problem, permits, refused)
+
+
+def unloads_max_of(tables: Tables) -> int:
+    """Copies that one plan may let go, on all Macs together."""
+    return ceil(FLEET_SWAP_SHARE * len(tables.machines))
 
 
 def _unit(case: Case) -> float:

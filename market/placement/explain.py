@@ -12,7 +12,7 @@ import numpy as np
 from market.placement.case import Case
 from market.placement.permits import Office, Quote
 from market.placement.tables import FAILED, LEAVING, LOADING, READY
-from market.placement.words import demand, why_stay
+from market.placement.words import demand, why_here
 
 STATES = {LOADING: "loading", READY: "ready", LEAVING: "leaving", FAILED: "failed"}
 
@@ -59,26 +59,33 @@ def _choice_as_json(case: Case, office: Office, quote: Quote) -> dict[str, Any]:
 
 def macs_as_json(case: Case) -> list[dict[str, Any]]:
     """Each Mac that counts: its room, its models and why they stay."""
-    tables, office = case.tables, Office(case)
-    busy = (tables.busy / tables.rate).sum(axis=1)
-    return [
-        {
-            "machine": machine,
-            "open": bool(tables.open[row]),
-            "room_gb": round(float(tables.room[row]) / 1e9, 3),
-            "free_gb": round(float(tables.free[row]) / 1e9, 3),
-            "busy_share": round(float(busy[row]), 4),
-            "swaps_left": int(case.swaps_left[row]),
-            "models": [
-                {
-                    "model": tables.models[column],
-                    "state": STATES[int(tables.place[row, column])],
-                    "since_s": round(float(tables.since_s[row, column]), 1),
-                    "pinned": bool(case.pinned[row, column]),
-                    "why": why_stay(case, int(office.locks[row, column]), row, int(column)),
-                }
-                for column in np.flatnonzero(tables.place[row])
-            ],
-        }
-        for row, machine in enumerate(tables.machines)
-    ]
+    office = Office(case)
+    return [_mac_as_json(case, office, row) for row in range(len(case.tables.machines))]
+
+
+def mac_as_json(case: Case, row: int) -> dict[str, Any]:
+    """The same of one Mac."""
+    return _mac_as_json(case, Office(case), row)
+
+
+def _mac_as_json(case: Case, office: Office, row: int) -> dict[str, Any]:
+    tables = case.tables
+    return {
+        "machine": tables.machines[row],
+        "open": bool(tables.open[row]),
+        "room_gb": round(float(tables.room[row]) / 1e9, 3),
+        "free_gb": round(float(tables.free[row]) / 1e9, 3),
+        "busy_share": round(float((tables.busy[row] / tables.rate[row]).sum()), 4),
+        "swaps_left": int(case.swaps_left[row]),
+        "models": [
+            {
+                "model": tables.models[column],
+                "state": STATES[int(tables.place[row, column])],
+                "since_s": round(float(tables.since_s[row, column]), 1),
+                "gb": round(float(tables.need[column]) / 1e9, 3),
+                "pinned": bool(case.pinned[row, column]),
+                "why": why_here(case, int(office.locks[row, column]), row, int(column)),
+            }
+            for column in np.flatnonzero(tables.place[row])
+        ],
+    }

@@ -6,13 +6,15 @@ to end and for a swap to be left, and it never takes the copy that requests wait
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from market.placement.case import FREE, LOCK_WORDS, Case, Refusal
 from market.placement.permits import Office
 from market.placement.problem import BoolArray
+
+PINNED_BUT = "pinned, but "
 
 
 @dataclass(slots=True)
@@ -26,6 +28,39 @@ class Pinned:
     refused: list[Refusal] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What would become of a pin, in words. `possible` is False for one that no plan could ever
+    carry out as this Mac is: there is no sense in remembering it.
+    """
+
+    possible: bool
+    words: str
+
+
+def outlook_of(case: Case, place: tuple[int, int], unloads_max: int) -> Outlook:
+    """What the next plan would say to a pin of this (row, column), after all others."""
+    others = tuple(pin for pin in case.pins if pin != place)
+    case = replace(case, pins=(*others, place))
+    office, (row, column) = Office(case), place
+    tables = case.tables
+    if tables.here[row, column]:
+        return Outlook(True, "it is there, and stays")
+    before = pins_of(replace(case, pins=others), office, unloads_max)
+    never = _never(case, before, row, column)
+    if never:
+        return Outlook(False, never)
+    pinned = pins_of(case, office, unloads_max)
+    for refusal in pinned.refused:
+        if (refusal.machine, refusal.model) == (tables.machines[row], tables.models[column]):
+            return Outlook(True, refusal.words.removeprefix(PINNED_BUT))
+    leaving = [
+        tables.models[at] for at in np.flatnonzero(pinned.leaving[row] & ~before.leaving[row])
+    ]
+    way = f"; {', '.join(leaving)} gives way" if leaving else ""
+    return Outlook(True, f"it loads in {tables.load_s[row, column]:.0f} s{way}")
+
+
 def pins_of(case: Case, office: Office, unloads_max: int) -> Pinned:
     """Carry out the pins that fit, in the order in which they were asked for."""
     tables = case.tables
@@ -37,7 +72,7 @@ def pins_of(case: Case, office: Office, unloads_max: int) -> Pinned:
         if not reason:
             reason = _make_room(case, office, pinned, (row, column), unloads_max)
         if reason:
-            words = f"pinned, but {reason}"
+            words = f"{PINNED_BUT}{reason}"
             pinned.refused.append(Refusal(tables.models[column], tables.machines[row], words))
         else:
             pinned.must[row, column] = True
@@ -45,14 +80,19 @@ def pins_of(case: Case, office: Office, unloads_max: int) -> Pinned:
 
 
 def _too_much(case: Case, pinned: Pinned, row: int, column: int) -> str:
-    """Why it does not fit even if everything that is not pinned goes away; "" when it does."""
-    tables = case.tables
-    if not tables.open[row]:
+    """Why it cannot be there now even if all that is not pinned goes away; "" when it can."""
+    if not case.tables.open[row]:
         return "the Mac takes nothing new now"
+    if case.tables.allowed[row, column] and case.failed[row, column]:
+        return "loading it there failed; it is tried again later"
+    return _never(case, pinned, row, column)
+
+
+def _never(case: Case, pinned: Pinned, row: int, column: int) -> str:
+    """Why it can never be there as the Mac and its other pins are; "" when it can."""
+    tables = case.tables
     if not tables.allowed[row, column]:
         return "the Mac's owner does not allow it"
-    if case.failed[row, column]:
-        return "loading it there failed; it is tried again later"
     others = np.flatnonzero(pinned.must[row])
     taken = float(tables.need[others].sum())
     if taken + tables.need[column] <= tables.room[row]:

@@ -58,10 +58,11 @@ class Plan:
         """Of the bound: 1 is proven to be the best."""
         return min(1.0, self.value / self.bound) if self.bound > 0 else 1.0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self, now_s: float) -> dict[str, Any]:
         return {
             "number": self.number,
             "made_s": round(self.made_s, 3),
+            "age_s": round(now_s - self.made_s, 3),
             "cause": self.cause,
             "how": self.how,
             "note": self.note,

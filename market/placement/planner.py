@@ -22,15 +22,17 @@ from market.errors import NotFound
 from market.placement.adopting import Adopting
 from market.placement.case import Case, Refusal, mask_of
 from market.placement.demand import Demand
-from market.placement.explain import macs_as_json, model_as_json, models_as_json
+from market.placement.draft import unloads_max_of
+from market.placement.explain import mac_as_json, macs_as_json, model_as_json, models_as_json
 from market.placement.orders import Orders
 from market.placement.permits import Office, ready_in_s
+from market.placement.pins import Outlook, outlook_of
 from market.placement.plan import Answer, Plan
 from market.placement.problem import BoolArray
 from market.placement.rent import Rent
 from market.placement.shed import shed
 from market.placement.tables import FAILED, LOADING, Tables, tables_of
-from market.placement.view import FleetView
+from market.placement.view import FleetView, Pin
 from market.settings import PlacementSettings
 from market.types import MachineId, ModelId
 
@@ -232,8 +234,8 @@ class Planner:
         macs = self._view.macs if self._view is not None else ()
         return {
             "enabled": self._settings.enabled,
-            "plan": self.last.as_json() if self.last is not None else None,
-            "changed": [plan.as_json() for plan in self.changed],
+            "plan": self.last.as_json(now_s) if self.last is not None else None,
+            "changed": [plan.as_json(now_s) for plan in self.changed],
             "being_made": self._under_way.cause if self._under_way is not None else "",
             "abandoned": self._abandoned,
             "swaps_this_hour": self._orders.swapped(now_s),
@@ -241,6 +243,30 @@ class Planner:
             "macs": macs_as_json(case),
             "away": sorted(mac.machine for mac in macs if mac.standing == "away"),
         }
+
+    def desired(self) -> dict[ModelId, int] | None:
+        """Copies of each model that the Macs have been told to have; None before a plan."""
+        if self.last is None or self._view is None:
+            return None
+        wanted = [self._orders.of(mac.machine) or () for mac in self._view.macs]
+        names = [model.size.model for model in self._view.models]
+        return {name: sum(name in models for models in wanted) for name in names}
+
+    def outlook(self, pin: Pin, now_s: float) -> Outlook:
+        """What would become of a pin if it were made now. Promises nothing."""
+        tables = self._tables
+        if tables is None or pin.model not in tables.models:
+            return Outlook(True, "it waits for the first plan")
+        if pin.machine not in tables.machines:
+            return Outlook(True, "it waits until the Mac is back")
+        place = (tables.machines.index(pin.machine), tables.models.index(pin.model))
+        return outlook_of(self.case_now(now_s), place, unloads_max_of(tables))
+
+    def mac_as_json(self, machine: MachineId, now_s: float) -> dict[str, Any] | None:
+        """One Mac's room, its models and why they stay; None for one that no plan counts."""
+        if self._tables is None or machine not in self._tables.machines:
+            return None
+        return mac_as_json(self.case_now(now_s), self._tables.machines.index(machine))
 
     def explain(self, model: ModelId, now_s: float) -> dict[str, Any]:
         """Where this model would be loaded next and what it would take.

@@ -8,7 +8,8 @@ from market.placement.case import LOCK_WORDS, Case
 from market.placement.draft import Draft
 from market.placement.permits import Quote
 from market.placement.problem import BoolArray
-from market.placement.tables import LEAVING, Tables
+from market.placement.tables import FAILED, LEAVING, Tables
+from market.verdicts import span
 
 MINUTE_S = 60.0
 
@@ -69,6 +70,18 @@ def why_stay(case: Case, lock: int, row: int, column: int) -> str:
         until = f", {left_s:.0f} s to go" if "residency" in words else ""
         return f"{words}{until}"
     return f"nothing better is known for its room; {demand(tables, column)}"
+
+
+def why_here(case: Case, lock: int, row: int, column: int) -> str:
+    """Why this model is in the state that it is in on this Mac."""
+    tables = case.tables
+    place = int(tables.place[row, column])
+    if place == LEAVING:
+        return why_shed(tables, row, column) if tables.shed[row, column] else "it gave way"
+    if place == FAILED:
+        ago = span(float(tables.since_s[row, column]))
+        return f"loading it failed {ago} ago; it is tried again later"
+    return why_stay(case, lock, row, column)
 
 
 def demand(tables: Tables, column: int) -> str:

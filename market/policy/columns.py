@@ -53,6 +53,7 @@ MAC_COLUMNS: Final = (
     "trust",
     "prefill_until_s",  # when the prompts granted so far will have been read
     "busy_ms",  # one decode step of everything that runs there
+    "expected_all",  # tokens that everything there is still expected to say
     "granted",  # requests ever granted
     "last_grant_s",
 )

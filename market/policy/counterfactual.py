@@ -17,6 +17,9 @@ from market.types import ProviderId
 SHOWN_MAX = 8
 """Most Macs told of; the ones that came nearest."""
 
+AS_GOOD_MS = 0.5
+"""Less is no difference that could be told of in milliseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -66,7 +69,7 @@ def changes(decision: Decision) -> list[Change]:
 def _lost_by(decision: Decision, index: int, lost_ms: float) -> str:
     """By how much an eligible Mac lost, and by which term most of it."""
     assert decision.index is not None
-    if lost_ms <= 0:
+    if lost_ms < AS_GOOD_MS:
         return "It was as good to within the tie window; load and a draw decided."
     differences = {
         name: float(values[index] - values[decision.index])

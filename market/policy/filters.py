@@ -23,6 +23,11 @@ Group = Literal["", "wish", "odd", "place"]
 CAP_GROWS_S = 60.0
 """A learned cap grows by one slot for each clean minute."""
 
+SLOWEST_STEP_MS = 125.0
+SLOWER_THAN_ALONE = 1.5
+"""How slow a step may become before a Mac gets no more: eight tokens a second, which is about as
+fast as people read, or half as long again as one request alone takes where that is slower."""
+
 Passes = Callable[[Candidates, Ask], BoolArray | None]
 
 
@@ -216,6 +221,21 @@ def _slot_free(candidates: Candidates, ask: Ask) -> BoolArray:
     return free
 
 
+def _quick_enough(candidates: Candidates, ask: Ask) -> BoolArray | None:
+    """Whether answers would come as fast as one wants to read, this one included. Beyond that a
+    larger batch wins little, and whoever waits in the queue may still get a faster Mac.
+    """
+    if ask.request_class == "batch":
+        return None
+    factor = candidates["scale_step"] * candidates["bias_step"]
+    alone_ms = candidates["step_1_ms"] * factor
+    own_ms = (candidates["step_next_ms"] + candidates["kv_ms"] * candidates["context_sum"]) * factor
+    step_ms = own_ms + candidates["busy_ms"] - candidates["own_ms"]
+    idle: BoolArray = candidates["in_flight"] == 0
+    quick: BoolArray = step_ms <= np.maximum(SLOWEST_STEP_MS, SLOWER_THAN_ALONE * alone_ms)
+    return idle | quick
+
+
 def _lasting(name: str, phrase: str, remedy: str, passes: Passes) -> Filter:
     return Filter(name, phrase, remedy, "lasting", passes)
 
@@ -275,11 +295,12 @@ FILTERS: tuple[Filter, ...] = (
     ),
     _passing("memory_busy", "with their memory in use", "one of its requests ended", _memory_free),
     _passing("no_slot", "busy", "one of its requests ended", _slot_free),
+    _passing("slow", "as slow as they may get", "one of its requests ended", _quick_enough),
 )
 BY_NAME: dict[str, Filter] = {rule.name: rule for rule in FILTERS}
 LASTING: frozenset[str] = frozenset(rule.name for rule in FILTERS if rule.kind != "passing")
 WISHES: frozenset[str] = frozenset(rule.name for rule in FILTERS if rule.kind == "wish")
-ROOM: frozenset[str] = frozenset(("capped", "memory_busy", "no_slot"))
+ROOM: frozenset[str] = frozenset(("capped", "memory_busy", "no_slot", "slow"))
 """Reasons that the end of a running request takes away."""
 
 

@@ -220,7 +220,9 @@ class Fleet:
         if not having:
             del self._having[model]
         self._index.pop(model, None)
-        self._macs[AT["busy_ms"], self._row_of[machine]] -= place.values[PLACE_AT["own_ms"]]
+        row = self._row_of[machine]
+        self._macs[AT["busy_ms"], row] -= place.values[PLACE_AT["own_ms"]]
+        self._macs[AT["expected_all"], row] -= place.values[PLACE_AT["expected_sum"]]
         self._account(machine)
         self.version += 1
 
@@ -286,7 +288,10 @@ class Fleet:
                 ("expected_sum", load.expected_tokens),
             ):
                 left = values[PLACE_AT[name]] + sign * tokens
-                values[PLACE_AT[name]] = max(left, 0.0) if running > 0 else 0.0
+                left = max(left, 0.0) if running > 0 else 0.0
+                if name == "expected_sum":
+                    macs[AT["expected_all"], row] += left - values[PLACE_AT[name]]
+                values[PLACE_AT[name]] = left
             if sign > 0:
                 values[PLACE_AT["granted_here"]] += 1
             self._rework(machine, place)

@@ -30,6 +30,7 @@ FAIRNESS_SHARE = 0.1
 FAIRNESS_FULL_S = 600.0
 """A Mac that has had nothing for ten minutes counts as a tenth faster than it is."""
 
+
 @dataclass(frozen=True)
 class View:
     """What a scorer sees: the Macs, the request, and which of them may be chosen."""
@@ -66,13 +67,13 @@ def _decode(view: View) -> FloatArray:
 
 
 def _others(view: View) -> FloatArray:
-    """How much longer those who already run there will take: while this prompt is read they
-    wait, and then each of their steps is longer. They count as much as the one who asks; of what
-    they are expected to say half is left on average.
+    """How much longer those who already run there will take, whatever their model: while this
+    prompt is read they wait, and then each of their steps is longer. They count as much as the
+    one who asks; of what they are expected to say half is left on average.
     """
     candidates, predicted = view.candidates, view.predicted
     waiting = candidates["in_flight"] * predicted.prefill_ms
-    return waiting + 0.5 * candidates["expected_sum"] * predicted.slower_ms
+    return waiting + 0.5 * candidates["expected_all"] * predicted.slower_ms
 
 
 def _risk(view: View) -> FloatArray:

@@ -241,6 +241,8 @@ class Dispatcher:
         usable = (candidates["standing"] == 0) & (candidates["place"] == 0)
         here = {who.machine for who, able in zip(candidates.who(), usable, strict=True) if able}
         ends = [held.ends_s for held in self.reservations if held.machine in here]
+        # Nobody could be added now, so what runs now is what these Macs can do at once.
+        slots = min(slots, max(len(ends), 1))
         return wait_s(ends, ahead, slots, self.asker.lengths.service_s(model), now_s)
 
     def _slots(self, model: ModelId) -> int:

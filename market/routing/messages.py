@@ -242,6 +242,7 @@ class ProviderBeat:
     ask_pct: int = 100
     trust: str = "basic"
     allowed: tuple[ModelId, ...] = ()  # what its owner lets it load; empty is everything on offer
+    name: str = ""  # what its operator calls it
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from market.policy.ask import Ask
 from market.policy.candidates import pack, unpack
 from market.policy.decision import Decision, best, decide
 from market.policy.preferences import Preferences
-from market.policy.registry import policy_named
+from market.policy.registry import Policy, policy_named
 from market.routing.log import DecisionRecord, ScoredMac
 from market.routing.messages import RouteRequest
 from market.types import GatewayId
@@ -74,6 +74,11 @@ def pack_decision(decision: Decision) -> bytes | None:
     head = {"policy": decision.policy, "seed": decision.seed, "ask": asdict(decision.ask)}
     text = zlib.compress(json.dumps(head, separators=(",", ":")).encode(), 1)
     return len(text).to_bytes(4, "big") + text + pack(decision.candidates)
+
+
+def again(decision: Decision, policy: Policy) -> Decision:
+    """The same request, before the same fleet, decided by this policy."""
+    return decide(decision.candidates, decision.ask, decision.seed, policy)
 
 
 def replay(packed: bytes) -> Decision:

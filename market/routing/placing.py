@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from market.errors import InvalidRequest
-from market.placement.case import Case
+from market.placement.case import Case, Refusal
 from market.placement.plan import Answer, Plan
 from market.placement.planner import Planner
 from market.placement.view import FleetView, MacView, ModelView, Pin, Standing, mac_of_beat
@@ -100,17 +100,48 @@ class Placing:
 
     def pin(self, machine: MachineId, model: ModelId, reason: str) -> None:
         """Keep a model on a Mac; raises InvalidRequest for one that is not on offer."""
+        self._check_offered(model)
+        self._pins[Pin(machine, model)] = reason
+
+    def _check_offered(self, model: ModelId) -> None:
         if model not in self._sizes:
-            known = ", ".join(self._sizes)
+            known = ", ".join(self._sizes) or "nothing yet: sizes are still being counted"
             raise InvalidRequest(
                 f"The market does not offer {model[:120]!r}; it offers {known}.",
                 "model",
                 "unknown_model",
             )
-        self._pins[Pin(machine, model)] = reason
+
+    def outlook(self, machine: MachineId, called: str, model: ModelId, now_s: float) -> str:
+        """What will become of a pin, in words. Raises InvalidRequest, with the arithmetic, for one
+        that this Mac, `called` so, can never carry out, and for a model that is not on offer.
+        """
+        self._check_offered(model)
+        if not self._enabled:
+            raise InvalidRequest(
+                "This market does not place models (placement.enabled is off), so nothing can be "
+                "pinned.",
+                None,
+                "placement_off",
+            )
+        found = self.planner.outlook(Pin(machine, model), now_s)
+        if not found.possible:
+            raise InvalidRequest(
+                f"{model} cannot be pinned to {called}: {found.words}.", "model", "pin_impossible"
+            )
+        return found.words
 
     def unpin(self, machine: MachineId, model: ModelId) -> None:
         self._pins.pop(Pin(machine, model), None)
+
+    def pins_of(self, machine: MachineId) -> dict[ModelId, str]:
+        """The models that are pinned to a Mac, and why."""
+        return {pin.model: why for pin, why in self._pins.items() if pin.machine == machine}
+
+    @property
+    def pinned(self) -> set[MachineId]:
+        """Macs that a pin names."""
+        return {pin.machine for pin in self._pins}
 
     # ── plans ─────────────────────────────────────────────────────────────────────────
 
@@ -148,6 +179,19 @@ class Placing:
     def abandon(self, why: str) -> None:
         """It could not be worked out; orders stay as they are."""
         self.planner.abandon(why)
+
+    def mac_as_json(self, machine: MachineId, now_s: float) -> dict[str, Any] | None:
+        """Why this Mac has the models it has; None where nobody places any."""
+        return self.planner.mac_as_json(machine, now_s) if self.enabled else None
+
+    def desired(self) -> dict[ModelId, int] | None:
+        """Copies of each model that there should be; None where nobody has decided yet."""
+        return self.planner.desired() if self.enabled else None
+
+    def refusals(self) -> list[Refusal]:
+        """What the latest plan could not do, and why."""
+        last = self.planner.last
+        return list(last.refused) if self.enabled and last is not None else []
 
     def as_json(self, now_s: float) -> dict[str, Any]:
         """What lives where and why, and what would be moved next."""

@@ -14,11 +14,9 @@ shell around it. The rules it keeps, whatever happens:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from market.errors import MarketError, Unavailable
 from market.placement.case import Case
-from market.policy.decision import Decision
 from market.policy.registry import Policy, policy_named
 from market.routing import refusals
 from market.routing.claims import match_claims
@@ -28,7 +26,6 @@ from market.routing.messages import (
     Busy,
     GatewayBeat,
     Grant,
-    ModelAvailability,
     Outcome,
     ProviderBeat,
     ProviderOrders,
@@ -39,11 +36,11 @@ from market.routing.messages import (
 from market.routing.notes import Noted
 from market.routing.placing import Placing
 from market.routing.quotes import quote_of
+from market.routing.readings import Readings
 from market.routing.reservations import Reservation
-from market.routing.stories import machine_story, queue_story, story_of
-from market.routing.view import availability, metrics, status
+from market.routing.roster import Roster
 from market.settings import PlacementSettings
-from market.types import GatewayId, MachineId, ModelId, ProviderId, RequestId
+from market.types import GatewayId, MachineId, ModelId, RequestId
 
 MAX_ATTEMPTS = 3
 """Tries of one request before its client is told."""
@@ -63,7 +60,7 @@ EAGER_BEAT_S = 0.2
 NO_PLACEMENT = PlacementSettings(enabled=False)
 
 
-class RouterState:
+class RouterState(Readings):
     """Decides for one cell of Macs. Call it from one thread; it keeps no time itself."""
 
     def __init__(
@@ -72,11 +69,14 @@ class RouterState:
         seed: int = 0,
         intents: Iterable[Intent] = (),
         placing: Placing | None = None,
+        roster: Roster | None = None,
     ) -> None:
-        """Without a `placing` nobody moves models: every Mac has what it has."""
-        self._desk = Dispatcher(
-            started_s + REBUILD_S, seed, intents, placing or Placing(NO_PLACEMENT, (), started_s)
-        )
+        """Without a `placing` nobody moves models: every Mac has what it has. `roster` are the
+        Macs that were known before.
+        """
+        placing = placing or Placing(NO_PLACEMENT, (), started_s)
+        desk = Dispatcher(started_s + REBUILD_S, seed, intents, placing)
+        super().__init__(desk, roster or Roster())
         self._swept_s = started_s
         self._door_closed = False
 
@@ -244,6 +244,8 @@ class RouterState:
             held = desk.reservations.of_machine(beat.machine)
             desk.release_all(held, now_s, ended=True)
             desk.asker.prefixes.forget(beat.machine)
+        if welcome != "known":
+            self.roster.saw(beat, now_s)
         if welcome == "new":
             desk.recount(beat.machine)
         desk.pump_machine(beat.machine, now_s)
@@ -269,9 +271,18 @@ class RouterState:
         self._desk.release_all(held, now_s, ended=True)
 
     def _lose(self, machine: MachineId, reason: str, now_s: float) -> None:
-        if self._desk.macs.lose(machine, reason, now_s):
+        mac = self._desk.macs.get(machine)
+        if mac is not None and self._desk.macs.lose(machine, reason, now_s):
             self._desk.count("macs_lost")
+            self.roster.heard(machine, mac.last_beat_s)
         self._desk.collecting.stop(machine)
+
+    def note_heard(self) -> None:
+        """Let the roster know when each Mac was heard last; now and then, for a router that ends
+        without notice.
+        """
+        for mac in self._desk.macs:
+            self.roster.heard(mac.beat.machine, mac.last_beat_s)
 
     def drain(self, machine: MachineId, reason: str) -> None:
         """No new work for this Mac until undrained."""
@@ -290,11 +301,6 @@ class RouterState:
         desk = self._desk
         desk.placing.look(desk.macs, desk.queues.values(), now_s)
         return desk.placing.case(now_s)
-
-    @property
-    def placing(self) -> Placing:
-        """Pins, plans and what the planner has to say."""
-        return self._desk.placing
 
     # ── time ──────────────────────────────────────────────────────────────────────────
 
@@ -316,49 +322,11 @@ class RouterState:
         for model in sorted(desk.queues):
             desk.pump(model, now_s, sweep=sweep)
 
-    # ── reading ───────────────────────────────────────────────────────────────────────
-
-    def availability(self, now_s: float) -> list[ModelAvailability]:
-        """How each model stands, for the public list of models."""
-        return availability(self._desk, now_s)
-
-    def decision_of(self, request_id: RequestId) -> Decision | None:
-        """The newest decision of a recent request."""
-        return self._desk.recent.find(request_id)
-
-    def story(self, request_id: RequestId) -> dict[str, Any] | None:
-        """The newest decision of a recent request: every candidate, and what would have helped."""
-        decision = self._desk.recent.find(request_id)
-        return story_of(decision) if decision is not None else None
-
-    def machine_story(self, machine: MachineId, now_s: float) -> dict[str, Any] | None:
-        """How a Mac stands and why; None when there is none of this id."""
-        return machine_story(self._desk, machine, now_s)
-
-    def machine_of(self, provider: str) -> MachineId | None:
-        """The Mac with this public id."""
-        return self._desk.macs.machine_of(ProviderId(provider))
-
-    def queue_story(self, now_s: float) -> list[dict[str, Any]]:
-        """Who waits for which model, in order."""
-        return queue_story(self._desk, now_s)
-
-    def calibration(self) -> dict[str, dict[str, object]]:
-        """How predicted times to the first token compare with what was, by model."""
-        known = self._desk.learning.calibration
-        return {model: known[model].as_json() for model in sorted(known)}
+    # ── what is decided by, and what has been ─────────────────────────────────────────
 
     def use_policy(self, policy: Policy | str) -> None:
         """Route by another policy from now on; raises InvalidRequest for an unknown name."""
         self._desk.asker.policy = policy_named(policy) if isinstance(policy, str) else policy
-
-    def status(self, now_s: float) -> dict[str, Any]:
-        """Everything an operator may want to see, as JSON-able data."""
-        return status(self._desk, now_s)
-
-    def metrics(self, now_s: float) -> dict[str, float]:
-        """The gateways' counters added up, and the router's own."""
-        return metrics(self._desk, now_s)
 
     def take_journal(self) -> list[Noted | OutcomeRecord]:
         """Decisions and outcomes since the last call, to be made into records and stored."""

@@ -13,9 +13,13 @@ from market.policy.columns import PLACES, STANDINGS
 from market.policy.counterfactual import changes
 from market.policy.decision import Decision, materialise, reasons_of
 from market.policy.filters import BY_NAME, effective_slots
+from market.policy.registry import Policy
 from market.routing.dispatcher import Dispatcher
 from market.routing.macs import Mac
 from market.routing.messages import RouteRequest
+from market.routing.names import clean
+from market.routing.notes import again
+from market.routing.roster import KnownMac
 from market.types import AccountId, GatewayId, MachineId, ModelId, RequestId
 from market.verdicts import Standing, judge
 
@@ -45,6 +49,24 @@ def story_of(decision: Decision) -> dict[str, Any]:
         ],
         "changes": [change.as_json() for change in changes(decision)],
         "faults": list(decision.faults),
+    }
+
+
+def replayed_by(decision: Decision, policy: Policy) -> dict[str, Any]:
+    """What this policy would have made of the same request. `behind_ms` is how much worse its
+    choice is by the terms that decided.
+    """
+    other = again(decision, policy)
+    behind_ms = None
+    if decision.index is not None and other.index is not None and decision.terms:
+        total = decision.total_ms()
+        behind_ms = round(float(total[other.index] - total[decision.index]), 3)
+    return {
+        "policy": policy.name,
+        "chosen": None if other.index is None else other.candidates.name(other.index).provider,
+        "same": other.chosen == decision.chosen,
+        "behind_ms": behind_ms,
+        "faults": list(other.faults),
     }
 
 
@@ -86,12 +108,36 @@ def machine_story(desk: Dispatcher, machine: MachineId, now_s: float) -> dict[st
         return None
     verdict = judge(standing_of(desk, mac, now_s))
     return {
+        "name": clean(mac.beat.name),
         "machine": machine,
         "provider": mac.beat.provider,
         "chip": mac.beat.hardware.chip,
+        "memory_gb": mac.beat.hardware.memory_gb,
         **verdict.as_json(),
+        "drain": desk.macs.drain_reason(machine),
+        "pins": desk.placing.pins_of(machine),
+        "placement": desk.placing.mac_as_json(machine, now_s),
         "models": [_gate(desk, machine, m, now_s) for m in desk.macs.fleet.models_of(machine)],
         "decisions": _recent(desk, machine),
+    }
+
+
+def away_story(desk: Dispatcher, known: KnownMac, now_s: float) -> dict[str, Any]:
+    """The same of a Mac that should be here and is not: since when, and what is meant for it."""
+    silent_s = now_s - known.heard_s if known.heard_s is not None else None
+    drain = desk.macs.drain_reason(known.machine)
+    return {
+        "name": known.name,
+        "machine": known.machine,
+        "provider": known.provider,
+        "chip": known.chip or None,
+        "memory_gb": known.memory_gb or None,
+        **judge(Standing("lost", drain=drain or "", silent_s=silent_s)).as_json(),
+        "drain": drain,
+        "pins": desk.placing.pins_of(known.machine),
+        "placement": None,
+        "models": [],
+        "decisions": _recent(desk, known.machine),
     }
 
 
@@ -117,9 +163,9 @@ def _gate(desk: Dispatcher, machine: MachineId, model: ModelId, now_s: float) ->
         "would_help": BY_NAME[reason].remedy if reason in BY_NAME else None,
         "chosen_now": at is not None and decision.index == at,
         "predicted_ttft_ms": _at(decision.predicted.ttft_ms, at),
-        "predicted_tps": None
-        if at is None
-        else round(1e3 / float(decision.predicted.step_ms[at]), 2),
+        "predicted_tps": (
+            None if at is None else round(1e3 / float(decision.predicted.step_ms[at]), 2)
+        ),
         "running": int(fleet.place(machine, model, "running")),
         "requests_seen": int(fleet.place(machine, model, "seen")),
         "queued": len(queue) if queue is not None else 0,
@@ -160,16 +206,27 @@ def _recent(desk: Dispatcher, machine: MachineId) -> list[dict[str, Any]]:
     return found
 
 
+def _serving(decision: Decision) -> int:
+    """Macs that serve the model now, busy ones too."""
+    seen = decision.candidates
+    return int(((seen["standing"] == 0) & (seen["place"] == 0)).sum())
+
+
 def queue_story(desk: Dispatcher, now_s: float) -> list[dict[str, Any]]:
     """Who waits for which model, in the order in which they will be tried."""
     story = []
     for model, queue in sorted(desk.queues.items()):
         if not len(queue):
             continue
+        first = next(iter(queue.in_order()))
+        decision = desk.asker.decide(first.request, now_s, rebuilding=desk.rebuilding(now_s))
         story.append(
             {
                 "model": model,
                 "waiting": len(queue),
+                "macs": decision.in_words(),
+                "ready": _serving(decision),
+                "ready_in_s": desk.placing.ready_in_s(model, now_s),
                 "requests": [
                     {
                         "request_id": entry.request.request_id,

@@ -5,6 +5,7 @@ Reading only, and JSON-able; ages are in seconds, unknown is null rather than ze
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from market.policy.ask import SUSPECT_AFTER_S
 from market.policy.columns import STANDINGS
 from market.routing.dispatcher import Dispatcher
 from market.routing.fairness import gini
+from market.routing.fleet_view import mac_entry
 from market.routing.gateways import GATEWAY_SUSPECT_AFTER_S
-from market.routing.macs import Health, Mac
+from market.routing.macs import Health
 from market.routing.messages import ModelAvailability
-from market.routing.stories import standing_of
-from market.verdicts import judge
+from market.routing.names import clean
+from market.types import ModelId
 
 
 def availability(desk: Dispatcher, now_s: float) -> list[ModelAvailability]:
@@ -45,13 +47,56 @@ def availability(desk: Dispatcher, now_s: float) -> list[ModelAvailability]:
     return result
 
 
+def models(desk: Dispatcher, now_s: float) -> list[dict[str, Any]]:
+    """Per model, those on offer that no Mac has too: copies that there should be (null where
+    nobody decides that), those there are by their state, and why others are missing.
+    """
+    able = {state.model: state for state in availability(desk, now_s)}
+    desired = desk.placing.desired()
+    refused: dict[ModelId, list[dict[str, Any]]] = {}
+    for refusal in desk.placing.refusals():
+        mac = desk.macs.get(refusal.machine) if refusal.machine is not None else None
+        told = {"name": clean(mac.beat.name) if mac is not None else "", "why": refusal.words}
+        refused.setdefault(refusal.model, []).append({"machine": refusal.machine, **told})
+    return [
+        {
+            **asdict(able.get(model) or ModelAvailability(model, 0, 0, 0, 0)),
+            "desired": None if desired is None else desired.get(model, 0),
+            **_copies(desk, model),
+            "refused": refused.get(model, []),
+        }
+        for model in sorted({*able, *desk.placing.offered})
+    ]
+
+
+def _copies(desk: Dispatcher, model: ModelId) -> dict[str, Any]:
+    """Macs that load it, give it up or cannot load it; Macs that are away have none."""
+    states: list[str] = []
+    failed = []
+    for mac in desk.macs:
+        if mac.lost_s is not None:
+            continue
+        for place in mac.beat.places:
+            if place.model != model:
+                continue
+            states.append(place.state)
+            if place.state == "failed":
+                who = {"name": clean(mac.beat.name), "provider": mac.beat.provider}
+                failed.append({**who, "machine": mac.beat.machine, "reason": place.reason})
+    return {
+        "loading": states.count("loading"),
+        "leaving": states.count("leaving"),
+        "failed": failed,
+    }
+
+
 def status(desk: Dispatcher, now_s: float) -> dict[str, Any]:
     """Macs, gateways, queues and drains."""
     return {
         "fleet_version": desk.macs.fleet.version,
         "rebuilding": desk.rebuilding(now_s),
         "reservations": len(desk.reservations),
-        "macs": [_mac(desk, mac, now_s) for mac in desk.macs],
+        "macs": [mac_entry(desk, mac, now_s) for mac in desk.macs],
         "gateways": [
             {
                 "gateway": gateway.gateway,
@@ -67,43 +112,6 @@ def status(desk: Dispatcher, now_s: float) -> dict[str, Any]:
         "policy": desk.asker.policy.name,
         "queues": {model: len(queue) for model, queue in sorted(desk.queues.items())},
         "drains": dict(desk.macs.drains()),
-    }
-
-
-def _mac(desk: Dispatcher, mac: Mac, now_s: float) -> dict[str, Any]:
-    beat = mac.beat
-    fleet = desk.macs.fleet
-    stats = beat.stats
-    verdict = judge(standing_of(desk, mac, now_s))
-    return {
-        "verdict": verdict.word,
-        "verdict_reason": verdict.reason,
-        "fix": verdict.fix,
-        "machine": beat.machine,
-        "provider": beat.provider,
-        "owner": beat.owner,
-        "incarnation": beat.incarnation,
-        "pid": beat.pid,
-        "node": beat.node,
-        "endpoint": f"{beat.endpoint.host}:{beat.endpoint.port}",
-        "chip": beat.hardware.chip,
-        "memory_gb": beat.hardware.memory_gb,
-        "state": beat.state,
-        "reason": mac.lost_reason if mac.lost_s is not None else beat.reason,
-        "health": mac.health(now_s),
-        "quarantined": mac.quarantined,
-        "last_beat_age_s": round(now_s - mac.last_beat_s, 3),
-        "drain": desk.macs.drain_reason(beat.machine),
-        "models": fleet.models_of(beat.machine),
-        "slots": int(fleet.get(beat.machine, "slots")),
-        "in_flight": int(fleet.get(beat.machine, "in_flight")),
-        "running": stats.running if stats is not None else None,
-        "decode_tps": stats.decode_tps if stats is not None else None,
-        "completion_tokens": stats.completion_tokens if stats is not None else None,
-        "fail_rate": round(fleet.get(beat.machine, "fail_rate"), 4),
-        "cooling_down_s": round(max(fleet.get(beat.machine, "cooling_until_s") - now_s, 0.0), 3),
-        "code_version": beat.code_version,
-        "uptime_s": round(beat.uptime_s, 3),
     }
 
 

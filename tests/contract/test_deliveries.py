@@ -13,8 +13,8 @@ from market.accounting.ledger import Ledger
 from market.accounting.parts import parts_text
 from market.accounting.registry import unclaimed
 from market.accounting.rows import CheckpointRow, LedgerStore, Revenue, Snapshot
-from market.errors import Conflict
-from market.messages import Checkpoint, Part, Settle, Settled
+from market.errors import Conflict, NotFound
+from market.messages import Checkpoint, Part, Settle, Settled, Void
 from market.types import AccountId, MachineId, ProviderId, RequestId, Usage
 from storage.pepper import load_pepper
 from tests.contract.test_ledger_store import ANN, BOB, finish, first_changes, terms
@@ -181,6 +181,39 @@ async def test_a_settlement_with_parts_may_be_repeated_after_a_restart(place: Pl
     assert paid == [(100 * 741, 1), (412 * 90 + 87 * 702, 1)]
     assert place.verify().problems == []
     assert place.verify().counts["deliveries"] == 2
+
+
+async def test_who_delivered_a_request_is_told_also_after_a_restart(place: Place) -> None:
+    """Each Mac once, in order; one that delivered all of it is told from the request's own row,
+    with the same sums; a running or voided request, that nobody was paid; a stranger, nothing.
+    """
+    bench = await place.start()
+    names = [RequestId(name) for name in ("req_1", "req_2", "req_3", "req_4")]
+    await bench.do(*map(bench.admit, names))
+    await bench.do(several(bench, names[0]), bench.settle(names[1]), Void(names[2], "gone"))
+    before = [await bench.accountant.deliveries(None, name) for name in names]
+    await bench.accountant.stop()
+    bench = await place.start()
+    try:
+        after = [await bench.accountant.deliveries(bench.consumer, name) for name in names]
+        rows = [await bench.accountant.generation(None, name) for name in names]
+        with pytest.raises(NotFound):
+            await bench.accountant.deliveries(OTHER, names[0])
+    finally:
+        await bench.accountant.stop()
+
+    assert before == after
+    parts, one, *none = after
+    assert [(d.payee, d.completion_tokens, d.ask_pct) for d in parts] == [
+        (OTHER, 100, 95),
+        (PROVIDER, 87, 90),
+    ]
+    assert [(d.payee, d.completion_tokens, d.ask_pct) for d in one] == [(PROVIDER, 187, 100)]
+    assert none == [[], []]
+    for deliveries, row in zip(after, rows, strict=True):
+        for name in ("cost_nano", "provider_nano", "fee_nano", "promo_nano"):
+            paid = sum(getattr(delivery, name) for delivery in deliveries)
+            assert paid == (getattr(row, name) if deliveries else 0)
 
 
 async def earned(accountant: Accountant, account: AccountId) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from market.accounting.prices import Price
 from market.accounting.pricing import pieces_of
+from market.accounting.rows import DeliveryRow
 from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
 from market.errors import (
@@ -104,6 +105,7 @@ class Accountant:
         self.accounts = {ADA: Account(TEN_DOLLARS), MAC_OWNER: Account(0)}
         self.keys: dict[bytes, KeyRecord] = {}
         self.rows: dict[RequestId, Row] = {}
+        self.delivered: dict[RequestId, list[DeliveryRow]] = {}
         self.ops: list[AccountantOp] = []
         self.away = 0
         self.away_for: type | None = None
@@ -212,8 +214,12 @@ class Accountant:
             account = self.accounts[row.owner]
             account.held_nano -= row.held_nano
             account.credit_nano -= cost
-            for mac, piece in zip((*op.before, op), pieces, strict=True):
+            delivered = self.delivered[op.request_id] = []
+            for number, (mac, piece) in enumerate(zip((*op.before, op), pieces, strict=True)):
                 self.accounts[mac.payee].earnings_nano += piece.cost_nano
+                who = (op.request_id, number, mac.payee, mac.machine, mac.provider)
+                paid = (piece.cost_nano, 0, piece.cost_nano, 0, 0)
+                delivered.append(DeliveryRow(*who, *piece, *paid))
             row.status, row.cost_nano = "settled", cost
             row.completion_tokens = usage.completion_tokens
             row.cached_tokens = usage.cached_tokens
@@ -280,6 +286,10 @@ class Accountant:
     async def usage(self, account: AccountId, limit: int) -> Sequence[Row]:
         mine = [row for row in self.rows.values() if row.owner == account and row.cost_nano]
         return mine[::-1][:limit]
+
+    async def deliveries(self, account: AccountId, request_id: RequestId) -> list[DeliveryRow]:
+        await self.generation(account, request_id)
+        return self.delivered.get(request_id, [])
 
     async def generation(self, account: AccountId, request_id: RequestId) -> Row:
         row = self.rows.get(request_id)

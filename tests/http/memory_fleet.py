@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from market.catalogue import DEMO_MODEL
 from market.errors import (
@@ -142,6 +142,12 @@ class Fleet:
     def calibration(self) -> dict[ModelId, dict[str, object]]:
         told = {"requests": 3, "bias": 1.1, "typical_error": 0.2, "within_p90": 0.9}
         return {DEMO_MODEL: dict(told)}
+
+    async def told(self, request_id: RequestId) -> Mapping[str, Any] | None:
+        """Scripted Macs decide nothing that could be explained."""
+        if self.error is not None:
+            raise self.error
+        return None
 
     def report(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from market.errors import MarketError
+from market.routing.log import DecisionRecord, OutcomeRecord, explain
 from market.routing.messages import Busy, Grant, Outcome, Quote, Refused, RouteRequest
+from market.routing.notes import Noted
 from market.routing.state import RouterState
 from market.types import GatewayId, ModelId, RequestId
 from serve_app.limits import Limits
@@ -31,6 +35,7 @@ class RoutedFleet(Fleet):
         self.traits = traits
         self.state = RouterState(started_s=time.monotonic() - 100.0)
         self.letters: dict[RequestId, Grant | Refused] = {}
+        self.journal: list[DecisionRecord | OutcomeRecord] = []
 
     def beat(self) -> None:
         for mac in self.macs:
@@ -83,6 +88,12 @@ class RoutedFleet(Fleet):
         self.beat()
         (quote,) = self.state.quote([request], time.monotonic())
         return quote
+
+    async def told(self, request_id: RequestId) -> Mapping[str, Any] | None:
+        await super().told(request_id)
+        for noted in self.state.take_journal():
+            self.journal.append(noted.record() if isinstance(noted, Noted) else noted)
+        return explain(request_id, [r for r in self.journal if r.request_id == request_id])
 
     def calibration(self) -> dict[ModelId, dict[str, object]]:
         return {ModelId(m): told for m, told in self.state.calibration().items()}

@@ -31,6 +31,11 @@ ROUTES = [
     ("GET", "/admin/alerts"),
     ("POST", "/admin/reconcile"),
     ("POST", "/admin/payouts/run"),
+    ("GET", "/admin/fleet"),
+    ("GET", "/admin/fleet/mac_a"),
+    ("GET", "/admin/queue"),
+    ("GET", "/admin/placement"),
+    ("GET", "/admin/policy"),
     ("GET", "/openapi.json"),
 ]
 

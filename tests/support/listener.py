@@ -18,14 +18,22 @@ from coster.paths import MarketPaths
 from coster.runfile import RunningMarket, write_run
 from serve_app.admin import create_admin_app
 from tests.support.ledger_bench import start
+from tests.support.live_fleet import LiveFleet
 from tests.support.operations import admin_over
 
 START_S_MAX = 30.0
 
 
 @contextmanager
-def listening(data: Path, payments: object | None = None, **settings: object) -> Iterator[None]:
-    """A market of an accountant and its operator's listener, recorded in run.json."""
+def listening(
+    data: Path,
+    payments: object | None = None,
+    fleet: LiveFleet | None = None,
+    **settings: object,
+) -> Iterator[None]:
+    """A market of an accountant and its operator's listener, recorded in run.json; with a router
+    where there is a fleet for one.
+    """
     paths = MarketPaths(data)
     paths.prepare()
     opened = socket.socket()
@@ -38,12 +46,16 @@ def listening(data: Path, payments: object | None = None, **settings: object) ->
         try:
             await bench.do(bench.admit("req_1"))
             await bench.do(bench.settle("req_1"))
-            app = create_admin_app(admin_over(bench.accountant, data, payments), admin_key(paths))
+            router = await fleet.start(data) if fleet is not None else None
+            admin = admin_over(bench.accountant, data, payments, router)
+            app = create_admin_app(admin, admin_key(paths))
             server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
             servers.append(server)
             ready.set()
             await server.serve(sockets=[opened])
         finally:
+            if fleet is not None:
+                await fleet.close()
             await bench.accountant.stop()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), name="listener")

@@ -9,8 +9,8 @@ from typing import Any
 from actors.accountant import Accountant
 from actors.admin import MarketAdmin
 from actors.calls import ActorAway
+from market.errors import NotFound
 from market.settings import PaymentSettings
-from market.types import RequestId
 from serve_app.metric_names import REQUESTS, labelled
 
 
@@ -30,20 +30,14 @@ class Operations:
             "coster_macs_ready": 2.0,
         }
 
-    async def explain(self, request_id: RequestId) -> dict[str, Any] | None:
-        return {"request_id": request_id} if request_id == "req_1" else None
+    async def why(self, named: str, by_policy: str) -> dict[str, Any]:
+        if named != "req_1":
+            raise NotFound("Nothing is known of it.", "id", "nothing_known")
+        return {"kind": "request", "request_id": named, "by": by_policy}
 
     async def verify(self, *, full: bool) -> dict[str, Any]:
         self.orders.append(("verify", full))
         return {"ok": True, "problems": []}
-
-    async def drain(self, machine: str, reason: str) -> dict[str, Any]:
-        self.orders.append(("drain", machine, reason))
-        return {"machine": machine, "draining": True}
-
-    async def undrain(self, machine: str) -> dict[str, Any]:
-        self.orders.append(("undrain", machine))
-        return {"machine": machine, "draining": False}
 
     def __getattr__(self, name: str) -> Any:
         async def done(*args: Any, **named: Any) -> dict[str, Any]:
@@ -67,15 +61,20 @@ class Called:
         return await getattr(self._target, method)(*args)
 
 
-def admin_over(accountant: Accountant, data: Path, payments: object | None = None) -> MarketAdmin:
-    """The operator's port over a real accountant, without a router."""
+def admin_over(
+    accountant: Accountant,
+    data: Path,
+    payments: object | None = None,
+    router: object | None = None,
+) -> MarketAdmin:
+    """The operator's port over a real accountant, and a router if one is given."""
 
     async def nobody() -> list[dict[str, object]]:
         return []
 
     return MarketAdmin(
         accountant=Called(accountant),
-        router=Called(None),
+        router=Called(router),
         payments=Called(payments),
         payment_settings=PaymentSettings(),
         describe_actors=nobody,

@@ -13,7 +13,7 @@ from market.policy.ask import SUSPECT_AFTER_S, Ask
 from market.policy.candidates import pack, unpack
 from market.policy.columns import MAC_COLUMNS, PLACES
 from market.policy.decision import TOP_KEPT, best, decide, materialise
-from market.policy.filters import FILTERS
+from market.policy.filters import FILTERS, SLOWER_THAN_ALONE, SLOWEST_STEP_MS
 from market.policy.fleet import Load
 from market.policy.picker import EXPLORE_SHARE_BATCH, TIE_WINDOW_MS, draw
 from market.policy.predictor import predict, table_step_ms
@@ -58,6 +58,7 @@ REASONS: list[tuple[str, dict[str, float | str], dict[str, object]]] = [
     ("memory_busy", {"memory_bytes": 4_050_000_000, "kv_reserved_bytes": 40_000_000}, {}),
     ("no_slot", {"in_flight": 4}, {}),
     ("no_slot", {"reported": 4}, {"rebuilding": True}),
+    ("slow", {"in_flight": 1, "busy_ms": 500.0}, {}),
 ]
 
 
@@ -74,6 +75,26 @@ def test_each_filter_rules_out_with_its_name(
     assert decision.hopeless == (kind != "passing")
     assert decision.unwanted == (kind == "wish")
     assert [v.reason for v in materialise(decision)] == [reason]
+
+
+def test_only_a_mac_that_has_something_to_do_is_too_slow() -> None:
+    """However slow it is, an idle Mac takes an answer; and what can wait may be slow."""
+    slow = {"scale_step": 50.0}
+    assert choose(fleet_of(slow)).chosen == "mac_0"
+    assert choose(fleet_of({**slow, "in_flight": 1, "busy_ms": 9e3})).counts == {"slow": 1}
+    busy_for_days = {"in_flight": 3, "busy_ms": 9e3}
+    assert choose(fleet_of(busy_for_days), request_class="batch").chosen == "mac_0"
+
+
+def test_a_mac_that_is_slow_alone_still_gets_a_small_batch() -> None:
+    """Where one answer alone comes slowly, a second beside it costs nobody half as much again."""
+    fleet = fleet_of({"scale_step": 50.0})
+    alone_ms = float(choose(fleet).predicted.step_ms[0])
+    busy(fleet, 0, 1)
+    both = choose(fleet)
+    assert alone_ms > SLOWEST_STEP_MS
+    assert both.chosen == "mac_0"
+    assert both.predicted.step_ms[0] <= SLOWER_THAN_ALONE * alone_ms
 
 
 def test_every_filter_has_a_case() -> None:

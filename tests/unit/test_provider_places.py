@@ -327,8 +327,22 @@ def test_a_model_given_up_does_not_end_a_process_that_serves_another() -> None:
     assert (mac.loading, mac.exited, mac.state.state) == ([], False, "ready")
     assert "did not help" in mac.state.snapshot(0.0).places[1].reason
     mac.order(B)
-    assert mac.places() == {B: "ready"}
+    assert mac.places() == {B: "ready", A: "failed"}  # its owner can still read why
     mac.order(B, A)  # asked for anew, it is tried anew
+    assert mac.loading == [A]
+
+
+def test_why_nothing_serves_is_told_until_it_is_tried_anew() -> None:
+    """Orders that leave a broken model out do not make its Mac look well; once it is asked for
+    again it is loaded again.
+    """
+    mac = mac_with()
+    mac.order(A)
+    mac.fail_load(permanent=True)
+    mac.order()
+    assert (mac.state.state, mac.places()) == ("failing", {A: "failed"})
+    assert mac.state.snapshot(0.0).reason
+    mac.order(A)
     assert mac.loading == [A]
 
 
