@@ -16,6 +16,8 @@ import pytest
 
 import actors.clients
 import actors.router
+import actors.router_core
+import actors.router_operator
 from actors.engines.echo import EchoEngine
 from actors.engines.factory import DEMO_FOLDER
 from market.catalogue import DEMO_MODEL
@@ -111,7 +113,8 @@ async def beating(market: Whole) -> AsyncIterator[None]:
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """The router in a hurry, and a gateway that declares itself as often."""
-    monkeypatch.setattr(actors.router, "time", FastTime)
+    for module in (actors.router, actors.router_core, actors.router_operator):
+        monkeypatch.setattr(module, "time", FastTime)
     monkeypatch.setattr(actors.clients, "POLL_S", 1.0 / SPEED)
 
 

@@ -69,7 +69,7 @@ def test_what_nobody_asks_for_any_more_fades() -> None:
 def test_what_came_lately_is_told_apart_from_what_came_before(
     every_s: float, seconds: float, quiet_s: float
 ) -> None:
-    """It is the work of the present window and the last one over their time, whatever was before."""
+    """It is the work of the present window and the last over their time, whatever was before."""
     demand = steady(every_s, seconds)
     now_s = seconds + quiet_s
     opened_s = now_s - now_s % WINDOW_S - WINDOW_S
