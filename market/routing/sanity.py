@@ -71,6 +71,7 @@ def scrubbed(beat: ProviderBeat) -> ProviderBeat:
         beat,
         hardware=Hardware(beat.hardware.chip[:NAME_CHARS_MAX], 0, 0, 0, 0.0),
         reason=beat.reason[:NAME_CHARS_MAX],
+        name=beat.name[:NAME_CHARS_MAX],
         models=(),
         stats=None,
         uptime_s=0.0,
@@ -92,8 +93,8 @@ def _of_the_mac(beat: ProviderBeat) -> str | None:
     cores = (hardware.gpu_cores, hardware.cpu_cores)
     if not all(0 <= count <= CORES_MAX for count in cores):
         return f"it says it has {cores[0]} and {cores[1]} cores"
-    if not _short(hardware.chip):
-        return f"its chip's name has {len(hardware.chip)} characters"
+    if not _short(hardware.chip, beat.name):
+        return "its name, or its chip's, is too long to be one"
     if beat.state not in STATES:
         return f"it says its state is {beat.state[:20]!r}"
     if not 1 <= beat.ask_pct <= 100:

@@ -39,6 +39,7 @@ from market.routing.quotes import quote_of
 from market.routing.readings import Readings
 from market.routing.reservations import Reservation
 from market.routing.roster import Roster
+from market.routing.sanity import scrubbed
 from market.settings import PlacementSettings
 from market.types import GatewayId, MachineId, ModelId, RequestId
 
@@ -237,6 +238,7 @@ class RouterState(Readings):
     def beat_provider(self, beat: ProviderBeat, now_s: float) -> ProviderOrders:
         """Take a Mac's declaration in and say what it should be doing."""
         desk = self._desk
+        was_believed = not desk.macs.is_quarantined(beat.machine)
         welcome = desk.macs.beat(beat, now_s)
         if welcome == "outdated":
             return ProviderOrders(drain=True, known=False)
@@ -244,13 +246,14 @@ class RouterState(Readings):
             held = desk.reservations.of_machine(beat.machine)
             desk.release_all(held, now_s, ended=True)
             desk.asker.prefixes.forget(beat.machine)
-        if welcome != "known":
-            self.roster.saw(beat, now_s)
+        believed = not desk.macs.is_quarantined(beat.machine)
+        if welcome != "known" or believed != was_believed:
+            self.roster.saw(beat if believed else scrubbed(beat), now_s)
         if welcome == "new":
             desk.recount(beat.machine)
         desk.pump_machine(beat.machine, now_s)
         drain = desk.macs.drain_reason(beat.machine) is not None
-        if desk.macs.is_quarantined(beat.machine):
+        if not believed:
             return ProviderOrders(drain=drain)  # what it says it has is not believed
         placing = desk.placing
         new = placing.enabled and not beat.places and not placing.planner.knows(beat.machine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import orjson
@@ -44,10 +44,10 @@ def place(model: ModelId = SMALL, **changes: Any) -> Place:
     return replace(Place(model, "ready", "", 1.0, replace(FACTS, model=model), STATS), **changes)
 
 
-def beat_of(name: str, model: ModelId = SMALL, **changes: Any) -> ProviderBeat:
+def beat_of(called: str, model: ModelId = SMALL, **changes: Any) -> ProviderBeat:
     """A Mac with one model, and room for another."""
     facts = replace(FACTS, model=model)
-    beat = provider_beat(name, models=(facts,), slots=1)
+    beat = provider_beat(called, models=(facts,), slots=1)
     beat = replace(beat, places=(place(model),), hardware=CHIP, memory_bytes=40_000_000_000)
     return replace(beat, **changes)
 
@@ -72,6 +72,7 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "less than no cores": hardware(gpu_cores=-1),
     "a bandwidth that is no number": hardware(bandwidth_gbs=NAN),
     "a chip with a name like a book": hardware(chip=HUGE),
+    "a name like a book": {"name": HUGE},
     "more for models than it has": {"memory_bytes": 2**50},
     "less than nothing for models": {"memory_bytes": -1},
     "a budget that is no number": {"memory_bytes": NAN},
@@ -143,7 +144,9 @@ def told(state: RouterState, now_s: float) -> dict[str, Any]:
     """The odd Mac in the status, which can be written as JSON whatever it said."""
     status = state.status(now_s)
     story = (state.machine_story(ODD, now_s), state.queue_story(now_s))
-    everything = [status, story, state.metrics(now_s), state.placing.as_json(now_s)]
+    plans = (state.placing.as_json(now_s), state.models(now_s))
+    known = [asdict(mac) for mac in state.roster]
+    everything = [status, story, plans, known, state.metrics(now_s), state.fleet(now_s)]
     json.dumps(everything, allow_nan=False)
     orjson.dumps(everything)
     (mac,) = [mac for mac in status["macs"] if mac["machine"] == ODD]
@@ -171,6 +174,8 @@ def test_a_mac_that_says_the_impossible_is_set_apart(wrong: dict[str, Any], know
     later_s = 10.0 + QUARANTINE_S + 1.0
     state.beat_provider(beat_of("odd"), later_s)
     assert not told(state, later_s)["quarantined"]
+    (mac,) = [mac for mac in state.roster if mac.machine == ODD]
+    assert (mac.chip, mac.memory_gb) == (CHIP.chip, CHIP.memory_gb)
     assert granted(state, replace(request("q"), model=SMALL), later_s).machine == ODD
 
 
