@@ -61,6 +61,16 @@ class LiveMarket:
     def client(self, **options: Any) -> httpx2.Client:
         return httpx2.Client(base_url=self.base, headers=self.headers(), timeout=60, **options)
 
+    def operate(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask the operator's listener; the answer's JSON, whatever its status."""
+        return httpx2.request(
+            method,
+            f"{self.ready['admin_base']}{path}",
+            headers={"authorization": f"Bearer {self.ready['admin_key']}"},
+            json=body,
+            timeout=30,
+        ).json()
+
     def status(self) -> dict[str, Any]:
         done = coster("status", "--json", "--data", str(self.data), check=False)
         answer: dict[str, Any] = json.loads(done.stdout)
