@@ -13,10 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.calls import ActorAway, ActorCall, Coalescer, call_until
+from market.accounting.asking import RequestsAsked, SumsAsked, UsePage, WorkPage
 from market.accounting.earned import EarningsStatement
+from market.accounting.histories import JobPage, UsagePage
 from market.accounting.prices import Price
 from market.accounting.rows import DeliveryRow, RequestRow
 from market.accounting.state_rows import OwnerRow, PriceRow
+from market.accounting.statistics import Told, Used, UseQuestion, Worked, WorkQuestion
 from market.errors import Unavailable
 from market.messages import (
     AccountantOp,
@@ -142,6 +145,30 @@ class AccountantClient:
 
     async def earnings(self, account: AccountId, limit: int) -> EarningsStatement:
         result: EarningsStatement = await self._until("earnings", account, limit)
+        return result
+
+    async def worked(self, question: WorkQuestion) -> Told[Worked]:
+        result: Told[Worked] = await self._until("worked", question)
+        return result
+
+    async def used(self, question: UseQuestion) -> Told[Used]:
+        result: Told[Used] = await self._until("used", question)
+        return result
+
+    async def usage_page(self, account: AccountId, asked: RequestsAsked) -> UsagePage:
+        result: UsagePage = await self._until("usage_page", account, asked)
+        return result
+
+    async def job_page(self, account: AccountId, asked: RequestsAsked) -> JobPage:
+        result: JobPage = await self._until("job_page", account, asked)
+        return result
+
+    async def use_page(self, account: AccountId, asked: SumsAsked) -> UsePage:
+        result: UsePage = await self._until("use_page", account, asked)
+        return result
+
+    async def work_page(self, account: AccountId, asked: SumsAsked) -> WorkPage:
+        result: WorkPage = await self._until("work_page", account, asked)
         return result
 
     def prices(self) -> Mapping[ModelId, Price]:

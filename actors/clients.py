@@ -26,6 +26,7 @@ from market.routing.messages import (
     Refused,
     RouteRequest,
 )
+from market.routing.public import PublicFleet
 from market.types import (
     Event,
     GatewayId,
@@ -38,6 +39,8 @@ from market.types import (
 ROUTER_S_MAX = 8.0
 POLL_S = 2.0
 AVAILABILITY_S = 1.0
+COUNTERS_S = 1.0
+"""Counters are sent along this often: with every poll they would be most of its bytes."""
 CALIBRATION_REFRESHES = 5
 """Every so many refreshes of availability the calibration is asked for, too."""
 LOST_IN_QUEUE = "unknown_request"
@@ -75,6 +78,7 @@ class RouterClient:
         self._pid = pid
         self._node = node
         self._counters = counters
+        self._counted_s = float("-inf")
         self._routes: Coalescer[RouteRequest, Grant | Busy] = Coalescer(
             call, "route", deadline_s=ROUTER_S_MAX
         )
@@ -138,6 +142,15 @@ class RouterClient:
         """What would become of the request. Raises Unavailable while the router is away."""
         return await self._quotes.submit(request)
 
+    async def public_fleet(self, epoch: int) -> PublicFleet:
+        """The public Macs of an epoch. Raises Unavailable while the router is away."""
+        try:
+            async with asyncio.timeout(ROUTER_S_MAX):
+                fleet: PublicFleet = await self._call("public_fleet", epoch)
+        except (ActorAway, TimeoutError) as error:
+            raise Unavailable("The router does not answer.", None, "restarting", 1.0) from error
+        return fleet
+
     async def told(self, request_id: RequestId) -> Mapping[str, Any] | None:
         """What is kept of the decisions on a request. Raises Unavailable while nobody answers."""
         try:
@@ -192,8 +205,15 @@ class RouterClient:
             node=self._node,
             running=tuple((r, a, m, n) for (r, a), (m, n) in self._running.items()),
             queued=tuple(r for r, w in self._waiting.items() if w.queued),
-            counters=tuple(self._counters().items()),
+            counters=self._due_counters(),
         )
+
+    def _due_counters(self) -> tuple[tuple[str, float], ...] | None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._counted_s < COUNTERS_S:
+            return None
+        self._counted_s = now_s
+        return tuple(self._counters().items())
 
     async def _poll_forever(self) -> None:
         while True:
@@ -202,6 +222,7 @@ class RouterClient:
                 self.connected = True
             except (ActorAway, Unavailable):
                 self.connected = False
+                self._counted_s = float("-inf")  # whoever answers next knows none of them
                 await asyncio.sleep(0.1)
                 continue
             for notice in notices:

@@ -15,7 +15,7 @@ from market.accounting.books import Books
 from market.accounting.laws import broken_laws
 from market.accounting.rows import LedgerStore
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("coster.ledger")
 
 CHECK_COMMITS: Final = 5_000  # the laws are checked in memory every so many commits
 

@@ -78,6 +78,7 @@ def _mac(spec: MacSpec, machine: MachineId) -> MacSettings:
         ask_pct=spec.ask_pct,
         trust=spec.trust,
         models=spec.models,
+        private=spec.private,
     )
 
 

@@ -26,6 +26,7 @@ BANDWIDTH_GBS = "coster-bandwidth-gbs"
 OWNER = "coster-owner"
 ASK_PCT = "coster-ask-pct"
 TRUST_TIER = "coster-trust"
+PRIVATE = "coster-private"
 
 log = logging.getLogger("coster.nodes")
 
@@ -64,6 +65,8 @@ def _mac(labels: Mapping[str, str], address: str) -> MacSettings | None:
         ask_pct = int(labels.get(ASK_PCT, "100"))
         if not 1 <= ask_pct <= 100:
             raise ValueError(f"{ASK_PCT} is {ask_pct}, and must be from 1 to 100")
+        if labels.get(PRIVATE, "false") not in ("true", "false"):
+            raise ValueError(f"{PRIVATE} is {labels[PRIVATE]!r}, and must be true or false")
         if trust not in TRUST:
             raise ValueError(f"{TRUST_TIER} is {trust!r}, and must be one of {', '.join(TRUST)}")
         hardware = Hardware(
@@ -87,4 +90,5 @@ def _mac(labels: Mapping[str, str], address: str) -> MacSettings | None:
         bind_host=address,
         ask_pct=ask_pct,
         trust=trust,
+        private=labels.get(PRIVATE) == "true",
     )

@@ -21,6 +21,8 @@ from storage.database import Away
 
 LOG_BYTES_MAX = 10 * 2**20
 LOG_FILES_KEPT = 3
+FIELDS = ("request_id", "model", "provider", "gate", "code", "status")
+"""What a record may carry besides its message, given as `extra`. Nothing else is written."""
 AWAY_S = 2.0  # between two tries to open books whose database server is away
 
 
@@ -40,6 +42,10 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        for name in FIELDS:
+            value = getattr(record, name, None)
+            if value is not None:
+                line[name] = value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True)

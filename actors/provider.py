@@ -267,6 +267,7 @@ class Provider:
             ask_pct=mac.ask_pct,
             trust=mac.trust,
             allowed=mac.models,
+            private=mac.private,
             name=mac.name,
         )
 

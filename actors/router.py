@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from pathlib import Path
+from typing import Any
 
 from actors.router_operator import OperatorMethods
 from market.errors import MarketError
@@ -25,17 +27,26 @@ from market.routing.messages import (
     Refused,
     RouteRequest,
 )
+from market.routing.public import PublicFleet
 from market.routing.state import BEAT_S
 from market.types import MachineId
 
 POLL_S_MAX = 5.0
 """No poll is held longer, whatever the gateway asks for: its lease is renewed by polling."""
 
+EPOCHS_KEPT = 8
+"""Snapshots of the public fleet that are remembered, the newest."""
+
 log = logging.getLogger("coster.router")
 
 
 class Router(OperatorMethods):
     """Routes requests to Macs. Call `start` first; every method is safe to call twice."""
+
+    def __init__(self, path: Path, **more: Any) -> None:
+        """As RouterCore."""
+        super().__init__(path, **more)
+        self._public: dict[int, PublicFleet] = {}
 
     # ── gateways ──────────────────────────────────────────────────────────────────────
 
@@ -80,6 +91,17 @@ class Router(OperatorMethods):
     async def quote(self, requests: list[RouteRequest]) -> list[Quote]:
         """What would become of each request, in order; nothing changes by asking."""
         return self._state.quote(requests, time.monotonic())
+
+    async def public_fleet(self, epoch: int) -> PublicFleet:
+        """The public Macs as they were when this epoch was first asked for: every gateway that
+        shows figures of one epoch shows the same ones.
+        """
+        known = self._public.get(epoch)
+        if known is None:
+            known = self._public[epoch] = self._state.public_fleet(time.monotonic())
+            while len(self._public) > EPOCHS_KEPT:
+                del self._public[next(iter(self._public))]
+        return known
 
     async def availability(self) -> list[ModelAvailability]:
         return self._state.availability(time.monotonic())

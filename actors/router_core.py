@@ -16,12 +16,12 @@ from typing import Any
 
 from actors.decision_log import DecisionLog
 from actors.planning import Planning
-from market.routing.log import FleetSnapshot
+from market.routing.log import FleetSnapshot, Intent
 from market.routing.placing import Placing
 from market.routing.roster import KnownMac, Roster
 from market.routing.state import NO_PLACEMENT, REBUILD_S, RouterState
 from market.settings import MacSettings, PlacementSettings
-from market.types import GatewayId, ModelSize
+from market.types import GatewayId, MachineId, ModelSize
 from storage.decision_store import DecisionStore
 
 TICK_S = 0.1
@@ -72,6 +72,7 @@ class RouterCore:
         self._last_error = ""
         self._started_s = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
+        self._unkept: list[tuple[MachineId, bool]] = []
 
     async def start(self) -> None:
         """Open the store, take the intents in, and begin to keep time."""
@@ -92,6 +93,7 @@ class RouterCore:
             self._every(TICK_S, self._tick),
             self._every(FLUSH_S, self._kept.flush),
             self._every(FLUSH_S, self._remember_macs),
+            self._every(FLUSH_S, self._keep_privacy),
             self._every(SNAPSHOT_S, self._snapshot),
             self._every(PRUNE_S, self._prune),
         ]
@@ -122,6 +124,7 @@ class RouterCore:
             self._state.note_heard()
             await self._kept.flush()
             await self._remember_macs()
+            await self._keep_privacy()
         await self._store.close()
 
     # ── loops ─────────────────────────────────────────────────────────────────────────
@@ -164,6 +167,18 @@ class RouterCore:
         except BaseException:
             roster.keep(mac.machine for mac in changed)
             raise
+
+    async def _keep_privacy(self) -> None:
+        """Remember which Macs are private; a Mac that is here says it again by itself."""
+        self._unkept += self._state.take_privacy()
+        while self._unkept:
+            machine, private = self._unkept[0]
+            if private:
+                told = Intent(machine, "private", "its owner's wish", time.time())
+                await self._store.put_intent(told)
+            else:
+                await self._store.drop_private(machine)
+            self._unkept.pop(0)
 
     def declare(self, macs: Sequence[MacSettings], *, complete: bool) -> None:
         """The Macs that should be here; `complete`: and no other is missed when it is away."""

@@ -208,7 +208,7 @@ class OperatorMethods(RouterCore):
     async def metrics(self) -> dict[str, float]:
         """The gateways' counters added up, and the router's own."""
         return {
-            **self._state.metrics(time.monotonic()),
+            **self._state.metrics(time.monotonic(), macs=True),
             "coster_router_records_dropped_total": float(self._kept.dropped),
             "coster_router_store_errors_total": float(self._kept.errors),
         }

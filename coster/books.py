@@ -32,6 +32,9 @@ def verify(
     full: Annotated[
         bool, typer.Option("--full", help="Replay everything, not only what is new.")
     ] = False,
+    rollups: Annotated[
+        bool, typer.Option("--rollups", help="Count the sums by time again, too; --full does.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Replay the transfers since the last audit; works while the market runs and after."""
@@ -42,7 +45,8 @@ def verify(
     with reported(as_json=json):
         paths = paths_of(data)
         try:
-            report = verify_ledger(paths.data, database_of(paths, database), full=full)
+            books = database_of(paths, database)
+            report = verify_ledger(paths.data, books, full=full, rollups=rollups)
         except StorageError as error:
             raise NotFound(str(error), "data") from error
     if json:
@@ -65,6 +69,8 @@ def _print(report: VerifyReport) -> None:
         out.write(f"{styled('✗', 'red', out)} {_verdict(report, counts)}\n")
     for name, nano in report.totals_nano.items():
         out.write(f"  {name:24} ${nano / 1e9:,.9f}\n")
+    if report.ok and report.sums is not None:
+        out.write(f"  {report.sums:,} sums by time are what the journal counts\n")
     unsaid = report.problem_count - len(report.problems)
     if report.problem_count > 1:
         for problem in report.problems:

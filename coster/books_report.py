@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +19,9 @@ from market.money import NANO_PER_CENT, format_usd_exact
 PROCESSOR_S_MAX = 150.0
 """Reconciling pages through every line of the payment processor."""
 UNMATCHED_SHOWN = 50
+SERVED_DAYS = 7
+"""How long the router remembers how an attempt ended."""
+DAY_S = 86_400.0
 _SUMS = tuple(
     f"{name}_cents" for name in ("ledger", "in_flight", "suspense", "processor", "difference")
 )
@@ -107,10 +112,23 @@ def alerts(data: Data = None, json: Json = False) -> None:
         raise SystemExit(DEGRADED)
 
 
-def reconcile(data: Data = None, json: Json = False) -> None:
+def reconcile(
+    served: Annotated[
+        bool, typer.Option("--served", help="Match what Macs served with what was paid, instead.")
+    ] = False,
+    days: Annotated[
+        int, typer.Option(min=1, max=SERVED_DAYS, help="With --served: how far back.")
+    ] = SERVED_DAYS,
+    data: Data = None,
+    database: Database = None,
+    json: Json = False,
+) -> None:
     """Match the payment processor's lines with the ledger's transfers."""
     from coster.market_http import operations
 
+    if served:
+        _reconcile_served(data, database, days, as_json=json)
+        return
     with reported(as_json=json):
         answer = operations(data).request("POST", "/admin/reconcile", timeout_s=PROCESSOR_S_MAX)
     if json:
@@ -119,6 +137,48 @@ def reconcile(data: Data = None, json: Json = False) -> None:
         _print_match(answer)
     if not answer.get("ok"):
         raise SystemExit(DEGRADED)
+
+
+def _reconcile_served(data: Path | None, database: str | None, days: int, *, as_json: bool) -> None:
+    """From the router's log and the books themselves: the market may run or not."""
+    from coster.market_http import paths_of
+    from storage.opening import open_rows
+    from storage.served import compare_served
+
+    with reported(as_json=as_json), storage_faults():
+        paths, now_s = paths_of(data), time.time()
+        rows = open_rows(paths.data, database_of(paths, database))
+        try:
+            found = compare_served(paths.data, rows, since_s=now_s - days * DAY_S, now_s=now_s)
+        finally:
+            rows.close()
+    answer = found.as_json()
+    if as_json:
+        print_json(answer)
+    else:
+        _print_served(answer)
+    if not found.ok:
+        raise SystemExit(DEGRADED)
+
+
+def _print_served(answer: dict[str, Any]) -> None:
+    out = sys.stdout
+    mark = styled("✓", "green", out) if answer["ok"] else styled("✗", "red", out)
+    out.write(
+        f"{mark} {answer['answers']:,} answers served, {answer['paid_answers']:,} paid, "
+        f"{answer['unpaid_count']:,} not or not wholly\n"
+    )
+    if answer["waiting"]:
+        out.write(f"  {answer['waiting']:,} more wait for their settlement\n")
+    for machine, mac in answer["machines"].items():
+        out.write(
+            f"  {machine:32} {mac['answers']:>9,} answers {mac['tokens']:>12,} tokens, paid "
+            f"{mac['paid_tokens']:>12,}\n"
+        )
+    for line in answer["unpaid"][:UNMATCHED_SHOWN]:
+        out.write(f"  {_words(line)}\n")
+    if answer["unpaid_count"] > UNMATCHED_SHOWN:
+        out.write(f"  … and {answer['unpaid_count'] - UNMATCHED_SHOWN:,} more\n")
 
 
 def _print_match(answer: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a consumer does: chat, balance, usage."""
+"""What a consumer does: chat, balance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from coster.options import Data, Json, Key, Url, reported
 from coster.output import print_json, styled
 from market.catalogue import DEMO_MODEL
 
-USAGE_ROWS = 20
 MEASURABLE_S = 0.05
 
 
@@ -20,7 +19,6 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command()(chat)
     app.command()(balance)
-    app.command()(usage)
 
 
 def chat(
@@ -130,31 +128,3 @@ def balance(data: Data = None, url: Url = None, key: Key = None, json: Json = Fa
         f"Held          ${answer.get('held_usd', 0):.6f}  by running requests\n"
         f"Withdrawable  ${answer['withdrawable_usd']:.6f}\n"
     )
-
-
-def usage(
-    limit: Annotated[int, typer.Option(help="How many requests, newest first.")] = USAGE_ROWS,
-    data: Data = None,
-    url: Url = None,
-    key: Key = None,
-    json: Json = False,
-) -> None:
-    """The requests that were charged, newest first."""
-    from coster.market_http import api
-
-    with reported(as_json=json):
-        rows = api(data, url, key, "demo_key").request("GET", f"payments/usage?limit={limit}")
-    if json:
-        print_json(rows)
-        return
-    if not rows:
-        sys.stdout.write("Nothing was charged yet.\n")
-        return
-    sys.stdout.write(f"{'time':20} {'model':28} {'in':>7} {'out':>7} {'cost':>13}  request\n")
-    for row in rows:
-        nano = int(row.get("cost_nano_usd", row["cost_micro_usd"] * 1000))
-        sys.stdout.write(
-            f"{row['timestamp'][:19]:20} {row['model'][:28]:28} {row['prompt_tokens']:>7} "
-            f"{row['completion_tokens']:>7} {'$' + format(nano / 1e9, '.9f'):>13}  "
-            f"{row['request_id']}\n"
-        )

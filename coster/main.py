@@ -14,15 +14,18 @@ from coster import (
     books_report,
     consumer,
     databases,
+    earned,
     fleet,
     keys,
     market_state,
+    network,
     node,
     operator,
     paying,
     payouts,
     placing,
     sim,
+    usage,
     waiting,
     why,
 )
@@ -95,13 +98,16 @@ def up(
 
 
 market_state.add_to(app)
+network.add_to(app)
 fleet.add_to(app)
 placing.add_to(app)
 waiting.add_to(app)
 why.add_to(app)
 consumer.add_to(app)
+usage.add_to(app)
 keys.add_to(app)
 paying.add_to(app)
+earned.add_to(app)
 payouts.add_to(app)
 books.add_to(app)
 books_files.add_to(books.ledger)

@@ -43,14 +43,14 @@ _BY_STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where a market's API is and which key opens it."""
+    """Where a market's API is and which key opens it; "" is no key, for what is public."""
 
     base: str
     key: str
 
     @contextmanager
     def _client(self, timeout_s: float) -> Iterator[httpx2.Client]:
-        headers = {"authorization": f"Bearer {self.key}"}
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         with httpx2.Client(base_url=self.base, headers=headers, timeout=timeout_s) as client:
             try:
                 yield client
@@ -91,6 +91,22 @@ class Connection:
         if response.status_code >= 400:
             read_answer(response)
         return str(response.text)
+
+    def pieces(self, path: str) -> Iterator[str]:
+        """A long text as it comes; raises MarketError when it is broken off."""
+        with (
+            self._client(STREAM_TIMEOUT_S) as client,
+            client.stream("GET", path) as response,
+        ):
+            if response.status_code >= 400:
+                response.read()
+                read_answer(response)
+            try:
+                yield from response.iter_text()
+            except httpx2.RemoteProtocolError as error:
+                raise errors.Unavailable(
+                    "The market broke off before the end: what was printed is not whole. Ask again."
+                ) from error
 
     def stream(self, path: str, body: object) -> Iterator[dict[str, Any]]:
         """The data events of one server-sent stream, decoded, until [DONE]."""
@@ -141,6 +157,12 @@ def api(data: Path | None, url: str | None, key: str | None, secret: str) -> Con
     if not chosen:
         raise Unauthenticated("No API key: give --key, or set COSTER_API_KEY.", None, "no_key")
     return Connection(base.rstrip("/"), chosen)
+
+
+def public_api(data: Path | None, url: str | None) -> Connection:
+    """The public API without a key."""
+    base = url or os.environ.get("COSTER_API_BASE") or _run_of(paths_of(data)).api_base
+    return Connection(base.rstrip("/"), "")
 
 
 def once(key: str | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What an owner of Macs asks for: earnings, how they are paid out, and a withdrawal."""
+"""How an owner of Macs is paid out: set-up, withdrawals, the weekly payouts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from coster.earned import PROVIDER_KEY
 from coster.options import Data, Json, Key, RetryKey, Url, cents_of, reported, usd
 from coster.output import print_json, styled
 from market.errors import Conflict, InvalidRequest
 
-RECENT_ROWS = 5
 PAYOUT_ROWS = 20
-PROVIDER_KEY = "demo_provider_key"  # the file it is kept in
 SETUP = "coster payouts setup --country US"
 
 payouts = typer.Typer(help="How earnings are paid out.", no_args_is_help=True)
@@ -21,44 +20,8 @@ payouts = typer.Typer(help="How earnings are paid out.", no_args_is_help=True)
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command()(earnings)
     app.command()(withdraw)
     app.add_typer(payouts, name="payouts")
-
-
-def earnings(
-    limit: Annotated[int, typer.Option(help="How many payments, newest first.")] = RECENT_ROWS,
-    data: Data = None,
-    url: Url = None,
-    key: Key = None,
-    json: Json = False,
-) -> None:
-    """What your Macs have earned."""
-    from coster.market_http import api
-
-    with reported(as_json=json):
-        connection = api(data, url, key, PROVIDER_KEY)
-        answer = connection.request("GET", f"provider/earnings?limit={limit}")
-        models = connection.request("GET", "models")["data"]
-    # A Mac offers several models: the model on the most of them tells how many there are.
-    online = max((model["ready"] for model in models), default=0)
-    if json:
-        print_json({**answer, "providers_online": online})
-        return
-    out = sys.stdout
-    out.write(f"{styled('Coster Earnings', 'bold', out)}\n\n")
-    out.write(f"Coordinator: online ({online} providers connected)\n\n")
-    out.write("Earnings:\n")
-    out.write(f"  Balance:       {usd(answer['balance_nano_usd'])}\n")
-    if int(answer["maturing_nano_usd"]):
-        out.write(f"    maturing:    {usd(answer['maturing_nano_usd'])}\n")
-    out.write(f"  Total earned:  {usd(answer['total_earned_nano_usd'])}\n")
-    out.write(f"  Jobs served:   {answer['jobs_served']}\n\n")
-    out.write("Recent payouts:\n")
-    for row in answer["recent"]:
-        out.write(f"  {usd(row['amount_nano_usd'])}  {row['model']}\n")
-    if not answer["recent"]:
-        out.write("  none yet\n")
 
 
 def withdraw(

@@ -21,7 +21,7 @@ from market.policy.preferences import TRUST
 from market.types import Hardware, ModelId
 
 FLEET_MACS_MAX = 100_000
-_KEYS = ("count", "name", "chip", "memory_gb", "ask_pct", "trust", "models")
+_KEYS = ("count", "name", "chip", "memory_gb", "ask_pct", "trust", "models", "private")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class MacSpec:
     ask_pct: int = 100
     trust: str = "basic"
     models: tuple[ModelId, ...] = ()
+    private: bool = False
 
 
 def parse_fleet(text: str, source: str) -> tuple[MacSpec, ...]:
@@ -80,6 +81,9 @@ def _entry(entry: Mapping[str, Any], where: str, before: int) -> list[MacSpec]:
     models = entry.get("models", [])
     if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
         raise InvalidRequest(f"{where}: models must be a list of model ids.", "fleet")
+    private = entry.get("private", False)
+    if type(private) is not bool:
+        raise InvalidRequest(f"{where}: private must be true or false.", "fleet")
     name = str(entry.get("name", hardware.chip.lower().replace(" ", "-")))
     return [
         MacSpec(
@@ -88,6 +92,7 @@ def _entry(entry: Mapping[str, Any], where: str, before: int) -> list[MacSpec]:
             ask_pct=_whole(entry, "ask_pct", 100, 1, 100, where),
             trust=trust,
             models=tuple(ModelId(model) for model in models),
+            private=private,
         )
         for at in range(count)
     ]

@@ -18,6 +18,7 @@ TRANSPORTS = ("framed", "ray_stream")
 MACS_MAX = 256
 """One Ray cluster is planned at 250 Mac nodes at most; larger markets federate."""
 GATEWAYS_MAX = 16
+GROUP_MIN_MAX = 1_000
 FEE_BPS_MAX = 10_000
 PACE_MS_MAX = 60_000.0
 CARD_CENTS_MIN = 50
@@ -57,7 +58,7 @@ class MacSettings:
 
     `labels` pin its actor to a Ray node; empty means any node. `bind_host` is where its
     framed connection listens. It asks `ask_pct` per cent of the market's prices and may load
-    `models` only; empty is all the market serves.
+    `models` only; empty is all the market serves. A `private` one enters no public figure.
     """
 
     machine: MachineId
@@ -70,6 +71,7 @@ class MacSettings:
     ask_pct: int = 100
     trust: str = "basic"
     models: tuple[ModelId, ...] = ()
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,8 @@ class MarketSettings:
     to `promo_per_fingerprint` sign-ups from one place, and `promo_day_nano` a day in all;
     what Macs earn from it is held back for `promo_maturity_days`. `stripe_port` is where
     the embedded test Stripe listens, 0 when there is none. `policy` is the routing policy's
-    name, one of `market.policy.registry.POLICIES`.
+    name, one of `market.policy.registry.POLICIES`. Public figures of groups of fewer than
+    `public_group_min` accounts are not told.
     """
 
     data_dir: str
@@ -157,6 +160,7 @@ class MarketSettings:
     stripe_port: int = 0
     payments: PaymentSettings = field(default_factory=PaymentSettings)
     policy: str = "coster"
+    public_group_min: int = 1
     placement: PlacementSettings = field(default_factory=PlacementSettings)
     demo_accounts: bool = False
     ledger_pinned: bool = False
@@ -181,6 +185,7 @@ class MarketSettings:
         _between("promo_day_nano", self.promo_day_nano, 0, NANO_MAX)
         _between("promo_per_fingerprint", self.promo_per_fingerprint, 0, 1_000_000)
         _between("promo_maturity_days", self.promo_maturity_days, 0, 366)
+        _between("public_group_min", self.public_group_min, 1, GROUP_MIN_MAX)
         _between("stripe_port", self.stripe_port, 0, 65_535)
 
 

@@ -7,7 +7,7 @@ It is a separate app so that it can listen where consumers cannot reach it. Ever
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
 
@@ -18,12 +18,11 @@ from serve_app.admin_ports import OperationsPort
 from serve_app.admin_steering import STEERING_BODIES, add_steering
 from serve_app.asgi import Bodies
 from serve_app.auth import bearer
+from serve_app.exposition import TEXT_FORMAT, exposition
 from serve_app.limits import Limits
 from serve_app.openapi import json_body, plain_document
 from serve_app.ports import AdminPort
 from serve_app.rest import error_response, new_app, read_shape
-
-EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def create_admin_app(port: OperationsPort, admin_key: str, limits: Limits | None = None) -> FastAPI:
@@ -58,8 +57,8 @@ def create_admin_app(port: OperationsPort, admin_key: str, limits: Limits | None
 def _add_reads(app: FastAPI, port: AdminPort) -> None:
     @app.get("/metrics", tags=["operations"])
     async def metrics() -> Response:
-        """Every counter and gauge of the market, in Prometheus' text format."""
-        return Response(exposition(await port.metrics()), media_type=EXPOSITION)
+        """Every metric of the market, in Prometheus' text format."""
+        return Response(exposition(await port.metrics()), media_type=TEXT_FORMAT)
 
     @app.get("/admin/status", tags=["operations"])
     async def status() -> Response:
@@ -77,17 +76,3 @@ def _add_orders(app: FastAPI, port: AdminPort, bodies: Bodies) -> None:
         """Audit the ledger read-only; 200 either way, `ok` says how it stands."""
         body = await read_shape(request, bodies, VerifyBody)
         return json_answer(await port.verify(full=body.full))
-
-
-def exposition(values: Mapping[str, float]) -> str:
-    """Prometheus' text format. Names ending in `_total`, `_sum` or `_count` are counters."""
-    lines: list[str] = []
-    described = ""
-    for name in sorted(values, key=lambda full: (full.partition("{")[0], full)):
-        family = name.partition("{")[0]
-        if family != described:
-            described = family
-            kind = "counter" if family.endswith(("_total", "_sum", "_count")) else "gauge"
-            lines.append(f"# TYPE {family} {kind}")
-        lines.append(f"{name} {values[name]:.17g}")
-    return "\n".join(lines) + "\n"

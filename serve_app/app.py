@@ -15,6 +15,7 @@ from serve_app.inference import Inference
 from serve_app.limits import Limits
 from serve_app.parameters import Kind
 from serve_app.ports import GatewayPorts
+from serve_app.public_figures import PublicFigures
 from serve_app.request_ids import RANDOM_BYTES, echoed_id, new_request_id
 from serve_app.routes import build_routes
 
@@ -32,7 +33,10 @@ class GatewayApp:
         self._desk = Desk.of(ports, limits)
         bodies = Bodies(limits)
         self._inference = Inference(self._desk, bodies)
-        self._routes: App = build_routes(self._desk, bodies, self._inference.preparing)
+        self.figures = PublicFigures(ports, self._desk.counters)
+        self._routes: App = build_routes(
+            self._desk, bodies, self._inference.preparing, self.figures
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection event: a request, or the server's start and stop."""
@@ -45,13 +49,21 @@ class GatewayApp:
             await send({"type": "websocket.close", "code": 1000})
 
     def counters(self) -> dict[str, float]:
-        """Cumulative metrics of this process, by the names of `metric_names`."""
-        return self._desk.counters.snapshot()
+        """Cumulative metrics of this process, by the names of `metric_names`.
+
+        What has no labels is there from the beginning: a count that appears as 1 is no increase
+        to whoever watches it.
+        """
+        return {**metric_names.ZEROS, **self._desk.counters.snapshot()}
 
     @property
     def running(self) -> int:
         """Inference requests under way."""
         return self._inference.running
+
+    def start(self) -> None:
+        """Begin what goes on without requests: snapshots of the public figures. Idempotent."""
+        self.figures.start()
 
     async def end_all(self, reason: str) -> None:
         """End every inference request now, and refuse those that come after.
@@ -67,6 +79,7 @@ class GatewayApp:
     async def close(self) -> None:
         """Let requests end for `CLOSE_S`, end the others, wait for the books. Idempotent."""
         await self._inference.close(CLOSE_S)
+        await self.figures.close()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id(self._desk.ports.clock.now_s(), os.urandom(RANDOM_BYTES))
@@ -85,6 +98,7 @@ class GatewayApp:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                self._count(scope, message["status"])
                 message["headers"] = [*message.get("headers", ()), *ids]
             await send(message)
 
@@ -92,6 +106,7 @@ class GatewayApp:
             if stranger:
                 self._desk.door.stranger(scope)
         except MarketError as error:
+            self._desk.measures.rejected("stranger", error.code or error.type)
             await send_error(send, error, ids)
             return
         try:
@@ -104,15 +119,24 @@ class GatewayApp:
             raise
         except Exception as error:  # noqa: BLE001  the HTTP boundary: recorded, then answered
             self._desk.counters.add(metric_names.INTERNAL_ERRORS)
-            _log.error("%s failed: %s", request_id, describe_fault(error))
+            _log.error(
+                "a request failed: %s", describe_fault(error), extra={"request_id": request_id}
+            )
             if not started:
                 shown = error if isinstance(error, MarketError) else _internal()
                 await send_error(send, shown, ids)
+
+    def _count(self, scope: Scope, status: int) -> None:
+        """By the route's own pattern: paths are the caller's, patterns are ours."""
+        route = getattr(scope.get("route"), "path", "unknown")
+        key = metric_names.labelled(metric_names.API_REQUESTS, route=route, status=status)
+        self._desk.counters.add(key)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                self.start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.close()

@@ -34,6 +34,7 @@ from actors.gateway import StreamCalls, connect_gateway
 from actors.nodes import provider_name
 from actors.process import begin_process
 from market.keys import key_hash, well_formed
+from market.public.pseudonyms import alias_key
 from market.settings import MarketSettings
 from market.types import GatewayId
 from serve_app.admin import create_admin_app
@@ -113,9 +114,12 @@ class Gateway:
                 hash_key=partial(_hash_key, clients.pepper),
                 sealer=Sealer(clients.pepper),
                 front=clients.front,
+                alias_key=alias_key(clients.pepper),
+                group_min=settings.public_group_min,
             )
         )
         clients.router.start()
+        self._app.start()
 
     def _counters(self) -> dict[str, float]:
         return self._app.counters()

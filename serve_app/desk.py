@@ -14,6 +14,7 @@ from serve_app.books import Books
 from serve_app.counters import Counters
 from serve_app.gate import Doorkeeper
 from serve_app.limits import Limits
+from serve_app.measures import Measures
 from serve_app.ports import GatewayPorts
 
 
@@ -27,6 +28,7 @@ class Desk:
     books: Books
     background: Background
     counters: Counters
+    measures: Measures
     door: Doorkeeper
 
     async def identify(
@@ -55,5 +57,6 @@ class Desk:
             books=Books(ports.accountant, background, counters, limits),
             background=background,
             counters=counters,
+            measures=Measures(counters),
             door=Doorkeeper(limits, ports.clock, ports.front),
         )

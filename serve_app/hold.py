@@ -12,8 +12,6 @@ from market.errors import Internal, MarketError, Unavailable
 from market.messages import Admit, Admitted, Checkpoint, Part, Replay, Settle, Settled, Void
 from market.routing.messages import Grant
 from market.types import ProviderId, RequestId, Usage
-from serve_app import metric_names
-from serve_app.counters import Counters
 from serve_app.desk import Desk
 from serve_app.prepare import Prepared
 from serve_app.sealed import OwnKey
@@ -50,16 +48,6 @@ class Delivery:
         said = [(part.provider, part.completion_tokens) for part in self.before]
         own = self.usage.completion_tokens - sum(tokens for _, tokens in said)
         return (*said, (self.grant.provider, own))
-
-    def count(self, counters: Counters, mismatches: int) -> None:
-        """Add a charged answer to this gateway's metrics."""
-        counters.add(metric_names.PROMPT_TOKENS, self.usage.prompt_tokens)
-        counters.add(metric_names.COMPLETION_TOKENS, self.usage.completion_tokens)
-        counters.add(metric_names.CACHED_TOKENS, self.usage.cached_tokens)
-        counters.add(metric_names.TTFT_MS_SUM, self.ttft_ms)
-        counters.add(metric_names.TTFT_MS_COUNT)
-        if mismatches:
-            counters.add(metric_names.COUNT_MISMATCHES, mismatches)
 
 
 class Hold:

@@ -29,6 +29,8 @@ from serve_app.turns import Turns, Visit
 from serve_app.wishes import ROUTE_HEADER
 
 _log = logging.getLogger("coster.door")
+_GATES = {401: "key", 403: "key", 429: "limits", 503: "capacity"}
+"""Which gate it was that refused a request before it became a run, by the error's status."""
 END_S = 1.0  # how long ended requests may take to say so, before and after being cut off
 
 
@@ -69,6 +71,7 @@ class Inference:
             self._desk.counters.add(metric_names.CLIENTS_LEFT)
         except MarketError as error:
             self._count(kind, error.status)
+            self._note(error, request_id)
             await send_error(send, error, id_headers)
         finally:
             self._taken -= 1
@@ -207,6 +210,15 @@ class Inference:
         if error is not None and not isinstance(error, ReplayedError | MarketError):
             self._desk.counters.add(metric_names.INTERNAL_ERRORS)
             _log.error("a request without a client failed: %s", describe_fault(error))
+
+    def _note(self, error: MarketError, request_id: RequestId) -> None:
+        """A request was refused before it became a run; strangers are only counted."""
+        gate = "draining" if error is self._ended else _GATES.get(error.status, "request")
+        code = error.code or error.type
+        self._desk.measures.rejected(gate, code)
+        if gate != "key":
+            about = {"request_id": request_id, "gate": gate, "code": code, "status": error.status}
+            _log.info("refused", extra=about)
 
     def _count(self, kind: Kind, status: int) -> None:
         name = metric_names.labelled(metric_names.REQUESTS, route=kind, status=status)

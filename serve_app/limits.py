@@ -59,3 +59,8 @@ class Limits:
     # Per account and process: a quote costs its caller nothing, and us a decision.
     quotes_per_minute: int = 120
     quotes_burst: int = 60
+    # Per account and process: a page of the past costs its caller nothing, and us a few
+    # milliseconds. Pages that an export reads are not counted; exports are.
+    histories_per_minute: int = 240
+    histories_burst: int = 60
+    exports_at_once: int = 4  # and one of each account

@@ -9,11 +9,13 @@ an actor that is away raises `Unavailable`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from market import messages
+from market.accounting.asking import RequestsAsked, SumsAsked, UsePage, WorkPage
 from market.accounting.earned import EarningsStatement
+from market.accounting.histories import JobPage, UsagePage
 from market.accounting.prices import Price
 from market.accounting.rows import DeliveryRow, RequestRow
 from market.accounting.state_rows import (
@@ -24,9 +26,11 @@ from market.accounting.state_rows import (
     RefundRow,
     TopUpRow,
 )
+from market.accounting.statistics import Told, Used, UseQuestion, Worked, WorkQuestion
 from market.catalogue import Catalogue
 from market.messages import AccountantOp, AccountantReply, KeyLimits, KeyRecord, KeySpend, RateState
 from market.routing.messages import Busy, Grant, ModelAvailability, Outcome, Quote, RouteRequest
+from market.routing.public import PublicFleet
 from market.types import AccountId, Event, GatewayId, Job, KeyId, ModelId, RequestId
 from serve_app.money_views import BalanceView, UsageView, WithdrawalQuoteView
 from serve_app.sealed import Sealer
@@ -118,6 +122,22 @@ class AccountantPort(Protocol):
         """What the account's Macs have earned, with the newest `limit` payments."""
         ...
 
+    async def usage_page(self, account: AccountId, asked: RequestsAsked) -> UsagePage:
+        """Charged requests, newest first; NotFound for a key that is not the account's."""
+        ...
+
+    async def job_page(self, account: AccountId, asked: RequestsAsked) -> JobPage:
+        """Paid jobs, newest first; NotFound for a machine that never earned for the account."""
+        ...
+
+    async def use_page(self, account: AccountId, asked: SumsAsked) -> UsePage:
+        """Sums of what was used. Raises NotFound and InvalidRequest."""
+        ...
+
+    async def work_page(self, account: AccountId, asked: SumsAsked) -> WorkPage:
+        """Sums of what Macs did and earned. Raises NotFound and InvalidRequest."""
+        ...
+
     def prices(self) -> Mapping[ModelId, Price]:
         """What models cost, from cache, at most a second old while the accountant answers.
 
@@ -131,6 +151,14 @@ class AccountantPort(Protocol):
 
     async def outcome(self, account: AccountId, request_id: RequestId) -> bytes | None:
         """The sealed answer that is kept of a request under its caller's own key, if any."""
+        ...
+
+    async def worked(self, question: WorkQuestion) -> Told[Worked]:
+        """As `market.accounting.statistics.Statistics`."""
+        ...
+
+    async def used(self, question: UseQuestion) -> Told[Used]:
+        """As `market.accounting.statistics.Statistics`."""
         ...
 
 
@@ -226,6 +254,13 @@ class RouterPort(Protocol):
         """Free the grant and teach the router. Fire and forget; never raises."""
         ...
 
+    async def public_fleet(self, epoch: int) -> PublicFleet:
+        """The public Macs as they were when this epoch, a Unix second, was first asked for.
+
+        Raises Unavailable while the router is away or does not know its Macs yet.
+        """
+        ...
+
     def availability(self) -> Sequence[ModelAvailability]:
         """The last known state of the fleet, from cache: never waits, never raises."""
         ...
@@ -303,7 +338,8 @@ KeyHasher = Callable[[str], bytes | None]
 class GatewayPorts:
     """Everything `serve_app.app.create_app` is built from.
 
-    `front` is the token by which our own HAProxy vouches for a client's address.
+    `front` is the token by which our own HAProxy vouches for a client's address. `alias_key`
+    makes the pseudonyms of accounts; public figures are of `group_min` accounts at least.
     """
 
     gateway: GatewayId
@@ -318,6 +354,8 @@ class GatewayPorts:
     hash_key: KeyHasher
     sealer: Sealer
     front: str = ""
+    alias_key: bytes = field(default=b"", repr=False)
+    group_min: int = 1
 
 
 class AdminPort(Protocol):

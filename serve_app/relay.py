@@ -6,6 +6,7 @@ told how far the answer has come and which try has led.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,8 @@ from serve_app.progress import AttemptFailedError
 from serve_app.race import Attempt, Race, result_of
 from serve_app.replies import Reply
 from serve_app.seat import Route, Seat
+
+_log = logging.getLogger("coster.door")
 
 
 class SlowReaderError(Exception):
@@ -55,6 +58,8 @@ class Relay:
         self.reply: Reply
         self.gone = False
         self.fault: MarketError | None = None
+        self._gap = desk.measures.of(prepared.call.kind, prepared.card.id).gap
+        self._said_s = started_s  # last batch of tokens
         self._admitted: Admitted | None = None
         self._hedged = False
         self._pausing = False  # a Mac was lost in the middle; nobody goes on yet
@@ -137,6 +142,9 @@ class Relay:
             now_s = self._desk.ports.clock.monotonic_s()
             if answer.first_s is None:
                 answer.first_s = now_s
+            else:
+                self._gap.observe(now_s - self._said_s)
+            self._said_s = now_s
             if self.race.lead is not None:
                 reply.led_by(self.race.lead.grant.provider)
             for event in events:
@@ -189,6 +197,8 @@ class Relay:
         if last:
             raise self._given_up(failure)
         self._desk.counters.add(metric_names.FAILOVERS)
+        about = {"request_id": self._request_id, "provider": lost.grant.provider}
+        _log.info("a Mac failed a request; another is tried", extra={**about, "code": failure.code})
         if goes_on:
             answer.lose(lost)
             self._pausing = True

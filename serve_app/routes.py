@@ -19,13 +19,17 @@ from serve_app.asgi import Bodies
 from serve_app.desk import Desk
 from serve_app.generations import add_generations
 from serve_app.landings import add_landings
+from serve_app.llms import add_llms
 from serve_app.openapi import describe, operation
 from serve_app.ports import DRAINING
 from serve_app.preparing import Preparing
+from serve_app.public_figures import PublicFigures
 from serve_app.rest import answer, caller, new_app
+from serve_app.routes_histories import add_histories
 from serve_app.routes_keys import add_accounts, add_keys
 from serve_app.routes_payments import add_payments
 from serve_app.routes_payouts import add_payouts
+from serve_app.routes_public import add_public
 from serve_app.routes_quote import add_quotes
 from serve_app.schemas import (
     BalanceAnswer,
@@ -35,7 +39,6 @@ from serve_app.schemas import (
     PriceHistory,
     PriceList,
     Readiness,
-    UsageEntry,
 )
 from serve_app.views import (
     balance_answer,
@@ -43,12 +46,8 @@ from serve_app.views import (
     model_object,
     price_entry,
     price_history,
-    usage_entry,
 )
 
-USAGE_ROWS_DEFAULT = 100
-USAGE_ROWS_MOST = 1_000
-RowLimit = Annotated[int, Query(ge=1, le=USAGE_ROWS_MOST)]
 ModelQuery = Annotated[str, Query(min_length=1, max_length=300)]
 
 
@@ -60,7 +59,9 @@ def package_version() -> str:
         return "0"
 
 
-def build_routes(desk: Desk, bodies: Bodies, preparing: Preparing) -> FastAPI:
+def build_routes(
+    desk: Desk, bodies: Bodies, preparing: Preparing, figures: PublicFigures
+) -> FastAPI:
     """The FastAPI app behind the hot routes."""
     app = new_app(
         "coster",
@@ -74,10 +75,13 @@ def build_routes(desk: Desk, bodies: Bodies, preparing: Preparing) -> FastAPI:
     add_generations(app, desk)
     add_payments(app, desk, bodies)
     add_payouts(app, desk, bodies)
+    add_histories(app, desk)
     add_accounts(app, desk, bodies)
     add_keys(app, desk, bodies)
+    add_public(app, desk, figures)
     _add_health(app, desk)
     add_landings(app)
+    add_llms(app)
     describe(app)
     return app
 
@@ -148,18 +152,6 @@ def _add_statements(app: FastAPI, desk: Desk) -> None:
         """What the account has, can withdraw and has on hold."""
         record = await caller(desk, request, BILLING_READ)
         return answer(balance_answer(await accountant.balance(record.account)))
-
-    @app.get(
-        "/v1/payments/usage",
-        response_model=list[UsageEntry],
-        tags=["money"],
-        openapi_extra=operation(BILLING_READ),
-    )
-    async def usage(request: Request, limit: RowLimit = USAGE_ROWS_DEFAULT) -> Response:
-        """The account's charged requests, newest first."""
-        record = await caller(desk, request, BILLING_READ)
-        rows = await accountant.usage(record.account, limit)
-        return answer([usage_entry(row) for row in rows])
 
 
 def _add_health(app: FastAPI, desk: Desk) -> None:

@@ -1,17 +1,16 @@
-"""The routes of money that goes out: how an account is paid, withdrawals, what Macs earned."""
+"""The routes of money that goes out: how an account is paid, withdrawals, what was paid out."""
 
 from __future__ import annotations
 
 from fastapi import FastAPI, Request, Response
 
-from market.keys import BILLING_READ, FLEET_READ, PAYOUTS
+from market.keys import BILLING_READ, PAYOUTS
 from serve_app.asgi import Bodies
 from serve_app.desk import Desk
 from serve_app.openapi import operation
 from serve_app.rest import answer, caller, read_shape
 from serve_app.routes_payments import PAGE_DEFAULT, Before, PageLimit, before_ns, next_before
 from serve_app.schemas_payments import (
-    EarningsAnswer,
     Onboarding,
     OnboardingBody,
     Payout,
@@ -23,13 +22,13 @@ from serve_app.schemas_payments import (
     WithdrawalBody,
 )
 from serve_app.sealed import read_key
-from serve_app.views_payments import earnings, onboarding, payout, payout_account, quote
+from serve_app.views_payments import onboarding, payout, payout_account, quote
 
 READERS = (PAYOUTS, BILLING_READ)
 
 
 def add_payouts(app: FastAPI, desk: Desk, bodies: Bodies) -> None:
-    """Everything under /v1/payouts, and /v1/provider/earnings."""
+    """Everything under /v1/payouts."""
     _add_account(app, desk, bodies)
     _add_withdrawals(app, desk, bodies)
     _add_lists(app, desk)
@@ -112,7 +111,7 @@ def _add_withdrawals(app: FastAPI, desk: Desk, bodies: Bodies) -> None:
 
 
 def _add_lists(app: FastAPI, desk: Desk) -> None:
-    payments, accountant = desk.ports.payments, desk.ports.accountant
+    payments = desk.ports.payments
 
     @app.get(
         "/v1/payouts/withdrawals",
@@ -139,14 +138,3 @@ def _add_lists(app: FastAPI, desk: Desk) -> None:
         """One payout and how far it has come."""
         record = await caller(desk, request, *READERS)
         return answer(payout(await payments.payout_of(record.account, payout_id)))
-
-    @app.get(
-        "/v1/provider/earnings",
-        response_model=EarningsAnswer,
-        tags=["payouts"],
-        openapi_extra=operation(FLEET_READ, BILLING_READ),
-    )
-    async def get_earnings(request: Request, limit: PageLimit = PAGE_DEFAULT) -> Response:
-        """What the account's Macs have earned, with the newest payments."""
-        record = await caller(desk, request, FLEET_READ, BILLING_READ)
-        return answer(earnings(await accountant.earnings(record.account, limit)))

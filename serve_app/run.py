@@ -56,6 +56,7 @@ class Run:
         own_key = None if recording is None else recording.own_key
         self._hold = Hold(desk, prepared, request_id, key_hash, own_key)
         self._relay = Relay(desk, prepared, request_id, key.account, started_s, self._progressed)
+        self._measures = desk.measures.of(prepared.call.kind, prepared.card.id)
         self._reply: Reply
         self._task: asyncio.Task[None] | None = None
         self._cut = False
@@ -134,6 +135,7 @@ class Run:
         except (ClientLeftError, ConnectionError):
             self._desk.counters.add(metric_names.CLIENTS_LEFT)
             self._abandon(charge=True)
+            self._count_end("client_left")
         except SlowReaderError:
             self._desk.counters.add(metric_names.SLOW_READERS)
             self._abandon(charge=True)
@@ -153,7 +155,7 @@ class Run:
                 await self._fail(unconfirmed() if self._hold.charged else self._ended)
         except Exception as error:  # noqa: BLE001  the boundary of a request: recorded
             self._desk.counters.add(metric_names.INTERNAL_ERRORS)
-            _log.error("%s failed: %s", self._request_id, describe_fault(error))
+            _log.error("a request failed: %s", describe_fault(error), extra=self._about)
             await self._refuse(Internal("An internal error; it has been recorded."))
 
     async def _refuse(self, error: MarketError) -> None:
@@ -168,10 +170,34 @@ class Run:
         await self._fail(error)
 
     async def _fail(self, error: MarketError) -> None:
+        self._note(error)
         if self._reply.written:
             self._desk.counters.add(metric_names.STREAMS_BROKEN)
         if not self._relay.gone:
             await self._reply.fail(error)
+
+    @property
+    def _about(self) -> dict[str, str]:
+        return {"request_id": self._request_id, "model": self._prepared.card.id}
+
+    def _note(self, error: MarketError) -> None:
+        """Count and record that the request ends with an error, and which gate said so."""
+        relay, code = self._relay, error.code or error.type
+        if error is self._ended:
+            gate = "draining"
+        elif self._hold.admitted is None:
+            gate = "admission"
+        else:
+            gate = "serving" if relay.seat.attempts else "routing"
+        self._desk.measures.rejected(gate, code)
+        self._count_end(error.type)
+        level = logging.INFO if error.status < 500 else logging.WARNING
+        about = {**self._about, "gate": gate, "code": code, "status": error.status}
+        _log.log(level, "refused", extra=about)
+
+    def _count_end(self, error: str) -> None:
+        took_s = self._desk.ports.clock.monotonic_s() - self._started_s
+        self._measures.ended(error, took_s, self._relay.seat.attempts)
 
     # ── the steps ────────────────────────────────────────────────────────────────────
 
@@ -222,10 +248,16 @@ class Run:
             kind = self._reply.content_type
             outcome = self._recording.sealed(admitted.account, self._request_id, kind, last)
         settled = await self._hold.settle(delivery, outcome)
-        delivery.count(self._desk.counters, progress.mismatches)
+        self._measures.charged(delivery.usage)
+        self._measures.answered(
+            delivery.usage, self._prepared.call.n, delivery.ttft_ms, delivery.total_ms
+        )
+        self._count_end("")
+        if progress.mismatches:
+            self._desk.counters.add(metric_names.COUNT_MISMATCHES, progress.mismatches)
         if (settled.cost_nano, settled.usage) != (bill.cost_nano, bill.usage):
             self._desk.counters.add(metric_names.COST_MISMATCHES)
-            _log.error("%s was charged otherwise than computed", self._request_id)
+            _log.error("a request was charged otherwise than computed", extra=self._about)
             last = self._reply.last(replace(bill, cost_nano=settled.cost_nano, usage=settled.usage))
         await self._reply.end(last)
 
@@ -237,6 +269,7 @@ class Run:
         delivery = None
         if charge and attempt is not None and delivered and self._recording is None:
             delivery = self._delivery(attempt, delivered, "cancelled")
+            self._measures.charged(delivery.usage)
         self._relay.give_up()
         self._hold.abandon(delivery)
 

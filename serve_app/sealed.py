@@ -92,6 +92,10 @@ class Sealer:
         """A caller's name for a conversation as a keyed hash: the router need not read it."""
         return self._digest("session", account.encode(), name.encode()).hex()[:32]
 
+    def cursor(self, account: AccountId, listed: str, filters: bytes, place: bytes) -> bytes:
+        """What shows that we have given out a place in a list, for these filters only."""
+        return self._digest("cursor", account.encode(), listed.encode(), filters, place)
+
     def seal(
         self, account: AccountId, own: OwnKey, request_id: RequestId, answer: KeptAnswer
     ) -> bytes | None:

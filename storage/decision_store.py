@@ -71,7 +71,7 @@ class DecisionStore:
             raise _unusable(self._path, error) from error
 
     async def intents(self) -> list[Intent]:
-        """Drains and pins, in order of machine."""
+        """Drains, private Macs and pins, in order of machine."""
         drains = select(tables.intents).order_by(tables.intents.c.machine, tables.intents.c.kind)
         pins = select(tables.pins).order_by(tables.pins.c.machine, tables.pins.c.model)
         rows = await self._read(lambda c: (c.execute(drains).all(), c.execute(pins).all()))
@@ -96,7 +96,14 @@ class DecisionStore:
 
     async def drop_drain(self, machine: MachineId) -> None:
         """Forget a drain, if there is one; durable when this returns."""
-        same = (tables.intents.c.machine == machine) & (tables.intents.c.kind == "drain")
+        await self._drop(machine, "drain")
+
+    async def drop_private(self, machine: MachineId) -> None:
+        """A Mac is public again; durable when this returns."""
+        await self._drop(machine, "private")
+
+    async def _drop(self, machine: MachineId, kind: str) -> None:
+        same = (tables.intents.c.machine == machine) & (tables.intents.c.kind == kind)
         await self._write(lambda c: c.execute(delete(tables.intents).where(same)))
 
     async def drop_pin(self, machine: MachineId, model: ModelId) -> None:

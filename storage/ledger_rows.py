@@ -7,13 +7,15 @@ long the history is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from market.accounting.chain import BatchRow
 from market.accounting.chart import Account
-from market.accounting.rows import HoldRow
+from market.accounting.rows import HoldRow, RequestRow
 from market.accounting.state_rows import Row
+from market.types import RequestId
+from storage.rollup_statements import Side
 
 Journal = Literal["account", "transfer", "request", "delivery", "operation"]
 
@@ -65,12 +67,20 @@ class LedgerRows(Protocol):
         """A journal's rows numbered above `after`, in order: (number, fields…, batch, crc)."""
         ...
 
+    def ended(self, request_ids: Sequence[RequestId]) -> Iterator[RequestRow]:
+        """Those of these few requests that have ended, in no particular order."""
+        ...
+
     def holds(self) -> Iterator[OpenHold]:
         """Every open hold, oldest first."""
         ...
 
     def state(self, kind: type[Row]) -> Iterator[Row]:
         """Every state row of a kind, ended ones too, oldest first."""
+        ...
+
+    def sums(self, side: Side, span_s: int) -> Iterator[tuple[Any, ...]]:
+        """Every kept sum of one span of work or of use, in the order of their beginning."""
         ...
 
     def meta(self) -> Meta | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from market.accounting import histories
 from market.accounting.chain import Head, Sealed, seal
 from market.accounting.rows import (
     Changes,
@@ -41,15 +42,16 @@ from storage.database import (
     prepare_folder,
     unreadable,
 )
+from storage.moments import SqliteMoments
 from storage.reads import (
     LOAD,
-    earned_of,
     promo_paid_of,
     revenue_of,
     rows_query,
     snapshot_of,
     usage_query,
 )
+from storage.rollup_reads import RollupReads
 
 LOOKUP_MAX: Final = 500  # ids per statement; SQLite allows 32,766 parameters
 
@@ -72,9 +74,13 @@ class SqliteLedgerStore:
         lock: FolderLock | None,
         claim: _Claim,
         path: Path,
+        past: LedgerConnection | None = None,
     ) -> None:
+        """`past` is what histories are read through, the reader when it is None."""
         self._writer = writer
         self._reader = reader
+        self._past = past or reader
+        self.histories = RollupReads(SqliteMoments(self._past, path))
         self._lock = lock
         self._claim = claim
         self._closed = False
@@ -98,18 +104,20 @@ class SqliteLedgerStore:
             await lock.acquire(lock_wait_s)
         try:
             await asyncio.to_thread(migrate, path, now_ns)
-            writer = await open_writer(path)
+            opened = [await open_writer(path)]
             try:
-                claim = await writer.run(_claim)
-                reader = await open_reader(path)
+                claim = await opened[0].run(_claim)
+                opened += [await open_reader(path), await open_reader(path)]
             except BaseException:
-                await writer.close()
+                for connection in opened:
+                    await connection.close()
                 raise
         except BaseException:
             if lock:
                 lock.release()
             raise
-        return cls(writer, reader, lock, claim, path)
+        writer, reader, past = opened
+        return cls(writer, reader, lock, claim, path, past)
 
     @property
     def epoch(self) -> int:
@@ -175,7 +183,7 @@ class SqliteLedgerStore:
         return await promo_paid_of(self._read, owner, payee)
 
     async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
-        return await earned_of(self._read, payees, limit)
+        return await histories.earned(self.histories, payees, limit)
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell
@@ -198,8 +206,10 @@ class SqliteLedgerStore:
         if self._closed:
             return
         self._closed = True
-        await self._reader.close()
-        await self._writer.close()
+        for connection in {
+            id(one): one for one in (self._past, self._reader, self._writer)
+        }.values():
+            await connection.close()
         if self._lock:
             self._lock.release()
 

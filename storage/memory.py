@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from market.accounting import histories
 from market.accounting.chain import Head, Sealed, seal
 from market.accounting.chart import LEGS_PER_MAC
 from market.accounting.ledger import PROMO_LEG
+from market.accounting.reading import UNFOLDED
 from market.accounting.rows import (
     AccountRow,
     Changes,
@@ -26,6 +28,7 @@ from market.accounting.state_rows import (
     KEY_FIELDS,
     LOADED,
     Cell,
+    FoldedRow,
     Row,
     StateKey,
     StateRow,
@@ -33,6 +36,7 @@ from market.accounting.state_rows import (
 )
 from market.types import AccountId, RequestId
 from storage.database import Fenced
+from storage.memory_rollups import MemoryRollups
 
 
 class MemoryLedger:
@@ -53,6 +57,12 @@ class MemoryLedger:
         self.transfers: dict[tuple[str, int], TransferRow] = {}
         self.operations: list[OperationRow] = []
         self.sealed: list[Sealed] = []
+        self.rollups = MemoryRollups(self.requests, self.deliveries, self._folded)
+
+    def _folded(self) -> FoldedRow:
+        (row,) = self.state[FoldedRow].values() or (UNFOLDED,)
+        assert isinstance(row, FoldedRow)
+        return row
 
 
 class MemoryLedgerStore:
@@ -64,6 +74,7 @@ class MemoryLedgerStore:
         self._ledger.epoch += 1
         self.kept_in = "memory"
         self.epoch = self._ledger.epoch
+        self.histories = self._ledger.rollups
 
     async def load(self) -> Snapshot:
         ledger = self._ledger
@@ -117,6 +128,7 @@ class MemoryLedgerStore:
             ledger.deliveries.setdefault(row.request_id, []).append(row)
         ledger.transfers.update(((row.id, row.leg), row) for row in changes.transfers)
         ledger.operations.extend(changes.operations)
+        ledger.rollups.write(changes)
 
     async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:
         found = self._ledger.requests
@@ -163,14 +175,7 @@ class MemoryLedgerStore:
         return paid_nano
 
     async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
-        found = [(row, part) for row, part in self._shares() if (part or row).payee in payees]
-        total_nano = sum((part or row).provider_nano for row, part in found)
-        newest = found[::-1][: max(0, limit)]
-        return Earned(
-            total_nano,
-            len({row.request_id for row, _ in found}),
-            tuple(part.as_request(row) if part else row for row, part in newest),
-        )
+        return await histories.earned(self.histories, payees, limit)
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell

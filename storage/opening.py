@@ -81,18 +81,21 @@ def open_rows(data: Path, database: str = "") -> LedgerRows:
     return PostgresRows(Address.of(database))
 
 
-def verify_ledger(data: Path, database: str = "", *, full: bool = True) -> VerifyReport:
+def verify_ledger(
+    data: Path, database: str = "", *, full: bool = True, rollups: bool = False
+) -> VerifyReport:
     """Audit the books beside whoever writes them.
 
-    `full` also asks the database for its own opinion of the storage. Books that cannot be read
+    `full` also counts the sums by time again, which `rollups` does alone, and asks the database
+    for its own opinion of the storage. Books that cannot be read
     are a finding, not an exception; StorageError is raised where there are none, and for a
     server that cannot be reached.
     """
     if not is_postgres(database):
-        return verify_file(_file(data, database), full=full)
+        return verify_file(_file(data, database), full=full, rollups=rollups)
     rows = open_rows(data, database)
     try:
-        return verify_rows(rows, name_of(data, database), full=full)
+        return verify_rows(rows, name_of(data, database), full=full, rollups=rollups)
     finally:
         rows.close()
 

@@ -6,14 +6,15 @@ between. Cursors stay on the server; a page of rows at a time is in memory.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from market.accounting.chain import BatchRow
 from market.accounting.chart import Account, Code
-from market.accounting.rows import HoldRow
+from market.accounting.rows import HoldRow, RequestRow
 from market.accounting.state_rows import Row
+from market.types import RequestId
 from storage import postgres
 from storage import statements as sql
 from storage.database import MIGRATIONS, StorageError
@@ -22,6 +23,7 @@ from storage.postgres import FAULTS, Address
 from storage.postgres_migrations import revision_of
 from storage.postgres_schema import schema_problems
 from storage.private_loop import PrivateLoop
+from storage.rollup_statements import SELECT_SUMS, Side
 
 PAGE_ROWS: Final = 2_000
 
@@ -74,6 +76,10 @@ class PostgresRows:
     def journal(self, kind: Journal, after: int = 0) -> Iterator[tuple[Any, ...]]:
         return self._query(sql.SELECT_JOURNAL[kind], after)
 
+    def ended(self, request_ids: Sequence[RequestId]) -> Iterator[RequestRow]:
+        for row in self._query(sql.select_requests(len(request_ids)), *request_ids):
+            yield RequestRow(*row)
+
     def holds(self) -> Iterator[OpenHold]:
         for *terms, crc, ended in self._query(sql.SELECT_HOLDS_TO_VERIFY):
             yield OpenHold(HoldRow(*terms), crc, ended)
@@ -81,6 +87,9 @@ class PostgresRows:
     def state(self, kind: type[Row]) -> Iterator[Row]:
         for row in self._query(sql.SELECT_EVERY[kind]):
             yield kind(*row)
+
+    def sums(self, side: Side, span_s: int) -> Iterator[tuple[Any, ...]]:
+        return self._query(SELECT_SUMS[side.table], span_s)
 
     def meta(self) -> Meta | None:
         row = next(self._query(sql.SELECT_META), None)
@@ -95,13 +104,13 @@ class PostgresRows:
     async def _end(self) -> None:
         self._connection.terminate()  # a read-only transaction has nothing to be told
 
-    def _query(self, statement: str, *cells: int) -> Iterator[tuple[Any, ...]]:
+    def _query(self, statement: str, *cells: int | str) -> Iterator[tuple[Any, ...]]:
         cursor = self._run(self._open(sql.numbered(statement), cells))
         while page := self._run(cursor.fetch(PAGE_ROWS)):
             for row in page:
                 yield tuple(row)
 
-    async def _open(self, statement: str, cells: tuple[int, ...]) -> Any:
+    async def _open(self, statement: str, cells: tuple[int | str, ...]) -> Any:
         return await self._connection.cursor(statement, *cells)
 
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:

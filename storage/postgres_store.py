@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]
 
+from market.accounting import histories
 from market.accounting.chain import GENESIS, Head, Sealed, seal
 from market.accounting.rows import (
     Changes,
@@ -31,17 +32,18 @@ from market.types import AccountId, RequestId
 from storage import postgres
 from storage import statements as sql
 from storage.database import Fenced
+from storage.moments import PostgresMoments
 from storage.postgres import FAULTS, Address
 from storage.postgres_migrations import migrate
 from storage.reads import (
     LOAD,
-    earned_of,
     promo_paid_of,
     revenue_of,
     rows_query,
     snapshot_of,
     usage_query,
 )
+from storage.rollup_reads import RollupReads
 
 READERS_MAX: Final = 4
 COMMIT_S_MAX: Final = 60.0
@@ -78,6 +80,7 @@ class PostgresLedgerStore:
     ) -> None:
         self._writer = writer
         self._readers = readers
+        self.histories = RollupReads(PostgresMoments(readers, address))
         self._claim = claim
         self._address = address
         self._commits: set[asyncio.Task[None]] = set()
@@ -199,7 +202,7 @@ class PostgresLedgerStore:
         return await promo_paid_of(self._read, owner, payee)
 
     async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
-        return await earned_of(self._read, payees, limit)
+        return await histories.earned(self.histories, payees, limit)
 
     async def rows(
         self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell

@@ -18,8 +18,6 @@ from market.accounting.ledger import PROMO_LEG
 from market.accounting.rows import (
     AccountRow,
     CheckpointRow,
-    DeliveryRow,
-    Earned,
     HoldRow,
     OperationRow,
     RequestRow,
@@ -37,7 +35,6 @@ _REQUEST: Final = sql.T["request"]
 _COLUMNS: Final = [_REQUEST.c[name] for name in RequestRow._fields]
 _CHARGED: Final = or_(_REQUEST.c.status == "settled", _REQUEST.c.cost_nano > 0)
 _TERMS: Final = len(HoldRow._fields)
-_REQUEST_CELLS: Final = len(RequestRow._fields)
 
 LOAD: Final = (
     sql.SELECT_META,
@@ -83,27 +80,6 @@ def rows_query(
 
 Read = Callable[[str, Sequence[Cell]], Awaitable[Sequence[Sequence[Any]]]]
 """One query of a store's own, with its cells."""
-
-
-async def earned_of(read: Read, payees: Sequence[AccountId], limit: int) -> Earned:
-    """What requests paid to these accounts, with the newest USAGE_MAX of them at most.
-
-    Requests that one Mac delivered say so themselves; of the others the deliveries do.
-    """
-    bound = max(0, min(limit, USAGE_MAX))
-    newest, totals = sql.select_earned(len(payees))
-    newest_parts, totals_parts = sql.select_delivered(len(payees))
-    listed = [(seq, 0, RequestRow(*row)) for seq, *row in await read(newest, (*payees, bound))]
-    for seq, *row in await read(newest_parts, (*payees, bound)):
-        whole, part = RequestRow(*row[:_REQUEST_CELLS]), DeliveryRow(*row[_REQUEST_CELLS:])
-        listed.append((seq, part.number, part.as_request(whole)))
-    listed.sort(key=lambda found: found[:2], reverse=True)
-    sums = [(await read(query, tuple(payees)))[0] for query in (totals, totals_parts)]
-    return Earned(
-        sum(int(total_nano) for total_nano, _ in sums),
-        sum(jobs for _, jobs in sums),
-        tuple(row for _, _, row in listed[:bound]),
-    )
 
 
 async def promo_paid_of(read: Read, owner: AccountId, payee: AccountId) -> int:

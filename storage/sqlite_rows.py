@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from market.accounting.chain import BatchRow
 from market.accounting.chart import Account, Code
-from market.accounting.rows import HoldRow
+from market.accounting.rows import HoldRow, RequestRow
 from market.accounting.state_rows import Row
+from market.types import RequestId
 from storage import statements as sql
 from storage.database import (
     MIGRATIONS,
@@ -19,6 +20,7 @@ from storage.database import (
     revision_of,
 )
 from storage.ledger_rows import Journal, Meta, OpenHold
+from storage.rollup_statements import SELECT_SUMS, Side
 from storage.schema import schema_problems
 
 _INTEGRITY_MAX: Final = 20  # findings asked of SQLite's own check
@@ -65,6 +67,10 @@ class SqliteRows:
     def journal(self, kind: Journal, after: int = 0) -> Iterator[tuple[Any, ...]]:
         return self._query(sql.SELECT_JOURNAL[kind], after)
 
+    def ended(self, request_ids: Sequence[RequestId]) -> Iterator[RequestRow]:
+        for row in self._query(sql.select_requests(len(request_ids)), *request_ids):
+            yield RequestRow(*row)
+
     def holds(self) -> Iterator[OpenHold]:
         for *terms, crc, ended in self._query(sql.SELECT_HOLDS_TO_VERIFY):
             yield OpenHold(HoldRow(*terms), crc, bool(ended))
@@ -73,6 +79,9 @@ class SqliteRows:
         for row in self._query(sql.SELECT_EVERY[kind]):
             yield kind(*row)
 
+    def sums(self, side: Side, span_s: int) -> Iterator[tuple[Any, ...]]:
+        return self._query(SELECT_SUMS[side.table], span_s)
+
     def meta(self) -> Meta | None:
         row = next(self._query(sql.SELECT_META), None)
         return None if row is None else Meta(*row)
@@ -80,7 +89,7 @@ class SqliteRows:
     def close(self) -> None:
         self._connection.close()
 
-    def _query(self, statement: str, *cells: int) -> Iterator[tuple[Any, ...]]:
+    def _query(self, statement: str, *cells: int | str) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._connection.execute(statement, cells)
         except SQLITE_FAULTS as error:

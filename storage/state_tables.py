@@ -301,6 +301,20 @@ class VerifiedTable(LedgerTable, table=True):
     created_ns: int = int_column()
 
 
+class FoldedTable(LedgerTable, table=True):
+    """How far minutes have been folded into coarser sums."""
+
+    __tablename__: ClassVar[str] = "folded"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="one_row"),
+        CheckConstraint("to_s % 60 = 0 AND minutes_from_s BETWEEN 0 AND to_s", name="minutes"),
+        STRICT,
+    )
+    id: int = int_column(primary=True)
+    to_s: int = int_column()
+    minutes_from_s: int = int_column()
+
+
 STATE_TABLES: Final[dict[type[StateRow], Table]] = {
     rows.OwnerRow: metadata.tables["owner"],
     rows.KeyRow: metadata.tables["api_key"],
@@ -318,5 +332,6 @@ STATE_TABLES: Final[dict[type[StateRow], Table]] = {
     rows.DisputeRow: metadata.tables["dispute"],
     rows.EventRow: metadata.tables["stripe_event"],
     rows.VerifiedRow: metadata.tables["verified"],
+    rows.FoldedRow: metadata.tables["folded"],
 }
 """The table of each kind of row."""

@@ -31,6 +31,7 @@ from market.accounting.rows import (
     TransferRow,
 )
 from market.accounting.state_rows import ENDED, KEY_FIELDS, StateRow, newest
+from storage.rollup_statements import rollup_writes
 from storage.state_tables import STATE_TABLES
 from storage.tables import metadata
 
@@ -188,37 +189,6 @@ def select_deliveries(ids: int) -> str:
     )
 
 
-def select_earned(payees: int) -> tuple[str, str]:
-    """For this many payees: the newest requests that paid them alone, and their sum and number."""
-    where = (
-        f"FROM request WHERE payee IN ({', '.join('?' * payees)}) AND deliveries IS NULL "
-        "AND (status = 'settled' OR cost_nano > 0)"
-    )
-    # Only column names of our own and marks are put together here.
-    return (
-        f"SELECT seq, {REQUEST_COLUMNS} {where} ORDER BY seq DESC LIMIT ?",
-        f"SELECT coalesce(sum(provider_nano), 0), count(*) {where}",
-    )
-
-
-def select_delivered(payees: int) -> tuple[str, str]:
-    """The same of requests with deliveries: what was these payees' part of them.
-
-    A Mac that was lost before its first token has delivered nothing, and that is no job.
-    """
-    where = (
-        f"{_DELIVERED} WHERE delivery.payee IN ({', '.join('?' * payees)}) "
-        "AND (request.status = 'settled' OR request.cost_nano > 0) "
-        "AND (delivery.completion_tokens > 0 OR delivery.number = request.deliveries - 1)"
-    )
-    columns = [f"request.{name}" for name in ("seq", *RequestRow._fields)]
-    columns += [f"delivery.{name}" for name in DeliveryRow._fields]
-    return (
-        f"SELECT {', '.join(columns)} {where} ORDER BY delivery.seq DESC LIMIT ?",
-        f"SELECT coalesce(sum(delivery.provider_nano), 0), count(DISTINCT request.seq) {where}",
-    )
-
-
 TRANSFER_COLUMNS: Final = ", ".join(TransferRow._fields)
 
 
@@ -308,6 +278,7 @@ def _writes(changes: Changes, sealed: Sealed) -> Iterator[tuple[str, Sequence[Se
     yield UPDATE_CHECKPOINT, [(*row, key) for key, row in changes.checkpoints.items()]
     yield DELETE_HOLD, [(request_id,) for request_id in changes.closed]
     yield UPDATE_ACCOUNT, [(*row, number) for number, row in changes.counters.items()]
+    yield from rollup_writes(changes)
     for kind, rows in changes.state.items():
         yield UPSERT[kind], [row for row in rows.values() if row is not None]
         yield DELETE[kind], [key for key, row in rows.items() if row is None]

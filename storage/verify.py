@@ -26,16 +26,20 @@ from market.accounting.state_rows import (
 )
 from storage.database import LEDGER_FILE, MIGRATIONS, Away, StorageError
 from storage.ledger_rows import Journal, LedgerRows
+from storage.recounting import recount
 from storage.sqlite_rows import SqliteRows
 
 JOURNALS: Final[tuple[Journal, ...]] = get_args(Journal)
 
 
-def verify(folder: Path, *, full: bool = True, scripts: Path = MIGRATIONS) -> VerifyReport:
+def verify(
+    folder: Path, *, full: bool = True, rollups: bool = False, scripts: Path = MIGRATIONS
+) -> VerifyReport:
     """Audit the ledger of a data folder.
 
-    `full` replays everything and runs SQLite's own integrity check over every page and
-    index; without it the audit begins at the last checkpoint. A file that cannot even be
+    `full` replays everything, counts all sums again and runs SQLite's own integrity check over
+    every page and index; without it the audit begins at the last checkpoint, and sums are
+    counted only with `rollups`. A file that cannot even be
     read is a finding, not an exception; a folder without a ledger raises StorageError.
     `scripts` are the migrations that say what its schema must be.
     """
@@ -44,10 +48,12 @@ def verify(folder: Path, *, full: bool = True, scripts: Path = MIGRATIONS) -> Ve
         raise StorageError(
             f"There is no ledger in {folder}. Name the market's data folder with --data."
         )
-    return verify_file(path, full=full, scripts=scripts)
+    return verify_file(path, full=full, rollups=rollups, scripts=scripts)
 
 
-def verify_file(path: Path, *, full: bool = True, scripts: Path = MIGRATIONS) -> VerifyReport:
+def verify_file(
+    path: Path, *, full: bool = True, rollups: bool = False, scripts: Path = MIGRATIONS
+) -> VerifyReport:
     """Audit one file, wherever it is: a copy or a backup too. See `verify`."""
     if not path.exists():
         raise StorageError(f"There is no ledger file {path}.")
@@ -56,12 +62,14 @@ def verify_file(path: Path, *, full: bool = True, scripts: Path = MIGRATIONS) ->
     except StorageError as error:
         return damaged([str(error)])
     try:
-        return verify_rows(rows, str(path), full=full)
+        return verify_rows(rows, str(path), full=full, rollups=rollups)
     finally:
         rows.close()
 
 
-def verify_rows(rows: LedgerRows, name: str, *, full: bool = True) -> VerifyReport:
+def verify_rows(
+    rows: LedgerRows, name: str, *, full: bool = True, rollups: bool = False
+) -> VerifyReport:
     """Audit a ledger that is open for reading; `name` is what its findings call it.
 
     Raises Away when a database server goes away meanwhile: that says nothing about the books.
@@ -72,7 +80,10 @@ def verify_rows(rows: LedgerRows, name: str, *, full: bool = True) -> VerifyRepo
             return damaged([f"The ledger {name} is empty: all its tables are missing."])
         for finding in rows.findings(full=full):
             problems.append(finding)  # noqa: PERF402 - what was found before a fault is kept
-        return _audit(rows, problems, full=full)
+        report = _audit(rows, problems, full=full)
+        if full or rollups:
+            recount(rows, report)
+        return report
     except Away:
         raise
     except StorageError as error:

@@ -23,15 +23,19 @@ from market.accounting.admission import day_of
 from market.accounting.audit import VerifyReport
 from market.accounting.books import Books
 from market.accounting.checkpoints import checkpoint_row
+from market.accounting.folding import ROWS_MAX as FOLD_ROWS_MAX
 from market.accounting.holding import BookTerms
 from market.accounting.laws import broken_laws
+from market.accounting.metric_families import LEDGER
 from market.accounting.operations import Operations
 from market.accounting.promos import PromoRules, Promos
+from market.accounting.rollups import NS_PER_S
 from market.accounting.rows import LedgerStore, RequestRow, Snapshot
 from market.accounting.state_rows import OwnerRow
 from market.catalogue import Catalogue
 from market.errors import MarketError, Unavailable
 from market.messages import AccountantOp, AccountantReply, ResolveKey
+from market.metrics import labelled
 from market.payments.desk import Desk
 from market.payments.laws import broken_payment_laws
 from market.settings import PaymentSettings
@@ -40,11 +44,10 @@ from storage.database import Away, StorageError
 from storage.opening import open_ledger, verify_ledger
 from storage.pepper import load_pepper
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("coster.ledger")
 
 SWEEP_S: Final = 1.0  # how often leases are looked at
 HOUSEKEEPING_S: Final = 60.0  # how often earnings mature and old answers are forgotten
-METRICS: Final = "coster_ledger"  # what every metric's name begins with
 RETRY_AFTER_S: Final = 2.0  # a restart takes one to two seconds
 
 
@@ -257,7 +260,7 @@ class AccountantCore:
                 await self.tidy_up()
 
     async def tidy_up(self) -> None:
-        """Release the earnings that are due, and forget the answers that were kept for a day."""
+        """Release the earnings that are due, forget what was kept for a day, fold minutes."""
         problems = broken_payment_laws(self._desk)
         if problems:
             self._commits.fail("payments contradict the books: " + " ".join(problems))
@@ -268,13 +271,35 @@ class AccountantCore:
         if matured or forgotten:
             log.info("%d lots of earnings matured, %d kept answers ended", matured, forgotten)
             await self._written()
+        await self.fold()
+
+    async def fold(self) -> bool:
+        """Fold minutes that are over, and forget old ones: one step. Whether more is left."""
+        folding, histories = self._books.folding, self._store.histories
+        try:
+            now_s = self._now_ns() // NS_PER_S
+            from_s, over_s = folding.to_fold(now_s)
+            if from_s < over_s:
+                to_s = await histories.minutes_within(from_s, over_s, FOLD_ROWS_MAX)
+                folding.fold(to_s, self._books.ledger.changes)
+                await self._written()
+            kept_s, old_s = folding.to_forget(now_s)
+            if kept_s < old_s:
+                before_s = await histories.minutes_within(kept_s, old_s, FOLD_ROWS_MAX)
+                folding.forget(before_s, self._books.ledger.changes)
+                await self._written()
+        except StorageError as error:  # it was read, not written: the next step tries again
+            log.warning("minutes could not be folded now: %s", error)
+            return True
+        return folding.to_fold(now_s)[0] < over_s or folding.to_forget(now_s)[0] < old_s
 
     async def sweep(self) -> list[RequestRow]:
         """Close the holds whose gateway has been silent for a whole lease."""
         rows = self._books.expire(wall_ns=self._clock.wall_ns(), tick_ns=self._clock.tick_ns())
         for row in rows:
             self._expired += 1
-            log.warning("hold %s expired at %d nano-USD", row.request_id, row.cost_nano)
+            about = {"request_id": row.request_id}
+            log.warning("a hold expired at %d nano-USD", row.cost_nano, extra=about)
         if rows:
             await self._commits.durable()
         return rows
@@ -308,13 +333,13 @@ class AccountantCore:
             "commit_seconds": self._commits.commit_ns / 1e9,
         }
         return {
-            **{f"{METRICS}_{name}_total": float(value) for name, value in totals.items()},
+            **{f"{LEDGER}_{name}_total": float(value) for name, value in totals.items()},
             **{
-                f'{METRICS}_refusals_total{{code="{code}"}}': float(count)
+                labelled(f"{LEDGER}_refusals_total", code=code): float(count)
                 for code, count in self._refusals.items()
             },
-            **{f"{METRICS}_{name}": float(size) for name, size in self._books.counts().items()},
-            **{f"{METRICS}_{name}": value for name, value in self._auditor.figures().items()},
+            **{f"{LEDGER}_{name}": float(size) for name, size in self._books.counts().items()},
+            **{f"{LEDGER}_{name}": value for name, value in self._auditor.figures().items()},
         }
 
     def _check_alive(self) -> None:

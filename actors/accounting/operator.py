@@ -11,6 +11,8 @@ from market.accounting.state_rows import EventRow
 from market.accounting.watch import (
     SHARE_DAYS,
     Alert,
+    held_nano,
+    imbalance_nano,
     ledger_alerts,
     overdue_holds,
     promo_alerts,
@@ -27,11 +29,14 @@ GOODWILL_ALONE_NANO: Final = 100 * NANO_PER_USD  # above it a second person must
 REVENUE_ROWS_MAX: Final = 200_000  # newest requests that the share alert looks at
 EVENT_DAYS_MIN: Final = 7  # the processor repeats a notice for three days
 EVENTS_MAX: Final = 10_000  # forgotten in one call
+IMBALANCE_S: Final = 60  # how old the sum over all accounts may be in metrics
 _DAY_NS: Final = 86_400_000_000_000
 
 
 class OperatorMethods(CustomerMethods):
     """Acts and questions of whoever runs the market."""
+
+    _weighed: tuple[int, int] | None = None  # when the books were summed up, and the difference
 
     async def goodwill(
         self,
@@ -122,10 +127,19 @@ class OperatorMethods(CustomerMethods):
         ledger = self._books.ledger
         return {
             **await super().metrics(),
+            "coster_ledger_held_nano_usd": float(held_nano(ledger)),
+            "coster_ledger_imbalance_nano_usd": float(self._imbalance_nano()),
             "coster_ledger_suspense_nano_usd": float(suspense_nano(ledger)),
             "coster_ledger_receivable_nano_usd": float(receivable_nano(ledger)),
             "coster_ledger_holds_overdue": float(overdue_holds(ledger, self._clock.tick_ns())),
         }
+
+    def _imbalance_nano(self) -> int:
+        """Looked for again every IMBALANCE_S: it passes over every account there is."""
+        now_s = self._clock.tick_ns() // 1_000_000_000
+        if self._weighed is None or now_s - self._weighed[0] >= IMBALANCE_S:
+            self._weighed = (now_s, imbalance_nano(self._books.ledger))
+        return self._weighed[1]
 
 
 def _check_amount(amount_nano: int) -> None:

@@ -15,6 +15,7 @@ from market.accounting.chart import Code
 from market.accounting.rows import OperationRow
 from market.accounting.state_rows import EventRow
 from market.errors import Conflict
+from market.metrics import labelled
 from market.money import NANO_PER_CENT
 from market.payments import matching
 from market.payments.answers import Trouble
@@ -24,7 +25,7 @@ from market.payments.processor import BalanceLine, ProcessorEvent
 from market.payments.topups import book_fee
 from market.payments.work import PaymentWork, work_due
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("coster.ledger")
 
 REFUSED_TRIES_MAX: Final = 3
 """A notice about something that the processor does not know is given up after so many."""
@@ -174,7 +175,7 @@ class PaymentMethods(PaymentsIn, PaymentsOut):
             "suspense_cents": _liability_cents(self._desk.ledger.find(Code.SUSPENSE)),
         }
         for row in desk.payouts.open():
-            name = f"payouts_{row.state}"
+            name = labelled("payouts", state=row.state)
             counts[name] = counts.get(name, 0) + 1
         return counts
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from actors.demo.corpus import Dialogue, dialogues
 from actors.demo.held_out import HELD_OUT
 
-LOG = logging.getLogger(__name__)
+LOG = logging.getLogger("coster.recipe")
 
 SEED = 7
 DIALOGUES = 30_000

@@ -21,6 +21,7 @@ from actors.payments.loop import PaymentLoop, PaymentPlaces
 from actors.payments.setup import payments_off
 from market.accounting.state_rows import PayeeRow, PayoutRow, RefundRow, TopUpRow
 from market.errors import InvalidRequest, MarketError, Unavailable
+from market.payments.metric_families import PAYMENTS
 from market.payments.processor import PaymentProcessor, ProcessorError, ProcessorRefused
 from market.payments.quotes import WithdrawalQuote
 from market.types import AccountId
@@ -29,7 +30,6 @@ log = logging.getLogger("coster.payments")
 
 INLINE_S_MAX: Final = 8.0
 """A caller waits this long for the processor; the worker goes on without them."""
-METRICS: Final = "coster_payments"
 
 T = TypeVar("T")
 
@@ -216,8 +216,8 @@ class Payments(PaymentLoop):
         sizes: dict[str, int] = await self._ask("payment_counts")
         sizes["difference_cents"] = self.last_reconcile.get("difference_cents", 0)
         return {
-            **{f"{METRICS}_{name}_total": float(n) for name, n in self._counts.items()},
-            **{f"{METRICS}_{name}": float(size) for name, size in sizes.items()},
+            **{f"{PAYMENTS}_{name}_total": float(n) for name, n in self._counts.items()},
+            **{f"{PAYMENTS}_{name}": float(size) for name, size in sizes.items()},
         }
 
 

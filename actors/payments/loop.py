@@ -48,6 +48,10 @@ class PaymentPlaces:
     payouts: str
 
 
+COUNTED: Final = ("webhooks", "errands", "errands_failed", "events_found")
+"""What is counted, in metrics from the beginning."""
+
+
 class PaymentLoop:
     """Starts errands and waits for them. All methods run on one asyncio loop."""
 
@@ -81,7 +85,7 @@ class PaymentLoop:
         self._not_before_s: dict[str, float] = {}
         self._swept_s: int | None = None
         self._reconciling = asyncio.Lock()
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter(dict.fromkeys(COUNTED, 0))
         self.last_reconcile: dict[str, Any] = {}
 
     # ── life ──────────────────────────────────────────────────────────────────────────

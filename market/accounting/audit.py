@@ -65,7 +65,7 @@ class VerifyReport:
 
     Counts and sums are of the whole ledger; what was replayed for it is everything after
     `since_batch`. `checkpoint` is where the next audit may begin, None when there were
-    problems.
+    problems. `sums` by time were counted again, None when they were left alone.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -75,6 +75,7 @@ class VerifyReport:
     head_hash: str = ""
     since_batch: int = 0
     checkpoint: Checkpoint | None = None
+    sums: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -90,6 +91,7 @@ class VerifyReport:
             "problems": self.problems,
             "head_hash": self.head_hash,
             "since_batch": self.since_batch,
+            "sums": self.sums,
         }
 
     def add(self, problem: str) -> None:

@@ -28,6 +28,7 @@ from market.accounting.answers import (
 from market.accounting.caps import windows_of
 from market.accounting.customers import Key, check_may_spend
 from market.accounting.ended import Ended
+from market.accounting.folding import Folding
 from market.accounting.holding import BookTerms, hold_terms
 from market.accounting.kept_answers import KeptAnswers
 from market.accounting.ledger import Ledger, OpenHold
@@ -40,6 +41,7 @@ from market.accounting.rows import (
     Snapshot,
 )
 from market.accounting.state_rows import (
+    FoldedRow,
     IdempotencyRow,
     KeyRow,
     OwnerRow,
@@ -77,6 +79,7 @@ class Books(Registry):
         super().__init__(terms, snapshot, ledger)
         self.answers = KeptAnswers(snapshot.rows(IdempotencyRow))
         self.ended = Ended()
+        self.folding = Folding(snapshot.rows(FoldedRow))
         self._last_sweep_tick_ns = tick_ns
         # Ledger time, not the wall's: after a step back of the clock the holds of the day that
         # the ledger has already reached must still count.

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from market.accounting.chart import Account, Code
 from market.accounting.state_rows import Cell, Row, StateKey, StateRow, state_key
 from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId
+
+if TYPE_CHECKING:
+    from market.accounting.histories import HistoryStore
 
 RequestStatus = Literal["held", "settled", "voided", "expired"]
 
@@ -232,6 +235,9 @@ class Changes:
 
     `counters` holds the final (dp, dpo, cp, cpo) of every account touched. A hold opened
     and closed within one batch never reaches the store.
+
+    A store adds the sums of `requests` and `deliveries` to its rollups, then folds the minutes
+    from one Unix second to the other, then forgets those that begin before a third.
     """
 
     state: dict[type[StateRow], dict[StateKey, StateRow | None]] = field(default_factory=dict)
@@ -244,6 +250,8 @@ class Changes:
     requests: list[RequestRow] = field(default_factory=list)
     deliveries: list[DeliveryRow] = field(default_factory=list)
     operations: list[OperationRow] = field(default_factory=list)
+    fold: tuple[int, int] | None = None
+    forget_minutes_s: int | None = None
     last_ts_ns: int = 0
 
     def put(self, row: StateRow) -> None:
@@ -265,6 +273,7 @@ class Changes:
             or self.state
             or self.accounts
             or self.operations
+            or self.fold
         )
 
 
@@ -303,6 +312,11 @@ class LedgerStore(Protocol):
 
     kept_in: str
     """Which database of which version it is, and where, without a password."""
+
+    @property
+    def histories(self) -> HistoryStore:
+        """The past: sums by time, and pages of requests."""
+        ...
 
     async def load(self) -> Snapshot:
         """The present state, read once at start."""

@@ -261,6 +261,19 @@ class VerifiedRow(NamedTuple):
     created_ns: int
 
 
+class FoldedRow(NamedTuple):
+    """How far minutes are folded, and from where on they are still there, in Unix seconds.
+
+    There is one, with the id 1. Rollups of an hour, a day and all time hold exactly the minutes
+    before `to_s`; callers' days and all time the whole hours before it. Minutes that begin
+    before `minutes_from_s` are gone.
+    """
+
+    id: int
+    to_s: int
+    minutes_from_s: int
+
+
 StateRow = (
     OwnerRow
     | KeyRow
@@ -278,6 +291,7 @@ StateRow = (
     | DisputeRow
     | EventRow
     | VerifiedRow
+    | FoldedRow
 )
 Row = TypeVar(
     "Row",
@@ -297,6 +311,7 @@ Row = TypeVar(
     DisputeRow,
     EventRow,
     VerifiedRow,
+    FoldedRow,
 )
 
 KEY_FIELDS: Final[dict[type[StateRow], int]] = {
@@ -316,6 +331,7 @@ KEY_FIELDS: Final[dict[type[StateRow], int]] = {
     DisputeRow: 1,
     EventRow: 1,
     VerifiedRow: 1,
+    FoldedRow: 1,
 }
 """How many of a row's first fields are its key."""
 

@@ -52,6 +52,16 @@ def receivable_nano(ledger: Ledger) -> int:
     return -sum(account.posted_nano for account in ledger.owned(Code.CONSUMER_RECEIVABLE))
 
 
+def imbalance_nano(ledger: Ledger) -> int:
+    """I1: posted debits less posted credits over every account; zero, or the books are broken."""
+    return sum(account.dpo - account.cpo for account in ledger.accounts())
+
+
+def held_nano(ledger: Ledger) -> int:
+    """What all open holds reserve."""
+    return sum(opened.held_nano for opened in ledger.holds.values())
+
+
 def overdue_holds(ledger: Ledger, tick_ns: int) -> int:
     """I6: holds that should have been closed a while ago; there are none while sweeps run."""
     return sum(opened.lease_ends_tick_ns + OVERDUE_NS < tick_ns for opened in ledger.holds.values())

@@ -51,6 +51,7 @@ class Orders:
         self._since: dict[tuple[MachineId, ModelId], float] = {}
         self._failed: dict[tuple[MachineId, ModelId], _Failure] = {}
         self._swaps: dict[MachineId, deque[float]] = {}
+        self.swapped_ever = 0
 
     def of(self, machine: MachineId) -> tuple[ModelId, ...] | None:
         """Most urgent first; None for a Mac that no plan has seen."""
@@ -62,6 +63,7 @@ class Orders:
         """From now on the Mac should have these; `swaps` models give way for it."""
         self._wanted[machine] = models
         self._swaps.setdefault(machine, deque()).extend([now_s] * swaps)
+        self.swapped_ever += swaps
 
     def swaps(self, machine: MachineId, now_s: float) -> int:
         """Models that had to give way on this Mac within the hour."""

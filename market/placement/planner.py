@@ -215,6 +215,16 @@ class Planner:
         """Whether a plan has been made for this Mac, or none ever will."""
         return not self._settings.enabled or self._orders.of(machine) is not None
 
+    @property
+    def plans(self) -> int:
+        """Plans begun so far."""
+        return self._number
+
+    @property
+    def swaps(self) -> int:
+        """Models ever ordered to give way to another one."""
+        return self._orders.swapped_ever
+
     # ── telling ───────────────────────────────────────────────────────────────────────
 
     def ready_in_s(self, model: ModelId, now_s: float) -> float | None:

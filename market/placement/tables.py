@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
+from functools import cached_property, lru_cache
+from math import inf, log2
 from typing import Final
 
 import numpy as np
@@ -20,11 +21,12 @@ from market.placement.view import FleetView, MacView, ModelView
 from market.placement.work import (
     LOAD_BYTES_PER_S,
     WARM_UP_S,
+    Mix,
     need_bytes,
     room_bytes,
     work_rate,
 )
-from market.types import Hardware, MachineId, ModelId
+from market.types import Hardware, MachineId, ModelId, ModelSize
 
 NONE, LOADING, READY, LEAVING, FAILED = range(5)
 _CODES: Final = {"loading": LOADING, "ready": READY, "leaving": LEAVING, "failed": FAILED}
@@ -39,15 +41,14 @@ DRAIN_S = 60.0
 """What waits is to be served within a minute, beside what goes on arriving."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Tables:
     """n Macs and m models at one moment.
 
     `open` (n) Macs may be given new models. `fits` (n, m): allowed by the owner and small enough
     for an empty Mac. `place` (n, m) is one of the codes above, `since_s` how long it has been so,
     `running` how many sequences run there. `room`, `need`, `weights` in bytes; `rate` in cost
-    tokens/s; `busy` (n, m) are the cost tokens/s that each Mac serves now, as far as is known.
-    `shed` (n, m) is what has to leave whatever the plan.
+    tokens/s. `shed` (n, m) is what has to leave whatever the plan.
     """
 
     now_s: float
@@ -72,45 +73,50 @@ class Tables:
     lately: FloatArray
     dispersion: FloatArray
     quiet_s: FloatArray
-    busy: FloatArray
     shed: BoolArray
 
-    @property
+    @cached_property
     def ready(self) -> BoolArray:
         there: BoolArray = self.place == READY
         return there
 
-    @property
+    @cached_property
     def here(self) -> BoolArray:
         """Loaded or being loaded."""
         there: BoolArray = (self.place == READY) | (self.place == LOADING)
         return there
 
-    @property
+    @cached_property
     def free(self) -> FloatArray:
         """Bytes of room that no model takes."""
         left: FloatArray = self.room - self.here @ self.need
         return left
 
-    @property
+    @cached_property
+    def busy(self) -> FloatArray:
+        """Cost tokens/s (n, m) that each Mac serves now, as far as is known."""
+        worth = np.tile(self.worth, (len(self.machines), 1))
+        return share_out(self.rate, worth, self.mean, self.ready, UTILISATION_MAX)
+
+    @cached_property
     def spare(self) -> FloatArray:
         """Share of each Mac's time (n) that a plan may still use."""
         left: FloatArray = UTILISATION_MAX - (self.busy / self.rate).sum(axis=1)
         return np.maximum(left, 0.0)
 
-    @property
+    @cached_property
     def does(self) -> FloatArray:
         """Cost tokens/s (n, m) that each ready copy can do, beside what else its Mac serves."""
         could: FloatArray = self.ready * (self.busy + self.rate * self.spare[:, None])
         return could
 
-    @property
+    @cached_property
     def coming(self) -> FloatArray:
         """Cost tokens/s of each model that the copies being loaded will do."""
         will: FloatArray = ((self.place == LOADING) * self.rate * self.spare[:, None]).sum(axis=0)
         return will
 
-    @property
+    @cached_property
     def able(self) -> FloatArray:
         """Cost tokens/s of each model that all its ready copies can do."""
         could: FloatArray = self.does.sum(axis=0)
@@ -164,7 +170,6 @@ def tables_of(view: FleetView, offered: Mapping[ModelId, Offered], now_s: float)
         lately=np.array([one.lately for one in asked], dtype=float),
         dispersion=np.array([one.dispersion for one in asked]),
         quiet_s=np.array([one.quiet_s for one in asked]),
-        busy=share_out(rate, np.tile(worth, (shape[0], 1)), mean, place == READY, UTILISATION_MAX),
         shed=np.zeros(shape, dtype=bool),
     )
 
@@ -190,20 +195,35 @@ def _rates(macs: list[MacView], models: tuple[ModelView, ...], asked: list[Offer
     A model that was not measured here is taken to be as slow as the Mac's other models: it is
     hot, or its memory is slower than its name says.
     """
-    mixes = [one.mix.rounded() for one in asked]
-    pairs = list(zip(models, mixes, strict=True))
-    tabled: dict[tuple[Hardware, int], FloatArray] = {}
+    sizes = tuple(model.size for model in models)
+    mixes = tuple(one.mix.rounded() for one in asked)
     rates = np.empty((len(macs), len(models)))
     for row, mac in enumerate(macs):
-        key = (mac.hardware, mac.slots)
-        if key not in tabled:
-            tabled[key] = np.array(
-                [work_rate(mac.hardware, model.size, mix, mac.slots) for model, mix in pairs]
-            )
-        rates[row] = tabled[key]
-        if mac.slowness:
-            measured = {model: _sane(slow, 1.0) for model, slow in mac.slowness}
-            usual = float(np.exp(np.mean(np.log(list(measured.values())))))
-            slow = np.array([measured.get(model.size.model, usual) for model in models])
-            rates[row] /= np.clip(slow, SLOWNESS_MIN, SLOWNESS_MAX)
+        slowness = tuple((model, _octaves(slow)) for model, slow in mac.slowness)
+        rates[row] = _rates_of(mac.hardware, mac.slots, slowness, sizes, mixes)
+    return rates
+
+
+SLOWNESS_PER_OCTAVE = 16
+"""Slowness is rounded to so many steps per octave, 4 %: nothing is known more exactly."""
+
+
+def _octaves(slow: float) -> int:
+    slow = min(max(_sane(slow, 1.0), SLOWNESS_MIN), SLOWNESS_MAX)
+    return round(log2(slow) * SLOWNESS_PER_OCTAVE)
+
+
+@lru_cache(maxsize=4096)
+def _rates_of(
+    hardware: Hardware,
+    slots: int,
+    slowness: tuple[tuple[ModelId, int], ...],
+    sizes: tuple[ModelSize, ...],
+    mixes: tuple[Mix, ...],
+) -> FloatArray:
+    tabled = [work_rate(hardware, size, mix, slots) for size, mix in zip(sizes, mixes, strict=True)]
+    known = dict(slowness)
+    usual = sum(known.values()) / len(known) if known else 0.0
+    octaves = np.array([known.get(size.model, usual) for size in sizes]) / SLOWNESS_PER_OCTAVE
+    rates: FloatArray = np.array(tabled) / 2.0**octaves
     return rates

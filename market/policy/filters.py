@@ -23,10 +23,10 @@ Group = Literal["", "wish", "odd", "place"]
 CAP_GROWS_S = 60.0
 """A learned cap grows by one slot for each clean minute."""
 
-SLOWEST_STEP_MS = 125.0
+SLOWEST_STEP_MS = 100.0
 SLOWER_THAN_ALONE = 1.5
-"""How slow a step may become before a Mac gets no more: eight tokens a second, which is about as
-fast as people read, or half as long again as one request alone takes where that is slower."""
+"""How slow a step may become before a Mac gets no more: ten tokens a second, which is faster than
+people read, or half as long again as one request alone takes where that is slower."""
 
 Passes = Callable[[Candidates, Ask], BoolArray | None]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from market.errors import MarketError
+from market.metrics import labelled
 from market.policy.decision import Decision
 from market.policy.prefixes import BLOCK_TOKENS
 from market.routing import refusals
@@ -56,6 +57,12 @@ class Dispatcher:
 
     def count(self, name: str, by: float = 1.0) -> None:
         self.counters[name] = self.counters.get(name, 0.0) + by
+
+    def count_refusal(self, error: MarketError, decision: Decision | None = None) -> None:
+        """A request is refused, and why each Mac was no help."""
+        self.count(labelled("refused", code=error.code or error.type))
+        for gate, macs in (decision.counts if decision is not None else {}).items():
+            self.count(labelled("ruled_out", gate=gate), macs)
 
     def rebuilding(self, now_s: float) -> bool:
         """Just restarted: not every Mac and gateway has declared itself yet."""
@@ -157,7 +164,7 @@ class Dispatcher:
         self, request: RouteRequest, decision: Decision, error: MarketError, now_s: float
     ) -> MarketError:
         self._note(request, decision, now_s, now_s, refusal=error.code)
-        self.count("refused")
+        self.count_refusal(error, decision)
         return error
 
     # ── the queue ─────────────────────────────────────────────────────────────────────
@@ -357,7 +364,7 @@ class Dispatcher:
         request = entry.request
         self.gateways.send(request.gateway, Refused(request.request_id, error))
         self._note(request, decision, now_s, entry.enqueued_s, refusal=error.code)
-        self.count("refused")
+        self.count_refusal(error, decision)
 
     def _note(
         self,

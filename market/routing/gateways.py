@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from market.metrics import added_up
 from market.routing.messages import GatewayBeat, Grant, Refused
 from market.types import GatewayId, RequestId
 
 GATEWAY_SUSPECT_AFTER_S = 3.0
 GATEWAY_GONE_AFTER_S = 10.0
+GONE_REMEMBERED_MAX = 64
+"""Gone gateways whose counts are kept apart, for one that returns counts on where it was."""
 
 
 @dataclass(slots=True)
@@ -33,6 +36,7 @@ class Gateways:
 
     def __init__(self) -> None:
         self._gateways: dict[GatewayId, Gateway] = {}
+        self._gone: dict[GatewayId, dict[str, float]] = {}
         self._retired: dict[str, float] = {}
         self._woken: set[GatewayId] = set()
 
@@ -47,14 +51,16 @@ class Gateways:
         known = self._gateways.get(gateway)
         if known is None:
             known = self._gateways[gateway] = Gateway(gateway, now_s)
+            known.counters = self._gone.pop(gateway, {})
         known.last_heard_s = now_s
         return known
 
     def beat(self, beat: GatewayBeat, now_s: float) -> Gateway:
-        """Take a declaration in; `counters` are cumulative and replace the last ones."""
+        """Take a declaration in; `counters` are cumulative and, if any, replace the last ones."""
         gateway = self.heard(beat.gateway, now_s)
         gateway.pid, gateway.node, gateway.declared = beat.pid, beat.node, len(beat.running)
-        gateway.counters = dict(beat.counters)
+        if beat.counters is not None:
+            gateway.counters = dict(beat.counters)
         return gateway
 
     def send(self, gateway: GatewayId, letter: Grant | Refused) -> bool:
@@ -100,14 +106,14 @@ class Gateways:
     def forget(self, gateway: GatewayId) -> None:
         """End a lease; what the gateway had counted stays in the totals."""
         gone = self._gateways.pop(gateway, None)
-        if gone is not None:
-            for name, value in gone.counters.items():
-                self._retired[name] = self._retired.get(name, 0.0) + value
+        if gone is None:
+            return
+        self._gone[gateway] = gone.counters
+        while len(self._gone) > GONE_REMEMBERED_MAX:
+            oldest = next(iter(self._gone))
+            self._retired = added_up([self._retired, self._gone.pop(oldest)])
 
     def totals(self) -> dict[str, float]:
         """All gateways' counters added up, those of gone gateways included."""
-        totals = dict(self._retired)
-        for gateway in self._gateways.values():
-            for name, value in gateway.counters.items():
-                totals[name] = totals.get(name, 0.0) + value
-        return totals
+        here = [gateway.counters for gateway in self._gateways.values()]
+        return added_up([self._retired, *self._gone.values(), *here])

@@ -75,6 +75,7 @@ class Learning:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self.calibration: dict[ModelId, Calibration] = {}
+        self.opened = 0  # breakers, ever
 
     def outcome(self, outcome: Outcome, held: Reservation | None, now_s: float) -> None:
         """Take the end of one attempt in; only what is the Mac's own doing counts."""
@@ -105,6 +106,7 @@ class Learning:
             doublings = min(failures - BREAKER_FAILURES, 8)
             pause_s = min(BREAKER_FIRST_S * 2**doublings, BREAKER_MAX_S)
             fleet.set(machine, cooling_until_s=now_s + pause_s)
+            self.opened += 1
 
     def _lower_cap(self, machine: MachineId, now_s: float) -> None:
         # The refused request has been released by now: it was one more than it could take.
@@ -129,6 +131,13 @@ class Learning:
             error = log(max(step_ms, 1e-3) / held.predicted_step_ms)
             values["bias_step"] = _corrected(fleet.place(machine, model, "bias_step"), error)
         fleet.write_place(machine, model, values)
+
+
+def breaker_of(fleet: Fleet, machine: MachineId, now_s: float) -> int:
+    """0 closed, 1 half open: one request at a time probes the Mac, 2 open: it gets none."""
+    if fleet.get(machine, "failures") < BREAKER_FAILURES:
+        return 0
+    return 2 if fleet.get(machine, "cooling_until_s") > now_s else 1
 
 
 def _corrected(bias: float, error: float) -> float:

@@ -86,13 +86,14 @@ NO_MODEL = ModelId("")
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What an operator wants of a Mac until told otherwise. Survives every restart.
+    """What an operator or owner wants of a Mac until told otherwise. Survives every restart.
 
-    A pin keeps `model` on the Mac; a drain is of the whole Mac and names none.
+    A pin keeps `model` on the Mac; a drain is of the whole Mac and names none. What a private
+    Mac does enters no public figure, also when it is not here.
     """
 
     machine: MachineId
-    kind: Literal["drain", "pin"]
+    kind: Literal["drain", "pin", "private"]
     reason: str
     since_s: float
     model: ModelId = NO_MODEL

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from market.metrics import labelled
 from market.policy.ask import SUSPECT_AFTER_S
 from market.policy.columns import PLACES, STANDINGS
 from market.policy.fleet import Fleet
@@ -84,7 +85,11 @@ class Macs:
         self._macs: dict[MachineId, Mac] = {}
         self._known: dict[ProviderId, MachineId] = {}
         self._past: dict[MachineId, tuple[float, int]] = {}
+        self.counters: dict[str, float] = {}
+        intents = list(intents)
         self._drains = {i.machine: i.reason for i in intents if i.kind == "drain"}
+        self.private = {i.machine for i in intents if i.kind == "private"}
+        self._unkept_private: list[MachineId] = []
 
     def __iter__(self) -> Iterator[Mac]:
         return iter(self._macs.values())
@@ -142,6 +147,9 @@ class Macs:
             self.fleet.set(machine, failures=0, cooling_until_s=0.0)
         elif known.lost_s is None:
             known.here_s += now_s - known.last_beat_s
+        if beat.private != (machine in self.private):
+            self.private ^= {machine}
+            self._unkept_private.append(machine)
         wrong = impossible(beat)
         known.beat = beat if wrong is None else scrubbed(beat)
         known.last_beat_s, known.lost_s = now_s, None
@@ -151,8 +159,13 @@ class Macs:
             return welcome
         if known.quarantined and now_s - known.quarantined_s >= QUARANTINE_S:
             known.quarantined = ""
-        self._observe(known, now_s)
+        self._observe(known, now_s, known=welcome == "known")
         return welcome
+
+    def take_privacy(self) -> list[tuple[MachineId, bool]]:
+        """Macs that have become private (True) or public since the last call."""
+        changed, self._unkept_private = self._unkept_private, []
+        return [(machine, machine in self.private) for machine in changed]
 
     def still_here(self, machines: Sequence[MachineId], now_s: float) -> None:
         """Known Macs that are as they were."""
@@ -162,7 +175,7 @@ class Macs:
             mac.last_beat_s = now_s
         self.fleet.touch(machines, now_s)
 
-    def _observe(self, mac: Mac, now_s: float) -> None:
+    def _observe(self, mac: Mac, now_s: float, *, known: bool) -> None:
         beat, machine = mac.beat, mac.beat.machine
         stats = beat.stats
         self.fleet.own(machine, beat.provider, beat.owner)
@@ -177,9 +190,9 @@ class Macs:
             trust=TRUST.index(beat.trust),
             hazard_per_ms=mac.hazard_per_ms(),
         )
-        self._set_places(beat)
+        self._set_places(beat, counted=known)
 
-    def _set_places(self, beat: ProviderBeat) -> None:
+    def _set_places(self, beat: ProviderBeat, *, counted: bool) -> None:
         machine = beat.machine
         places = beat.places or tuple(
             Place(facts.model, "ready", "", 0.0, facts, beat.stats) for facts in beat.models
@@ -188,9 +201,30 @@ class Macs:
             return
         for model in self.fleet.models_of(machine):
             if all(place.model != model for place in places):
+                if self._place_state(machine, model) in ("ready", "leaving"):
+                    self._count("unloads", model)
                 self.fleet.drop_place(machine, model)
         for place in places:
+            if counted:
+                self._count_load(machine, place)
             self._set_place(beat, place, alone=len(places) == 1)
+
+    def _count_load(self, machine: MachineId, place: Place) -> None:
+        """A model that has become ready or failed since the last beat."""
+        before = self._place_state(machine, place.model)
+        if place.state == "ready" and before not in ("ready", "leaving"):
+            self._count("loads", place.model)
+        elif place.state == "failed" and before != "failed":
+            self._count("load_failures", place.model)
+
+    def _place_state(self, machine: MachineId, model: ModelId) -> str | None:
+        if model not in self.fleet.models_of(machine):
+            return None
+        return PLACES[int(self.fleet.place(machine, model, "place"))]
+
+    def _count(self, name: str, model: ModelId) -> None:
+        key = labelled(name, model=model)
+        self.counters[key] = self.counters.get(key, 0.0) + 1.0
 
     def _set_place(self, beat: ProviderBeat, place: Place, *, alone: bool) -> None:
         facts = place.facts

@@ -182,7 +182,8 @@ class GatewayBeat:
     """A gateway's declaration, sent with every poll.
 
     `running` lists its live grants as (request, attempt, machine, slots): a restarted
-    router rebuilds its counters from them. `counters` are cumulative metrics.
+    router rebuilds its counters from them. `counters` are cumulative metrics by key; None says
+    that those of the last beat that had some still stand.
     """
 
     gateway: GatewayId
@@ -190,7 +191,7 @@ class GatewayBeat:
     node: str
     running: tuple[tuple[RequestId, int, MachineId, int], ...]
     queued: tuple[RequestId, ...]
-    counters: tuple[tuple[str, float], ...] = ()
+    counters: tuple[tuple[str, float], ...] | None = None
 
 
 PlaceState = Literal["loading", "ready", "leaving", "failed"]
@@ -242,6 +243,7 @@ class ProviderBeat:
     ask_pct: int = 100
     trust: str = "basic"
     allowed: tuple[ModelId, ...] = ()  # what its owner lets it load; empty is everything on offer
+    private: bool = False  # it enters no public figure
     name: str = ""  # what its operator calls it
 
 

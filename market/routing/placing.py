@@ -25,6 +25,9 @@ from market.routing.messages import ProviderBeat, RouteRequest
 from market.settings import PlacementSettings
 from market.types import MachineId, ModelId, ModelSize
 
+QUIET_LOOK_S = 5.0
+"""While nobody waits and no Mac changes, the planner is shown the fleet only so often."""
+
 TURNED_AWAY_MAX = 1024
 """Refused requests remembered as demand that waits, the newest; as many as a queue holds."""
 
@@ -52,6 +55,8 @@ class Placing:
         self._pins = {Pin(i.machine, i.model): i.reason for i in intents if i.kind == "pin"}
         self._turned_away: deque[tuple[float, ModelId, float]] = deque(maxlen=TURNED_AWAY_MAX)
         self._ready: dict[ModelId, float | None] = {}
+        self._seen: tuple[object, ...] = ()
+        self._looked_s = float("-inf")
 
     @property
     def enabled(self) -> bool:
@@ -155,8 +160,14 @@ class Placing:
         waiting = _waiting(queues, self._turned_away)
         if 0 < self._expected <= sum(mac.lost_s is None for mac in macs):
             self.planner.begin(now_s)
+        standing = [_standing(macs, mac, now_s) for mac in macs]
+        seen = (tuple(self._pins), *map(_what_counts, macs, standing))
+        quiet = not waiting and seen == self._seen and not self.planner.due(now_s)
+        if quiet and now_s - self._looked_s < QUIET_LOOK_S:
+            return
+        self._seen, self._looked_s = seen, now_s
         view = FleetView(
-            macs=tuple(_mac_view(macs, mac, now_s) for mac in macs),
+            macs=tuple(_mac_view(macs, *pair) for pair in zip(macs, standing, strict=True)),
             models=tuple(
                 ModelView(size, *waiting.get(model, (0, 0.0)))
                 for model, size in self._sizes.items()
@@ -222,7 +233,14 @@ def _waiting(
     return found
 
 
-def _mac_view(macs: Macs, mac: Mac, now_s: float) -> MacView:
+def _what_counts(mac: Mac, standing: Standing) -> object:
+    """Equal as long as nothing has changed that a plan would be made for."""
+    beat = mac.beat
+    places = tuple((place.model, place.state) for place in beat.places)
+    return beat.machine, standing, places, beat.memory_bytes, beat.allowed
+
+
+def _mac_view(macs: Macs, mac: Mac, standing: Standing) -> MacView:
     beat, fleet = mac.beat, macs.fleet
     slowness = []
     for model in fleet.models_of(beat.machine):
@@ -232,7 +250,7 @@ def _mac_view(macs: Macs, mac: Mac, now_s: float) -> MacView:
             slowness.append((model, scale * bias))
     return mac_of_beat(
         beat,
-        _standing(macs, mac, now_s),
+        standing,
         allowed=beat.allowed or None,
         slowness=tuple(slowness),
     )

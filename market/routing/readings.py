@@ -12,10 +12,12 @@ from market.policy.registry import Policy, policy_named
 from market.routing.dispatcher import Dispatcher
 from market.routing.fleet_view import fleet, one_mac
 from market.routing.messages import ModelAvailability
+from market.routing.metrics import mac_metrics, metrics
 from market.routing.placing import Placing
+from market.routing.public import PublicFleet, public_fleet
 from market.routing.roster import KnownMac, Roster
 from market.routing.stories import away_story, machine_story, queue_story, story_of
-from market.routing.view import availability, metrics, models, status
+from market.routing.view import availability, models, status
 from market.types import MachineId, ProviderId, RequestId
 
 PRESENT = "present"
@@ -105,6 +107,11 @@ class Readings:
         """Everything an operator may want to see, as JSON-able data."""
         return status(self._desk, now_s)
 
-    def metrics(self, now_s: float) -> dict[str, float]:
-        """The gateways' counters added up, and the router's own."""
-        return metrics(self._desk, now_s)
+    def public_fleet(self, now_s: float) -> PublicFleet:
+        """The connected Macs that are public."""
+        return public_fleet(self._desk, now_s)
+
+    def metrics(self, now_s: float, *, macs: bool = False) -> dict[str, float]:
+        """The gateways' counters added up, the router's own, and with `macs` those of Macs."""
+        values = metrics(self._desk, now_s)
+        return values | mac_metrics(self._desk, now_s) if macs else values

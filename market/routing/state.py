@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from market.errors import MarketError, Unavailable
+from market.metrics import labelled
 from market.placement.case import Case
 from market.policy.registry import Policy, policy_named
 from market.routing import refusals
@@ -105,7 +106,7 @@ class RouterState(Readings):
             return Busy(request.request_id, len(queue))
         refusal = self._refusal(request, now_s)
         if refusal is not None:
-            desk.count("refused")
+            desk.count_refusal(refusal)
             return refusal
         return desk.try_now(request, now_s)
 
@@ -186,7 +187,7 @@ class RouterState(Readings):
             desk.settle(held, outcome)
         if not heard_before:  # a repeated report, or one of a Mac that has died since
             desk.learning.outcome(outcome, held, now_s)
-            desk.count(f"outcome_{outcome.result}")
+            desk.count(labelled("attempts", result=outcome.result))
         desk.journal.append(
             OutcomeRecord(
                 request_id=outcome.request_id,
@@ -324,6 +325,12 @@ class RouterState(Readings):
             self._swept_s = now_s
         for model in sorted(desk.queues):
             desk.pump(model, now_s, sweep=sweep)
+
+    # ── what is to be stored ──────────────────────────────────────────────────────────
+
+    def take_privacy(self) -> list[tuple[MachineId, bool]]:
+        """Macs that have become private (True) or public since the last call, to be stored."""
+        return self._desk.macs.take_privacy()
 
     # ── what is decided by, and what has been ─────────────────────────────────────────
 

@@ -1,4 +1,4 @@
-"""The router's state as its readers see it: availability, status, metrics.
+"""The router's state as its readers see it: availability and status.
 
 Reading only, and JSON-able; ages are in seconds, unknown is null rather than zero.
 """
@@ -13,10 +13,8 @@ import numpy as np
 from market.policy.ask import SUSPECT_AFTER_S
 from market.policy.columns import STANDINGS
 from market.routing.dispatcher import Dispatcher
-from market.routing.fairness import gini
 from market.routing.fleet_view import mac_entry
 from market.routing.gateways import GATEWAY_SUSPECT_AFTER_S
-from market.routing.macs import Health
 from market.routing.messages import ModelAvailability
 from market.routing.names import clean
 from market.types import ModelId
@@ -113,31 +111,3 @@ def status(desk: Dispatcher, now_s: float) -> dict[str, Any]:
         "queues": {model: len(queue) for model, queue in sorted(desk.queues.items())},
         "drains": dict(desk.macs.drains()),
     }
-
-
-def _fairness(desk: Dispatcher, now_s: float) -> dict[str, float]:
-    """How evenly work is spread over Macs that could have it; nothing while there is none."""
-    fleet = desk.macs.fleet
-    able = [mac.beat.machine for mac in desk.macs if mac.health(now_s) == "ok"]
-    granted = gini([fleet.get(machine, "granted") for machine in able])
-    values = {"coster_router_grants_gini": granted} if granted is not None else {}
-    if able:
-        idle = sum(fleet.get(machine, "in_flight") == 0 for machine in able)
-        values["coster_router_idle_macs_share"] = idle / len(able)
-    return values
-
-
-def metrics(desk: Dispatcher, now_s: float) -> dict[str, float]:
-    """Cumulative `…_total` and current readings, by metric name."""
-    values = dict(desk.gateways.totals())
-    for name, value in desk.counters.items():
-        values[f"coster_router_{name}_total"] = value
-    health = [mac.health(now_s) for mac in desk.macs]
-    names: tuple[Health, ...] = ("ok", "suspect", "lost")
-    for name in names:
-        values[f"coster_router_macs_{name}"] = float(health.count(name))
-    values |= _fairness(desk, now_s)
-    values["coster_router_gateways"] = float(len(desk.gateways))
-    values["coster_router_reservations"] = float(len(desk.reservations))
-    values["coster_router_queued"] = float(sum(len(queue) for queue in desk.queues.values()))
-    return values

@@ -80,7 +80,7 @@ def test_a_database_of_something_else_is_told_and_left_alone(tmp_path: Path) -> 
 def test_the_way_back_is_one_that_exists(data: Path) -> None:
     """A backup of ours is named when there is one, and none is promised otherwise."""
     path = data / LEDGER_FILE
-    copy = data / BACKUP_FOLDER / "ledger-0003-1.sqlite3"
+    copy = data / BACKUP_FOLDER / "ledger-0004-1.sqlite3"
     copy.parent.mkdir()
     shutil.copy(path, copy)
     path.write_bytes(b"this is not a database, " * 100)

@@ -104,7 +104,7 @@ NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "9999", "0003", None, None
+revision, down_revision, branch_labels, depends_on = "9999", "0004", None, None
 
 
 def upgrade():
@@ -129,7 +129,7 @@ async def test_an_older_ledger_is_migrated_after_a_backup(tmp_path: Path) -> Non
     assert verify(data, scripts=scripts) == before
     assert "novelty" in [name for _, name, _ in schema(data / LEDGER_FILE)]
     (backup,) = (data / BACKUP_FOLDER).iterdir()
-    assert backup.name == "ledger-0003-1800000000.sqlite3"
+    assert backup.name == "ledger-0004-1800000000.sqlite3"
     assert backup.stat().st_mode & 0o777 == 0o600
     assert "novelty" not in [name for _, name, _ in schema(backup)]
 

@@ -111,7 +111,7 @@ async def test_an_older_ledger_is_migrated_after_a_dump(
     await asyncio.to_thread(migrate, address, 1_800_000_000 * 10**9, backups, scripts)
 
     (copy,) = backups.iterdir()
-    assert copy.name == "ledger-0003-1800000000.dump"
+    assert copy.name == "ledger-0004-1800000000.dump"
     assert copy.stat().st_mode & 0o777 == 0o600
     assert await within(address, has_novelty)
     restored = Place(tmp_path / "other", postgres.url(await postgres.new_database()))

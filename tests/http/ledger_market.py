@@ -6,6 +6,7 @@ Macs are the scripted ones of `memory_fleet`; money, keys, limits and kept answe
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,12 +15,13 @@ from typing import Any
 
 import jsonschema
 
-from actors.accountant import Accountant, AccountantSettings
+from actors.accountant import Accountant, AccountantSettings, Clock
 from market import keys
 from market.accounting.prices import Price
 from market.accounting.promos import PromoRules
 from market.errors import MarketError
 from market.messages import AccountantOp, AccountantReply
+from market.public.pseudonyms import alias_key
 from market.types import AccountId, KeyId, ModelId
 from serve_app.app import GatewayApp, create_app
 from serve_app.limits import Limits
@@ -34,6 +36,19 @@ from tests.http.memory_payments import Payments
 
 FRONT = "f" * 64
 ALL_BUT_INFERENCE = keys.MANAGEMENT_SCOPES
+
+
+class Calendar:
+    """A date that is set by hand, for ledger and gateways alike; durations are real."""
+
+    def __init__(self, at_s: float) -> None:
+        self.at_s = at_s
+
+    def now_s(self) -> float:
+        return self.at_s
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
 
 
 class Ledger:
@@ -66,7 +81,14 @@ class Ledger:
 class LedgerMarket:
     """The app over real books. Ada has ten dollars; `inference` and `management` are hers."""
 
-    def __init__(self, folder: Path, accountant: Accountant, fleet: Fleet, limits: Limits) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        accountant: Accountant,
+        fleet: Fleet,
+        limits: Limits,
+        calendar: Calendar | None = None,
+    ) -> None:
         self.folder = folder
         self.ledger = Ledger(accountant)
         self.payments = Payments()
@@ -75,12 +97,13 @@ class LedgerMarket:
         self.inference = ""
         self.management = ""
         self.pepper = load_pepper(folder)
+        self.calendar = calendar
         self.app = self.gateway()
 
-    def gateway(self, limits: Limits | None = None) -> GatewayApp:
+    def gateway(self, limits: Limits | None = None, **ports: Any) -> GatewayApp:
         """Another gateway of the same market, as after a restart."""
         base = Market(self.folder)
-        ports = replace(
+        made = replace(
             base.ports,
             accountant=self.ledger,  # type: ignore[arg-type]
             payments=self.payments,
@@ -89,8 +112,10 @@ class LedgerMarket:
             providers=self.fleet,
             sealer=Sealer(self.pepper),
             hash_key=self._hash,
+            alias_key=alias_key(self.pepper),
+            clock=self.calendar or base.ports.clock,
         )
-        return create_app(ports, limits or self.limits)
+        return create_app(replace(made, **ports), limits or self.limits)
 
     def _hash(self, secret: str) -> bytes | None:
         return keys.key_hash(secret, self.pepper) if keys.well_formed(secret) else None
@@ -118,17 +143,21 @@ async def open_market(
     ledger: MemoryLedger | None = None,
     tier: str = "operator",
     scopes: Sequence[str] = ("inference", "billing:read"),
+    calendar: Calendar | None = None,
     **settings: Any,
 ) -> AsyncIterator[LedgerMarket]:
     """A market with Ada and an owner of Macs; its accountant is checked when it closes."""
     store = MemoryLedgerStore(ledger)
     promo = settings.pop("promo", PromoRules(TEN_DOLLARS))
-    accountant = Accountant(AccountantSettings(folder, promo=promo, **settings), store=store)
+    clock = None if calendar is None else Clock(wall_ns=lambda: int(calendar.now_s() * 1e9))
+    accountant = Accountant(
+        AccountantSettings(folder, promo=promo, **settings), store=store, clock=clock
+    )
     await accountant.start()
     try:
         await accountant.ensure_account(ADA, "Ada", tier, TEN_DOLLARS)
         await accountant.ensure_account(MAC_OWNER, "Owner", "operator", 0)
-        market = LedgerMarket(folder, accountant, Fleet(*macs), limits or Limits())
+        market = LedgerMarket(folder, accountant, Fleet(*macs), limits or Limits(), calendar)
         _, market.inference = await market.key(*scopes)
         _, market.management = await market.key(*ALL_BUT_INFERENCE)
         yield market

@@ -12,6 +12,7 @@ from market.accounting.prices import Price
 from market.accounting.pricing import pieces_of
 from market.accounting.rows import DeliveryRow
 from market.accounting.state_rows import OwnerRow
+from market.accounting.statistics import Told, Worked, WorkQuestion
 from market.catalogue import Catalogue
 from market.errors import (
     Conflict,
@@ -248,6 +249,9 @@ class Accountant:
 
     async def account(self, account: AccountId) -> OwnerRow:
         return OwnerRow(account, "", self.tier, 1, "", TEN_DOLLARS)
+
+    async def worked(self, question: WorkQuestion) -> Told[Worked]:
+        raise Unavailable("No sums are kept here.", None, "history_unavailable")
 
     def prices(self) -> dict[ModelId, Price]:
         return {}

@@ -23,8 +23,10 @@ from market.routing.messages import (
     QuotedMac,
     RouteRequest,
 )
+from market.routing.public import PublicFleet, PublicMac
 from market.types import (
     Event,
+    Hardware,
     Job,
     JobFailure,
     MachineId,
@@ -80,6 +82,8 @@ class Fleet:
         self.error: MarketError | None = None
         self.errors: dict[str, MarketError] = {}  # by model
         self.quoted: list[RouteRequest] = []
+        self.private: set[MachineId] = set()
+        self.fleet_error: MarketError | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopped: set[tuple[RequestId, MachineId]] = set()
         self.produced: dict[RequestId, int] = {}
@@ -142,6 +146,19 @@ class Fleet:
     def calibration(self) -> dict[ModelId, dict[str, object]]:
         told = {"requests": 3, "bias": 1.1, "typical_error": 0.2, "within_p90": 0.9}
         return {DEMO_MODEL: dict(told)}
+
+    async def public_fleet(self, epoch: int) -> PublicFleet:
+        """Every Mac is an M4 Max with the demo model; those in `private` are left out."""
+        if self.fleet_error is not None:
+            raise self.fleet_error
+        chip = Hardware("M4 Max", 128, 40, 16, 546.0)
+        macs = [
+            PublicMac(mac.machine, self.payee, ProviderId(f"prv_{mac.name}"), chip, "ready",
+                      "basic", (DEMO_MODEL,), None, 63.5)
+            for mac in self.macs
+            if mac.machine not in self.private
+        ]  # fmt: skip
+        return PublicFleet(tuple(macs), frozenset(self.private))
 
     async def told(self, request_id: RequestId) -> Mapping[str, Any] | None:
         """Scripted Macs decide nothing that could be explained."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.admin import create_admin_app, exposition
+from serve_app.admin import create_admin_app
+from serve_app.exposition import exposition
 from tests.http.asgi_client import Exchange
 from tests.support.operations import Operations
 
@@ -69,10 +70,11 @@ async def test_orders_carry_their_reason() -> None:
 
 
 async def test_metrics_are_prometheus_text() -> None:
-    """One TYPE line per family, samples grouped beneath it."""
+    """One TYPE line per family, samples grouped beneath it; what is not known is shown too."""
     text = (await call("GET", "/metrics")).content.decode()
 
     assert text.count("# TYPE coster_gateway_requests_total counter") == 1
-    assert 'coster_gateway_requests_total{route="chat",status="200"} 3\n' in text
-    assert "# TYPE coster_macs_ready gauge\ncoster_macs_ready 2\n" in text
-    assert exposition({}) == "\n"
+    assert 'coster_gateway_requests_total{route="chat",status="200"} 3.0\n' in text
+    assert "# TYPE coster_router_queued gauge\ncoster_router_queued 2.0\n" in text
+    assert "# TYPE coster_new untyped\ncoster_new 1.0\n" in text
+    assert exposition({}) == b""

@@ -26,6 +26,9 @@ GENEROUS = replace(
     forgeries_burst=MANY,
     quotes_per_minute=MANY,
     quotes_burst=MANY,
+    histories_per_minute=MANY,
+    histories_burst=MANY,
+    exports_at_once=MANY,
 )
 BODIES = {
     "nothing": b"",

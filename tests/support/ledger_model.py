@@ -129,7 +129,7 @@ class Model:
     used: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     replays: dict[tuple[str, str], tuple[str | None, str, str, int]] = field(default_factory=dict)
     linked: dict[str, str] = field(default_factory=dict)
-    jobs: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    jobs: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     takings: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     promo_to: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     swept_ns: int = 0
@@ -240,17 +240,17 @@ class Model:
         done = Ended(status)
         purse = dict(made.legs)
         if payee is not None:
-            rest, workers = usage.completion_tokens, {payee}
+            rest, workers = usage.completion_tokens, [payee]
             for mac in lost:
                 rest -= mac.tokens
                 earner = self.earner(mac.payee, mac.machine)
-                workers |= {earner} if mac.tokens else set()
+                workers += [earner] if mac.tokens else []
                 due = _sum(made, Usage(0, mac.tokens), mac.ask)
                 self._pay(made, purse, done, earner, due, now_ns)
             last = Usage(usage.prompt_tokens, rest, usage.cached_tokens)
             self._pay(made, purse, done, payee, _sum(made, last, ask), now_ns)
             for worker in workers if done.cost or status == "settled" else ():
-                self.jobs[worker].add(made.request)
+                self.jobs[worker].append(made.request)
         for pot in POTS:
             self.pots[pot, made.owner] += purse[pot]
         self._count(made, usage, done.cost, status)

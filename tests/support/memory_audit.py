@@ -1,10 +1,14 @@
-"""The audit over a ledger in memory: the very rules of `coster ledger verify`, without a disk."""
+"""The audit over a ledger in memory: the very rules of `coster ledger verify --full`."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from market.accounting.audit import Audit, VerifyReport
 from market.accounting.chain import BatchContents, crc_of, sealed_text
 from market.accounting.chart import Account, Code
+from market.accounting.recount import Recount
 from storage.memory import MemoryLedger
 
 
@@ -30,4 +34,25 @@ def audited(disk: MemoryLedger) -> VerifyReport:
         crc = crc_of(sealed_text("hold", terms))
         audit.hold(terms, crc, ended=request_id in disk.requests)
     audit.head(disk.head.number, disk.head.hash)
-    return audit.finish()
+    report = audit.finish()
+    recount(disk, report.add)
+    return report
+
+
+def recount(disk: MemoryLedger, tell: Callable[[str], None]) -> None:
+    """Count every ended request again and compare it with the sums that were kept."""
+
+    def kept(sums: dict[Any, list[int]], span_s: int) -> Iterator[tuple[Any, list[int]]]:
+        rows = [(key, measures) for key, measures in sums.items() if key.span_s == span_s]
+        return iter(sorted(rows, key=lambda row: row[0].start_s))
+
+    rollups = disk.rollups
+    counting = Recount(
+        rollups._folded(),
+        {span_s: kept(rollups.work_sums, span_s) for span_s in (60, 3_600, 86_400, 0)},
+        {span_s: kept(rollups.use_sums, span_s) for span_s in (3_600, 86_400, 0)},
+        tell,
+    )
+    for row in disk.requests.values():
+        counting.request(row, disk.deliveries.get(row.request_id, ()))
+    counting.finish()

@@ -27,7 +27,8 @@ class Operations:
         return {
             labelled(REQUESTS, route="chat", status=200): 3.0,
             labelled(REQUESTS, route="chat", status=400): 1.0,
-            "coster_macs_ready": 2.0,
+            "coster_router_queued": 2.0,
+            "coster_new": 1.0,
         }
 
     async def why(self, named: str, by_policy: str) -> dict[str, Any]:

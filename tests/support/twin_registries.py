@@ -162,3 +162,7 @@ class Registries:
         )
         changes = self.books.ledger.changes
         assert self.books.answers.forget(at_ns, changes) == self.model.forget(at_ns)
+        if changes.fold is None:
+            folding = self.books.folding
+            folding.fold(folding.to_fold(at_ns // 10**9)[1], changes)
+            folding.forget(folding.to_forget(at_ns // 10**9)[1], changes)

@@ -37,6 +37,7 @@ DOORWAYS: dict[str, tuple[str, ...]] = {
     "fastapi": ("serve_app/*",),
     "starlette": ("serve_app/*",),
     "typer": ("coster/*",),
+    "prometheus_client": ("serve_app/exposition.py",),
     "pyarrow": ("simulator/results/parquet.py",),
     "scipy": ("market/placement/exact.py", "simulator/limits/numerics.py"),
 }

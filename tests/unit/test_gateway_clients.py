@@ -14,6 +14,7 @@ from actors.clients import LOST_IN_QUEUE, ProviderLinks, RouterClient
 from market.errors import PaymentRequired, Unavailable
 from market.messages import Funding
 from market.routing.messages import Busy, Endpoint, Grant, Outcome, Refused, RouteRequest
+from market.routing.public import PublicFleet
 from market.types import AccountId, Event, GatewayId, Job, MachineId, ModelId, ProviderId, RequestId
 
 GATEWAY = GatewayId("gw_1")
@@ -347,3 +348,41 @@ async def test_whoever_asks_again_has_less_time_left() -> None:
     assert second.deadline_s < first.deadline_s
     spent_s = first.deadline_s - second.deadline_s
     assert first.finish_by_s - second.finish_by_s == pytest.approx(spent_s)
+
+
+async def test_counters_go_along_once_a_second_and_to_whoever_knows_none() -> None:
+    """Polls are many and counters large; a router that was away is told them at once."""
+    turns = iter(["", "", "away", "", ""])
+
+    async def poll(*_: object) -> list[Any]:
+        await asyncio.sleep(0.005)
+        if next(turns, "") == "away":
+            raise ActorAway("restarting")
+        return []
+
+    actor = FakeActor(poll=poll, availability=list, calibration=dict)
+    counted = {"things_total": 3.0}
+    client = RouterClient(actor, gateway=GATEWAY, pid=1, node="n", counters=lambda: counted)
+    client.start()
+    await until(lambda: len(actor.batches("poll")) >= 5)
+    await client.close()
+
+    told = [beat.counters for beat in actor.batches("poll")[:5]]
+    assert told == [(("things_total", 3.0),), None, None, (("things_total", 3.0),), None]
+
+
+async def test_who_asks_for_the_public_fleet_is_told_when_nobody_answers() -> None:
+    """The router's fleet of that epoch, or Unavailable: never an empty one."""
+    fleet = PublicFleet((), frozenset({MachineId("mac_1")}))
+    asked = FakeActor(public_fleet=lambda epoch: (epoch, fleet))
+    client = RouterClient(asked, gateway=GATEWAY, pid=1, node="n", counters=dict)
+    assert await client.public_fleet(60) == (60, fleet)
+
+    def away(_: int) -> PublicFleet:
+        raise ActorAway("restarting")
+
+    client = RouterClient(
+        FakeActor(public_fleet=away), gateway=GATEWAY, pid=1, node="n", counters=dict
+    )
+    with pytest.raises(Unavailable):
+        await client.public_fleet(60)

@@ -27,7 +27,7 @@ from market.errors import InvalidRequest, Unavailable
 from market.hardware import GIB
 from market.types import Event, JobFailure, RequestId, TokenLogprob
 
-LOG = logging.getLogger(__name__)
+LOG = logging.getLogger("coster.engine")
 
 PREFIX_CACHE_BYTES_MAX = 2 * GIB
 PREFIX_CACHE_SHARE = 0.125
@@ -231,8 +231,10 @@ class EngineCore:
             return
         try:
             self._batch.insert(row)
-        except Exception as fault:  # whatever it is, only this job is told
-            LOG.exception("a request could not join the batch")
+        except Exception as fault:  # noqa: BLE001 - whatever it is, only this job is told
+            # Its type only: the message may hold tokens.
+            about = {"request_id": job.request_id, "code": type(fault).__name__}
+            LOG.error("a request could not join the batch", extra=about)  # noqa: TRY400
             self._batch.remove(self._jobs[job.request_id])
             self._fail(job.request_id, fault)
             return

@@ -29,7 +29,7 @@ from market.types import (
     RequestId,
 )
 
-LOG = logging.getLogger(__name__)
+LOG = logging.getLogger("coster.engine")
 
 SLOTS = 32
 WAITING_MAX = 64

@@ -25,7 +25,7 @@ from actors.engines.model_folder import FolderFacts
 from market.errors import MarketError
 from market.types import Event, RequestId
 
-LOG = logging.getLogger(__name__)
+LOG = logging.getLogger("coster.engine")
 
 IDLE_WAIT_S = 0.25
 """How often an idle thread looks whether the program is ending."""
