@@ -68,18 +68,19 @@ async def test_one_macs_answer_is_told_with_its_decision(market: LedgerMarket) -
 
 async def test_several_macs_are_told_with_their_tokens_and_shares(market: LedgerMarket) -> None:
     """Tokens add up to the answer's and costs to its cost; each Mac at what it asks."""
-    await over(market, Mac("a", fail_after=10, ask_pct=50), Mac("b", fail_after=10), Mac("c"))
+    await over(market, Mac("a", fail_after=10, ask_pct=50), Mac("b", fail_after=15), Mac("c"))
 
-    row = await told(market, await asked(market))
+    row = await told(market, await asked(market, provider={"order": ["prv_a", "prv_b"]}))
 
     deliveries = row["deliveries"]
-    assert len(deliveries) == len(row["routing"]["attempts"]) >= 2
+    assert [d["provider"] for d in deliveries] == ["prv_a", "prv_b", "prv_c"]
+    assert len(row["routing"]["attempts"]) == 3
     assert sum(d["completion_tokens"] for d in deliveries) == row["completion_tokens"] == LENGTH
     assert sum(d["prompt_tokens"] for d in deliveries) == row["prompt_tokens"]
     assert sum(int(d["cost_nano_usd"]) for d in deliveries) == int(row["cost_nano_usd"])
     assert sum(d["share"] for d in deliveries) == pytest.approx(1.0, abs=1e-5)
     assert [a["result"] for a in row["routing"]["attempts"]][-1] == "ok"
-    assert {d["provider"]: d["ask_pct"] for d in deliveries}.get("prv_a", 50) == 50
+    assert [d["ask_pct"] for d in deliveries] == [50, 100, 100]
 
 
 async def test_a_refused_request_is_told_with_what_ruled_everyone_out(
