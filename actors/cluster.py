@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,23 @@ from ray.exceptions import (
 
 from actors.accountant import Accountant
 from actors.accounting.setup import accountant_settings
-from actors.calls import ActorAway
+from actors.calls import ActorAway, Coalescer
 from actors.engines.factory import Workshop
 from actors.engines.sizes import model_sizes
+from actors.housing import Housing, actor_names, apart, housings
+from actors.macs import Macs
 from actors.nodes import NAMESPACE, macs_of_nodes, provider_name
 from actors.payments.actor import Payments
 from actors.payments.setup import PaymentSecrets, ProcessorSetup, places_of
 from actors.process import begin_process, begun, end_process, recorded_start
 from actors.provider import Provider, ProviderConfig
+from actors.reconciler import START_S_MAX, Reconciler
+from actors.roll_call import describe_all, stop_macs
 from actors.router import Router
 from market.errors import Internal, MarketError
 from market.routing.messages import ProviderBeat, ProviderOrders
-from market.settings import MacSettings, MarketSettings
-from market.types import Event, GatewayId, Job, MachineId, RequestId
+from market.settings import MarketSettings
+from market.types import Event, GatewayId, MachineId
 from storage.pepper import load_pepper
 
 ACCOUNTANT = "accountant"
@@ -45,9 +50,9 @@ ROUTER = "router"
 PAYMENTS = "payments"
 CALL_S_MAX = 10.0
 """No call of ours takes longer unless it says so; beyond this the actor counts as away."""
-START_S_MAX = 120.0
 FIRST_TRY_S = 3.0
-DESCRIBE_S_MAX = 1.0
+BEAT_S_MAX = 3.0
+"""A beat that did not arrive for so long is stale: the next one is due."""
 CONCURRENCY = 4000
 """Calls an actor may have open at once: long polls and batches of every gateway."""
 
@@ -60,11 +65,13 @@ class NamedActor:
     The handle is looked up when first needed and again after the actor died for good.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, handle: Any = None) -> None:
         self._name = name
-        self._handle: Any = None
+        self._handle = handle
 
-    async def __call__(self, method: str, *args: object, timeout_s: float = CALL_S_MAX) -> Any:
+    async def __call__(
+        self, method: str, *args: object, timeout_s: float | None = CALL_S_MAX
+    ) -> Any:
         try:
             if self._handle is None:
                 self._handle = ray.get_actor(self._name, namespace=NAMESPACE)
@@ -74,7 +81,7 @@ class NamedActor:
         except MarketError as error:
             raise _original(error) from None
         except TimeoutError as error:
-            raise ActorAway(f"{self._name} did not answer {method} in {timeout_s:.0f} s") from error
+            raise ActorAway(f"{self._name} did not answer {method} in {timeout_s} s") from error
         except (RayActorError, ActorUnschedulableError, GetTimeoutError, RaySystemError) as error:
             self._handle = None
             raise ActorAway(f"{self._name} is away ({type(error).__name__})") from error
@@ -119,11 +126,23 @@ class RouterActor(Router):
     async def __init__(self, settings: MarketSettings, wire_secret: bytes) -> None:  # type: ignore[misc]
         begin_process("router", settings)
         self._wire_secret = wire_secret
-        self._reconciler = Reconciler(settings, wire_secret, self)
+
+        async def desired() -> Sequence[Housing]:
+            found = await _housings(settings)
+            macs = {mac.machine: mac for housing in found for mac in housing.macs}
+            self.declare(tuple(macs.values()), complete=not settings.macs_from_nodes)
+            return found
+
+        reconciler = Reconciler(
+            desired,
+            partial(_open_process, settings, wire_secret),
+            settings.code_version,
+            self.machine_lost,
+        )
         with recorded_start():
             super().__init__(
                 Path(settings.data_dir) / "router.db",
-                ensure_providers=self._reconciler.ensure,
+                ensure_providers=reconciler.ensure,
                 policy=settings.policy,
                 placement=settings.placement,
                 count_sizes=lambda: tuple(model_sizes(settings).values()),
@@ -154,89 +173,78 @@ class PaymentsActor(Payments):
         return {**await super().describe(), "node": node_id()}
 
 
-class ProviderActor(Provider):
-    """One Mac as Ray runs it."""
+class ProviderActor(Macs):
+    """The Macs of one process as Ray runs them: one, or several light ones."""
 
-    async def __init__(self, settings: MarketSettings, config: ProviderConfig) -> None:  # type: ignore[misc]
-        begin_process(f"provider-{config.mac.name}", settings)
-        router = NamedActor(ROUTER)
-
-        async def beat(beat: ProviderBeat) -> ProviderOrders:
-            orders: ProviderOrders = await router("heartbeat", beat, timeout_s=3.0)
-            return orders
-
-        workshop = Workshop(settings, config.mac)
-        super().__init__(
-            replace(config, node=node_id()), workshop.offer(), workshop.make, beat, end_process
+    async def __init__(  # type: ignore[misc]
+        self, settings: MarketSettings, housing: Housing, wire_secret: bytes
+    ) -> None:
+        begin_process(housing.role, settings)
+        node = node_id()
+        router = partial(NamedActor(ROUTER), timeout_s=BEAT_S_MAX)
+        beats: Coalescer[ProviderBeat, ProviderOrders] = Coalescer(
+            router, "heartbeats", deadline_s=BEAT_S_MAX
         )
+
+        def opened(config: ProviderConfig, leave: Callable[[str], None]) -> Provider:
+            workshop = Workshop(settings, config.mac)
+            return Provider(config, workshop.offer(), workshop.make, beats.submit, leave)
+
+        configs = [
+            ProviderConfig(mac, wire_secret, settings.code_version, node, housing.phase_s)
+            for mac in housing.macs
+        ]
+        super().__init__(configs, opened, end_process)
         await self.start()
 
-    async def stream_events(self, gateway: GatewayId) -> AsyncIterator[list[Event]]:
+    async def stream_events(
+        self, machine: MachineId, gateway: GatewayId
+    ) -> AsyncIterator[list[Event]]:
         """The fallback transport: a streaming call, an item per batch."""
-        async for batch in self.streams.events(gateway):
+        async for batch in self.events(machine, gateway):
             yield batch
 
-    async def stream_submit(self, gateway: GatewayId, job: Job) -> None:
-        self.streams.submit(gateway, job)
 
-    async def stream_cancel(self, gateway: GatewayId, request_id: RequestId) -> None:
-        self.streams.cancel(gateway, request_id)
+class RayProcess:
+    """A process of providers: an `actors.reconciler.Process`."""
 
-    async def stream_renew(self, gateway: GatewayId) -> bool:
-        return self.streams.renew(gateway)
+    def __init__(self, name: str, handle: Any) -> None:
+        self._handle = handle
+        self._call = NamedActor(name, handle)
+
+    async def code_version(self) -> str:
+        return str((await self._call("describe", timeout_s=None))["code_version"])
+
+    async def begin(self, machine: MachineId) -> None:
+        await self._call("begin", machine, timeout_s=START_S_MAX)
+
+    async def wait_forever(self, machine: MachineId) -> str:
+        return str(await self._call("wait_forever", machine, timeout_s=None))
+
+    def kill(self) -> None:
+        ray.kill(self._handle)
 
 
-class Reconciler:
-    """Keeps exactly one provider actor per Mac, at the current code version."""
+async def _housings(settings: MarketSettings) -> Sequence[Housing]:
+    """Where every Mac lives, those of labelled nodes included."""
+    declared = housings(settings)
+    if not settings.macs_from_nodes:
+        return declared
+    nodes = await asyncio.to_thread(ray.nodes)
+    return [*declared, *apart(macs_of_nodes(nodes))]
 
-    def __init__(self, settings: MarketSettings, wire_secret: bytes, router: Router) -> None:
-        self._settings = settings
-        self._secret = wire_secret
-        self._router = router
-        self._watched: dict[MachineId, asyncio.Task[None]] = {}
 
-    async def ensure(self) -> None:
-        """One pass: create what is missing, replace what runs other code."""
-        macs = {mac.machine: mac for mac in self._settings.macs}
-        if self._settings.macs_from_nodes:
-            nodes = await asyncio.to_thread(ray.nodes)
-            macs |= {mac.machine: mac for mac in macs_of_nodes(nodes)}
-        declared = tuple(macs.values())
-        self._router.declare(declared, complete=not self._settings.macs_from_nodes)
-        for machine, mac in macs.items():
-            task = self._watched.get(machine)
-            if task is None or task.done():
-                self._watched[machine] = asyncio.create_task(self._keep(mac))
-
-    async def _keep(self, mac: MacSettings) -> None:
-        handle = await asyncio.to_thread(self._get_or_create, mac)
-        version = await self._version_of(handle)
-        if version is not None and version != self._settings.code_version:
-            log.warning("%s runs %s; it is replaced", mac.name, version)
-            ray.kill(handle)
-            return
-        try:
-            await handle.wait_forever.remote()
-        except RayActorError as error:
-            await self._router.machine_lost(
-                mac.machine, f"its process ended ({type(error).__name__})"
-            )
-
-    def _get_or_create(self, mac: MacSettings) -> Any:
-        config = ProviderConfig(mac, self._secret, self._settings.code_version)
-        options: dict[str, Any] = {"label_selector": dict(mac.labels)} if mac.labels else {}
-        return (
-            ray.remote(ProviderActor)
-            .options(**_options(provider_name(mac.machine)), **options)
-            .remote(self._settings, config)
-        )
-
-    async def _version_of(self, handle: Any) -> str | None:
-        try:
-            async with asyncio.timeout(START_S_MAX):
-                return str((await handle.describe.remote())["code_version"])
-        except (RayActorError, TimeoutError):
-            return None
+async def _open_process(
+    settings: MarketSettings, wire_secret: bytes, housing: Housing
+) -> RayProcess:
+    """Find it by its name, or start it."""
+    labels = dict(housing.macs[0].labels)
+    options: dict[str, Any] = {"label_selector": labels} if labels else {}
+    actor = ray.remote(ProviderActor).options(**_options(housing.actor), **options)
+    # Every process is told the market's settings, but of its own Macs only.
+    plain = replace(settings, macs=housing.macs)
+    handle = await asyncio.to_thread(actor.remote, plain, housing, wire_secret)
+    return RayProcess(housing.actor, handle)
 
 
 def _options(name: str) -> dict[str, Any]:
@@ -310,46 +318,23 @@ async def wait_for(
 
 
 async def describe_actors() -> list[dict[str, object]]:
-    """Pid, role, node and state of every actor of the market, from themselves.
-
-    One that does not answer in `DESCRIBE_S_MAX` is listed as `unavailable`.
-    """
-    names = [
-        str(entry["name"])
-        for entry in await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
-        if entry["namespace"] == NAMESPACE
-    ]
-    return list(await asyncio.gather(*(_describe(name) for name in sorted(names))))
-
-
-async def _describe(name: str) -> dict[str, object]:
-    try:
-        facts: Mapping[str, object] = await NamedActor(name)("describe", timeout_s=DESCRIBE_S_MAX)
-    except (ActorAway, MarketError) as error:
-        return {
-            "actor": name,
-            "role": name.split(":", maxsplit=1)[0],
-            "state": "unavailable",
-            "reason": str(error),
-        }
-    return {"actor": name, **facts}
+    """Who every actor of the market is, Mac by Mac, from themselves."""
+    return await describe_all(await _names(), NamedActor)
 
 
 async def end_streams(reason: str) -> None:
     """Make every provider give up what it runs: each client hears a terminal error event."""
+    await stop_macs(await _names(), NamedActor, reason)
+
+
+async def _names() -> list[str]:
     entries = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
-    providers = [str(e["name"]) for e in entries if str(e["name"]).startswith("provider:")]
-    for name in providers:
-        try:
-            await NamedActor(name)("stop", reason, timeout_s=CALL_S_MAX)
-        except (ActorAway, MarketError) as error:
-            log.warning("%s did not stop by itself: %s", name, error)
+    return [str(entry["name"]) for entry in entries if entry["namespace"] == NAMESPACE]
 
 
 async def stop_market() -> None:
     """End every actor of the market for good, the accountant last and after its last commit."""
-    entries = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
-    names = [str(entry["name"]) for entry in entries if entry["namespace"] == NAMESPACE]
+    names = await _names()
     kill_actor(ROUTER)  # first, or it would start the providers again
     for name in names:
         if name not in (ACCOUNTANT, ROUTER):
@@ -370,23 +355,36 @@ def kill_actor(name: str) -> None:
     ray.kill(handle, no_restart=True)
 
 
-def stream_of(machine: MachineId, gateway: GatewayId) -> AsyncIterator[list[Event]]:
-    """The fallback transport's stream from one provider; Ray's errors become ActorAway."""
-    return _stream(provider_name(machine), gateway)
+class MacStreams:
+    """The fallback transport's calls to Macs, wherever they live; Ray's errors become ActorAway.
 
+    Gives what `actors.gateway.StreamCalls` wants.
+    """
 
-async def _stream(name: str, gateway: GatewayId) -> AsyncIterator[list[Event]]:
-    generator: Any = None
-    try:
-        handle = ray.get_actor(name, namespace=NAMESPACE)
-        generator = handle.stream_events.options(num_returns="streaming").remote(gateway)
-        async for reference in generator:
-            yield await reference
-    except (RayActorError, RayTaskError, ValueError) as error:
-        raise ActorAway(f"{name}'s stream ended ({type(error).__name__})") from error
-    finally:
-        if generator is not None:
-            ray.cancel(generator)  # an abandoned generator runs on by itself
+    def __init__(self, settings: MarketSettings) -> None:
+        self._shared = actor_names(settings)
+
+    def _name(self, machine: MachineId) -> str:
+        return self._shared.get(machine) or provider_name(machine)
+
+    def call(self, machine: MachineId) -> NamedActor:
+        """The actor to call about this Mac; every method takes the Mac first."""
+        return NamedActor(self._name(machine))
+
+    async def open(self, machine: MachineId, gateway: GatewayId) -> AsyncIterator[list[Event]]:
+        """A Mac's events for one gateway, a list per wake-up."""
+        name, generator = self._name(machine), None
+        try:
+            handle: Any = ray.get_actor(name, namespace=NAMESPACE)
+            method = handle.stream_events.options(num_returns="streaming")
+            generator = method.remote(machine, gateway)
+            async for reference in generator:
+                yield await reference
+        except (RayActorError, RayTaskError, ValueError) as error:
+            raise ActorAway(f"{name}'s stream ended ({type(error).__name__})") from error
+        finally:
+            if generator is not None:
+                ray.cancel(generator)  # an abandoned generator runs on by itself
 
 
 def node_id() -> str:

@@ -132,15 +132,15 @@ def _stream_link(machine: MachineId, gateway: GatewayId, streams: StreamCalls) -
     background: set[asyncio.Task[object]] = set()
 
     async def submit(job: Job) -> None:
-        await call("stream_submit", gateway, job)
+        await call("stream_submit", machine, gateway, job)
 
     def cancel(request_id: RequestId) -> None:
-        task = asyncio.ensure_future(_quietly(call, gateway, request_id))
+        task = asyncio.ensure_future(_quietly(call, machine, gateway, request_id))
         background.add(task)
         task.add_done_callback(background.discard)
 
     async def renew() -> bool:
-        return bool(await call("stream_renew", gateway))
+        return bool(await call("stream_renew", machine, gateway))
 
     return StreamLink(
         open_stream=lambda: streams.open_stream(machine, gateway),
@@ -150,9 +150,11 @@ def _stream_link(machine: MachineId, gateway: GatewayId, streams: StreamCalls) -
     )
 
 
-async def _quietly(call: ActorCall, gateway: GatewayId, request_id: RequestId) -> None:
+async def _quietly(
+    call: ActorCall, machine: MachineId, gateway: GatewayId, request_id: RequestId
+) -> None:
     try:
-        await call("stream_cancel", gateway, request_id)
+        await call("stream_cancel", machine, gateway, request_id)
     except ActorAway:
         return  # the provider is gone, and its job with it
 

@@ -17,6 +17,7 @@ from market.settings import MacSettings
 from market.types import AccountId, Hardware, MachineId, ProviderId
 
 NAMESPACE = "coster"
+PROVIDER = "provider:"
 MACHINE = "coster-machine"
 CHIP = "coster-chip"
 MEMORY_GB = "coster-memory-gb"
@@ -33,7 +34,7 @@ log = logging.getLogger("coster.nodes")
 
 def provider_name(machine: MachineId) -> str:
     """The actor's name: the machine's, never one registration's."""
-    return f"provider:{machine}"
+    return f"{PROVIDER}{machine}"
 
 
 def provider_id_of(machine: MachineId) -> ProviderId:

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -24,6 +25,9 @@ LOG_FILES_KEPT = 3
 FIELDS = ("request_id", "model", "provider", "gate", "code", "status")
 """What a record may carry besides its message, given as `extra`. Nothing else is written."""
 AWAY_S = 2.0  # between two tries to open books whose database server is away
+
+MAC: ContextVar[str] = ContextVar("MAC", default="")
+"""The name of the Mac that logs, where several share a process."""
 
 
 class JsonLines(logging.Formatter):
@@ -42,6 +46,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if mac := MAC.get():
+            line["mac"] = mac
         for name in FIELDS:
             value = getattr(record, name, None)
             if value is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -51,6 +52,7 @@ class ProviderConfig:
     wire_secret: bytes
     code_version: str
     node: str = ""  # filled in by the process itself, which knows where it runs
+    phase_s: float = 0.0  # when it beats; those with the same one beat together
 
 
 class Provider:
@@ -299,8 +301,14 @@ class Provider:
                 self._carry_out(
                     self._state.orders(drain=orders.drain, models=orders.models, now_s=now_s)
                 )
+            next_s = following_s(asyncio.get_running_loop().time(), again_s, self._config.phase_s)
             try:
-                async with asyncio.timeout(again_s):
+                async with asyncio.timeout_at(next_s):
                     await self._announce.wait()
             except TimeoutError:
                 continue
+
+
+def following_s(now_s: float, every_s: float, phase_s: float) -> float:
+    """The next moment of a clock that ticks `phase_s` after each multiple of `every_s`."""
+    return (math.floor((now_s - phase_s) / every_s) + 1) * every_s + phase_s

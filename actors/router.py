@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.router_operator import OperatorMethods
-from market.errors import MarketError
+from market.errors import Internal, MarketError
 from market.routing.messages import (
     Busy,
     GatewayBeat,
@@ -115,6 +115,19 @@ class Router(OperatorMethods):
             self._planning.look_now()
         self._after()
         return orders
+
+    async def heartbeats(self, beats: list[ProviderBeat]) -> list[ProviderOrders | MarketError]:
+        """The beats of Macs that share a process, and the answer to each: a call costs far more
+        than a beat.
+        """
+        answers: list[ProviderOrders | MarketError] = []
+        for beat in beats:
+            try:
+                answers.append(await self.heartbeat(beat))
+            except Exception as error:
+                log.exception("a beat of %s could not be taken in", beat.machine)
+                answers.append(Internal(f"its beat could not be taken in: {error!r}"))
+        return answers
 
     async def machine_lost(self, machine: MachineId, reason: str) -> None:
         """A death notice: the process of this Mac's provider is gone."""

@@ -53,6 +53,7 @@ def make_app(pace_ms: float) -> FastAPI:
             await asyncio.sleep(max(0.0, next_s - loop.time()))
         yield end
 
+    @app.post("/v1/completions")
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> StreamingResponse:
         await request.body()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
@@ -59,7 +61,14 @@ def export(
     since: Annotated[
         str | None, typer.Option("--since", help="From this UTC day on: YYYY-MM-DD.")
     ] = None,
-    account: Annotated[str, typer.Option("--account", help="This account's transfers only.")] = "",
+    account: Annotated[str, typer.Option("--account", help="This account's only.")] = "",
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Instead the requests, as `coster sim replay` reads.")
+    ] = False,
+    anonymize: Annotated[
+        bool,
+        typer.Option("--anonymize/--no-anonymize", help="Of a trace: pseudonyms for who asked."),
+    ] = True,
     data: Data = None,
     database: Database = None,
 ) -> None:
@@ -76,14 +85,22 @@ def export(
         chosen = Selection(_day_ns(since), account)
         paths = paths_of(data)
         rows = open_rows(paths.data, database_of(paths, database))
+        notes: Counter[str] = Counter()
         try:
-            lines = export_lines(rows, chosen_form, chosen)
+            if trace:
+                from coster.trace_export import trace_lines
+
+                lines = trace_lines(rows, paths.data, chosen, notes, anonymise=anonymize)
+            else:
+                lines = export_lines(rows, chosen_form, chosen)
             if out == "-":
                 sys.stdout.writelines(lines)
             else:
                 _write_private(Path(out).expanduser().absolute(), lines)
         finally:
             rows.close()
+    for words, count in notes.items():
+        sys.stderr.write(f"{count:,} {words}\n")
 
 
 def _day_ns(day: str | None) -> int:
@@ -97,12 +114,13 @@ def _day_ns(day: str | None) -> int:
 
 
 def _write_private(path: Path, lines: Iterable[str]) -> None:
-    """The file is there only when all of it is; nobody else can read it."""
+    """The file is there only when all of it is; nobody else can read it. A `.gz` is packed."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8", newline="") as file:
-            file.writelines(lines)
+        with os.fdopen(fd, "wb") as file:
+            with _packed(file) if path.suffix == ".gz" else nullcontext(file) as target:
+                target.writelines(line.encode() for line in lines)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
@@ -110,6 +128,10 @@ def _write_private(path: Path, lines: Iterable[str]) -> None:
         raise InvalidRequest(f"{path} cannot be written: {error.strerror}.", "out") from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _packed(file: BinaryIO) -> gzip.GzipFile:
+    return gzip.GzipFile(filename="", mode="wb", fileobj=file)
 
 
 # ── backup and restore ────────────────────────────────────────────────────────────────

@@ -17,6 +17,7 @@ from coster import (
     earned,
     fleet,
     keys,
+    loadgen,
     market_state,
     network,
     node,
@@ -115,6 +116,7 @@ books_report.add_to(books.ledger)
 operator.add_to(app)
 node.add_to(app)
 sim.add_to(app)
+loadgen.add_to(app)
 
 
 def run() -> None:

@@ -61,6 +61,22 @@ def cents_of(option: str, text: str) -> int:
     return cents
 
 
+def count_of(requests: str | None) -> int | None:
+    """`10000` or `1e6` of --requests; None when it is not given."""
+    if requests is None:
+        return None
+    try:
+        number = float(requests)
+    except ValueError:
+        number = 0.5
+    if not number.is_integer() or number < 1:
+        raise InvalidRequest(
+            f"--requests is {requests[:20]!r}; it must be a whole number such as 10000 or 1e6.",
+            "requests",
+        )
+    return int(number)
+
+
 def usd(text: str) -> str:
     """An exact `*_nano_usd` string as people read it: `$4.821200`."""
     return format_usd(int(text))

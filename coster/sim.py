@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coster.options import Json, reported
+from coster.options import Json, count_of, reported
 from coster.output import DEGRADED, ERROR, print_json
 from market.errors import InvalidRequest
 
@@ -42,6 +42,11 @@ Jobs = Annotated[
     int | None, typer.Option("--jobs", "-j", min=1, help="Processes [default: all cores].")
 ]
 
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", help="Do the runs on the Ray cluster at this address, or `auto`."),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
@@ -64,6 +69,7 @@ def run(
     replace: Replace = False,
     resume: Resume = False,
     jobs: Jobs = None,
+    ray: Ray = None,
     json: Json = False,
 ) -> None:
     """Simulate a scenario, and report."""
@@ -78,10 +84,12 @@ def run(
             with runs_told(quiet=json) as told:
                 compared = experiment.compare(
                     what, [chosen], times, out, seed=seed, resume=resume, replace=replace,
-                    executor=_executor(jobs), told=told,
+                    executor=_executor(jobs, ray), told=told,
                 )  # fmt: skip
             _show_comparison(compared, as_json=json)
             return
+        if ray is not None:
+            raise InvalidRequest("One run is done here; --ray is for several: add --repeat.", "ray")
         with requests_told(what.requests, quiet=json) as progress:
             result = experiment.run(what, chosen, seed, out, replace=replace, progress=progress)
     if json:
@@ -108,6 +116,7 @@ def compare(
     replace: Replace = False,
     resume: Resume = False,
     jobs: Jobs = None,
+    ray: Ray = None,
     json: Json = False,
 ) -> None:
     """Compare policies over the same seeds."""
@@ -117,7 +126,7 @@ def compare(
     with reported(as_json=json), _interruptible(), runs_told(quiet=json) as told:
         compared = experiment.compare(
             _load(scenario, settings), _names(policies), repeat, out, seed=seed, until=until,
-            metric=metric, resume=resume, replace=replace, executor=_executor(jobs), told=told,
+            metric=metric, resume=resume, replace=replace, executor=_executor(jobs, ray), told=told,
         )  # fmt: skip
     _show_comparison(compared, as_json=json)
 
@@ -135,6 +144,7 @@ def sweep(
     replace: Replace = False,
     resume: Resume = False,
     jobs: Jobs = None,
+    ray: Ray = None,
     json: Json = False,
 ) -> None:
     """Simulate over the values of some settings."""
@@ -147,7 +157,7 @@ def sweep(
         with runs_told(quiet=json) as told:
             swept = experiment.sweep(
                 _load_with(scenario, fixed), over, _names(policies), repeat, out, seed=seed,
-                resume=resume, replace=replace, executor=_executor(jobs), told=told,
+                resume=resume, replace=replace, executor=_executor(jobs, ray), told=told,
             )  # fmt: skip
     _show_comparison(swept, as_json=json)
 
@@ -176,7 +186,7 @@ def replay(
     from simulator.setup.replay import replayed
 
     with reported(as_json=json), _interruptible():
-        what = replayed(_load(scenario, settings), trace, speed, _count(requests))
+        what = replayed(_load(scenario, settings), trace, speed, count_of(requests))
         with requests_told(what.requests, quiet=json) as progress:
             result = experiment.run(what, policy, seed, out, replace=replace, progress=progress)
     if json:
@@ -214,6 +224,7 @@ def verify(
         int | None, typer.Option(min=1, help="Of a comparison only so many runs [default: all].")
     ] = None,
     jobs: Jobs = None,
+    ray: Ray = None,
     json: Json = False,
 ) -> None:
     """Run it again and compare every byte."""
@@ -221,7 +232,7 @@ def verify(
     from simulator.runs.verify import verify as verify_folder
 
     with reported(as_json=json), _interruptible():
-        verdicts = verify_folder(folder, cells=cells, executor=_executor(jobs))
+        verdicts = verify_folder(folder, cells=cells, executor=_executor(jobs, ray))
     same = all(verdict.same for verdict in verdicts)
     if json:
         print_json({"same": same, "runs": [verdict.as_json() for verdict in verdicts]})
@@ -285,7 +296,7 @@ def _load(scenario: str, settings: list[str] | None, requests: str | None = None
     from simulator.setup.settings import settings_of
 
     values = settings_of(settings or [])
-    count = _count(requests)
+    count = count_of(requests)
     return _load_with(scenario, values | ({} if count is None else {"run.requests": str(count)}))
 
 
@@ -295,30 +306,22 @@ def _load_with(scenario: str, values: Mapping[str, str]) -> Scenario:
     return load(scenario, values)
 
 
-def _count(text: str | None) -> int | None:
-    """`10000` or `1e6`."""
-    if text is None:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.5
-    if not number.is_integer() or number < 1:
-        raise InvalidRequest(
-            f"--requests is {text[:20]!r}; it must be a whole number such as 10000 or 1e6.",
-            "requests",
-        )
-    return int(number)
-
-
 def _names(policies: str) -> list[str]:
     return [name.strip() for name in policies.split(",") if name.strip()]
 
 
-def _executor(jobs: int | None) -> Executor:
+def _executor(jobs: int | None, ray: str | None) -> Executor:
     from simulator.runs.executors import InProcess, LocalProcesses
 
-    return InProcess() if jobs == 1 else LocalProcesses(jobs)
+    if ray is None:
+        return InProcess() if jobs == 1 else LocalProcesses(jobs)
+    if jobs is not None:
+        raise InvalidRequest(
+            "Give --jobs for this machine or --ray for a cluster, not both.", "jobs"
+        )
+    from coster.sim_cluster import RayCluster
+
+    return RayCluster(ray)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from coster.output import styled
@@ -30,11 +31,29 @@ def print_run(result: Result) -> None:
     """The first page of a report."""
     summary = result.summary
     timing = folders.read_json(result.folder / folders.TIMING)
+    _print_summary(
+        result.folder,
+        summary,
+        f"{summary['world']['simulated_s'] / 60:.0f} simulated minutes in {timing['wall_s']:.1f} s",
+    )
+
+
+def print_measured(folder: Path, summary: Mapping[str, Any]) -> None:
+    """The same of a market that was driven, and how well it was."""
+    took = f"{summary['world']['simulated_s'] / 60:.1f} minutes, measured by its client"
+    _print_summary(folder, summary, took)
+    late, made = summary["generator"]["late_s"], summary["generator"]
+    _say(
+        f"  load    sent {short(late['p50'], 's')} late in the median, {short(late['p99'], 's')} "
+        f"at p99; {made['open_max']} open at most; {_percent(made['cpu_share'])} of a core"
+    )
+
+
+def _print_summary(folder: Path, summary: Mapping[str, Any], took: str) -> None:
     count = summary["world"]["requests"]
     _say(
         f"{styled(summary['name'], 'bold', sys.stdout)} under {summary['policy']}, seed "
-        f"{summary['seed']}: {count:,} requests, {summary['machines']['count']} Macs, "
-        f"{summary['world']['simulated_s'] / 60:.0f} simulated minutes in {timing['wall_s']:.1f} s"
+        f"{summary['seed']}: {count:,} requests, {summary['machines']['count']} Macs, {took}"
     )
     _say(f"  {'':14}" + "".join(f"{name:>10}" for name in ("p50", "p90", "p99", "p99.9")))
     for key, name, unit in (
@@ -48,7 +67,7 @@ def print_run(result: Result) -> None:
     for line in _lines(summary):
         _say(f"  {line}")
     _print_alarms(summary["alarms"])
-    _say(f"  report  {result.folder / folders.REPORT}")
+    _say(f"  report  {folder / folders.REPORT}")
 
 
 def _lines(summary: Mapping[str, Any]) -> list[str]:
@@ -60,7 +79,7 @@ def _lines(summary: Mapping[str, Any]) -> list[str]:
     return [
         f"{kept} kept the promise; {short(flow['completion_tokens_per_s'])} tokens a second",
         f"load {_percent(bounds['load'])} of what is possible, Macs busy {usage}",
-        f"{macs['loads']} models loaded, {hits} of prompts from caches",
+        f"{short(macs['loads'])} models loaded, {hits} of prompts from caches",
         f"{short(money['revenue_usd'], '$')} for all, {price} a million tokens",
         f"a Mac earns {earns} an hour",
     ]
@@ -146,7 +165,9 @@ def print_calibration(result: Mapping[str, Any]) -> None:
     """Errors with their intervals, and request by request where the loads are the same."""
     out = sys.stdout
     counts = " and ".join(f"{count:,}" for count in result["requests"])
-    _say(f"{counts} answered requests, measured and simulated")
+    times = result["repetitions"]
+    over = "" if times == 1 else f", over {times} repetitions"
+    _say(f"{counts} answered requests, measured and simulated{over}")
     _say(f"  {'':26}{'measured':>12}{'simulated':>12}{'error':>10}   95 %")
     for error in result["errors"]:
         unit = "s" if error["name"].startswith(("ttft_s", "e2e_s")) else ""

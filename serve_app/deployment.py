@@ -25,13 +25,12 @@ from actors.cluster import (
     ACCOUNTANT,
     PAYMENTS,
     ROUTER,
+    MacStreams,
     NamedActor,
     describe_actors,
     node_id,
-    stream_of,
 )
 from actors.gateway import StreamCalls, connect_gateway
-from actors.nodes import provider_name
 from actors.process import begin_process
 from market.keys import key_hash, well_formed
 from market.public.pseudonyms import alias_key
@@ -90,6 +89,7 @@ class Gateway:
         begin_process(f"gateway-{os.getpid()}", settings)
         gateway = GatewayId(f"gw_{secrets.token_hex(8)}")
         models, catalogue = await asyncio.to_thread(load_models, settings)
+        macs = MacStreams(settings)
         clients = await connect_gateway(
             settings,
             gateway,
@@ -97,7 +97,7 @@ class Gateway:
             accountant=NamedActor(ACCOUNTANT),
             router=NamedActor(ROUTER),
             payments=NamedActor(PAYMENTS),
-            streams=StreamCalls(stream_of, lambda machine: NamedActor(provider_name(machine))),
+            streams=StreamCalls(macs.open, macs.call),
             counters=self._counters,
         )
         self._app = create_app(

@@ -35,6 +35,9 @@ from market.types import (
 WAITING_MAX = 256
 """Choices that may wait for a slot before `submit` says no."""
 
+CATCH_UP_S_MAX = 0.25
+"""Of lateness that a Mac makes good in its next steps: a busy machine's, not a nap's."""
+
 CONTEXT_TOKENS = 131_072
 VOCAB_SIZE = 151_936
 """What an engine without a model folder claims: the shape of the models it stands in for."""
@@ -86,10 +89,14 @@ class Device:
         self.turn = asyncio.Lock()
         self.free_at_s = 0.0
 
-    async def work(self, duration_s: float) -> None:
-        """Be busy for as long, within a turn: from when the last work was over."""
+    async def work(self, duration_s: float, since_s: float) -> None:
+        """Be busy for as long, within a turn: from when the last work was over, or from when
+        there was something to do. Timers that were late do not add up: what follows is shorter by
+        as much, but not by more than `CATCH_UP_S_MAX` after this process itself stood still.
+        """
         now_s = asyncio.get_running_loop().time()
-        self.free_at_s = max(self.free_at_s, now_s) + duration_s
+        begin_s = max(self.free_at_s, since_s, now_s - CATCH_UP_S_MAX)
+        self.free_at_s = begin_s + duration_s
         pause_s = self.free_at_s - now_s
         await asyncio.sleep(pause_s if duration_s and pause_s > 0 else 0)
 
@@ -256,15 +263,18 @@ class PacedEngine:
         self._pace.unload()
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        since_s = loop.time()
         while True:
             if not (self._running or self._waiting or self._goodbyes):
                 self._wake.clear()
                 await self._wake.wait()
+                since_s = loop.time()
             async with self._device.turn:
                 duration_s = self._begin_step()
                 if self._pace.emits_first:
                     self._give(self._finish_step())
-                await self._device.work(duration_s)
+                await self._device.work(duration_s, since_s)
             if not self._pace.emits_first:
                 self._give(self._finish_step())
 

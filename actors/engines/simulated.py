@@ -91,8 +91,10 @@ class ChipPace:
     async def load(self) -> None:
         """The disk delivers the weights, then the model is warmed: a turn on the GPU."""
         await asyncio.sleep(self.weight_bytes / self._mac.disk_bytes_per_s)
+        since_s = asyncio.get_running_loop().time()
         async with self._mac.device.turn:
-            await self._mac.device.work(self._jittered_s(warm_ms(self._chip, self._profile)))
+            warm_s = self._jittered_s(warm_ms(self._chip, self._profile))
+            await self._mac.device.work(warm_s, since_s)
 
     def known_tokens(self, job: Job) -> int:
         blocks = block_hashes((*job.prompt_ids, *job.said), job.cache_scope, self._model)

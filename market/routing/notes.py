@@ -86,16 +86,31 @@ def replay(packed: bytes) -> Decision:
 
     Raises ValueError when another version of the market has made it.
     """
+    head, rest = _parts(packed)
+    return decide(unpack(rest), _ask(head), head["seed"], policy_named(head["policy"]))
+
+
+def ask_of(packed: bytes) -> Ask:
+    """What was asked when it was made. Raises ValueError as `replay`."""
+    return _ask(_parts(packed)[0])
+
+
+def _parts(packed: bytes) -> tuple[dict[str, Any], bytes]:
     size = int.from_bytes(packed[:4], "big")
-    head = json.loads(zlib.decompress(packed[4 : 4 + size]))
+    try:
+        head: dict[str, Any] = json.loads(zlib.decompress(packed[4 : 4 + size]))
+    except zlib.error as error:
+        raise ValueError(f"the decision is not as it was stored: {error}") from error
+    return head, packed[4 + size :]
+
+
+def _ask(head: dict[str, Any]) -> Ask:
     told = head["ask"]
     if set(told) != {field.name for field in fields(Ask)}:
         raise ValueError("the decision was made by another version and cannot be replayed")
     values = _with_tuples(told)
     values["preferences"] = Preferences(**_with_tuples(told["preferences"]))
-    ask = Ask(**values)
-    candidates = unpack(packed[4 + size :])
-    return decide(candidates, ask, head["seed"], policy_named(head["policy"]))
+    return Ask(**values)
 
 
 def _with_tuples(told: dict[str, Any]) -> dict[str, Any]:

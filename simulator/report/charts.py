@@ -88,14 +88,15 @@ def flow(requests: Requests, until_s: float) -> str:
 
 
 def crowd(requests: Requests, until_s: float) -> str:
-    """How many were inside, and how many of them in the queue."""
+    """How many were inside, and how many of them in the queue, where anybody saw that."""
     edges = edges_of(until_s)
-    there, queued = inside(requests).means(edges), waiting(requests).means(edges)
-    words = f"{short(float(there.mean()))} inside on average, {short(float(queued.mean()))} queued."
-    return _over_time(
-        "Inside and waiting", words, [("inside", there), ("in the queue", queued)], edges,
-        Axis("requests", low=0.0),
-    )  # fmt: skip
+    there = inside(requests).means(edges)
+    words, curves = f"{short(float(there.mean()))} inside on average", [("inside", there)]
+    if np.isfinite(requests["wait_s"]).any():
+        queued = waiting(requests).means(edges)
+        words += f", {short(float(queued.mean()))} queued"
+        curves.append(("in the queue", queued))
+    return _over_time("Inside and waiting", f"{words}.", curves, edges, Axis("requests", low=0.0))
 
 
 def speed(requests: Requests, until_s: float) -> str:

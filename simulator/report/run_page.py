@@ -32,7 +32,8 @@ def run_page(
     answered = counted.where(counted.is_("status", "ok"))
     title = f"{scenario.name} under {summary['policy']}"
     below = f"{scenario.about} Seed {summary['seed']}, {len(requests):,} requests, "
-    below += f"{len(macs)} Macs, {until_s / 60:.0f} simulated minutes."
+    minutes = "measured minutes" if "live" in manifest else "simulated minutes"
+    below += f"{len(macs)} Macs, {until_s / 60:.0f} {minutes}."
     return page(
         title,
         [

@@ -208,6 +208,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The folder itself where it is a run, else the runs right below it, or those of the one
+    policy and point of a comparison. Raises InvalidRequest when there are none, or several kinds.
+    """
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder)
+        if manifest["kind"] == "run":
+            return [folder]
+        below = sorted(path for path in (folder / "runs").iterdir() if path.is_dir())
+        if len(below) != 1:
+            names = ", ".join(str(path) for path in below[:4])
+            raise InvalidRequest(
+                f"{folder} has runs of several kinds; give one of them, such as {names}.", "folder"
+            )
+        folder = below[0]
+    found = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    if not found:
+        read_manifest(folder)
+    return found
+
+
 def is_whole(folder: Path, expected: Mapping[str, Any]) -> bool:
     """Whether a complete run with these manifest values is there, its files as they were."""
     if not (folder / MANIFEST).is_file():

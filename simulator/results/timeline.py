@@ -62,16 +62,21 @@ def inside(requests: Requests) -> Spans:
 
 
 def waiting(requests: Requests) -> Spans:
-    """In the router's queue, as far as a request waited there before its last attempt."""
-    at_s = requests["at_s"]
-    return Spans(at_s, at_s + requests["wait_s"])
+    """In the router's queue, as far as a request waited there before its last attempt; of whom
+    that is not known, nothing.
+    """
+    known = np.isfinite(requests["wait_s"])
+    at_s = requests["at_s"][known]
+    return Spans(at_s, at_s + requests["wait_s"][known])
 
 
 def running(requests: Requests, mac: int | None = None) -> Spans:
-    """On a Mac, or on this one: from the end of the wait to the end."""
+    """On a Mac, or on this one: from the end of the wait to the end. A client does not see how
+    long it waited, and counts it to the Mac: no Mac is called idle that may have worked.
+    """
     rows: BoolArray = requests["mac"] >= 0 if mac is None else requests["mac"] == mac
     at_s = requests["at_s"][rows]
-    start_s = at_s + requests["wait_s"][rows]
+    start_s = at_s + np.nan_to_num(requests["wait_s"][rows], nan=0.0)
     end_s = at_s + np.nan_to_num(requests["e2e_s"][rows], nan=0.0)
     return Spans(start_s, np.maximum(start_s, end_s))
 

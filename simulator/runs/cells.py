@@ -19,7 +19,7 @@ from simulator.runs.comparison import METRICS, Summaries, compared, settled
 from simulator.runs.executors import Executor
 from simulator.runs.tasks import WORLD, Task, policy_of
 from simulator.setup.scenario import REPEAT_MAX, Scenario
-from simulator.setup.scenario_files import of_config, set_value
+from simulator.setup.scenario_files import of_config, set_values
 
 RUNS: Final = "runs"
 POINTS_MAX: Final = 1_000
@@ -86,8 +86,7 @@ class Plan:
     def at(self, point: int) -> Scenario:
         """The scenario with a point's settings. Raises InvalidRequest naming what is wrong."""
         values = json.loads(self.scenario.config)
-        for key, text in self.points[point].items():
-            set_value(values, key, text)
+        set_values(values, self.points[point])
         words = ", ".join(f"{key}={text}" for key, text in self.points[point].items())
         return of_config(values, f"{self.scenario.name} with {words}" if words else "the scenario")
 

@@ -53,6 +53,12 @@ def verify(
             f"{folder} is not complete: it was interrupted. Repeat its command with --resume.",
             "folder",
         )
+    if "live" in manifest:
+        raise InvalidRequest(
+            f"{folder} was measured on a running market, and no two measurements are alike. "
+            "Compare it with a simulated run: coster sim calibrate SIM_FOLDER --real FOLDER.",
+            "folder",
+        )
     _inputs_unchanged(manifest)
     if manifest["kind"] == "run":
         places = [folder]

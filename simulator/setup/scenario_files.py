@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,8 @@ from simulator.setup.tables import Table, lines_of
 
 SCENARIO_BYTES_MAX = 16 * 2**20
 FOLDER: Final = "scenarios"
+RATES: Final = ("rate_per_s", "rho")
+"""The two ways to say how much is asked for, of which a workload has one."""
 
 
 def shipped() -> tuple[str, ...]:
@@ -50,8 +52,7 @@ def parse(
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidRequest(f"{source} is not TOML: {error}.", "scenario") from error
-    for key, value in (settings or {}).items():
-        set_value(values, key, value)
+    set_values(values, settings or {})
     lines = lines_of(text)
     _take_in_files(values, source, folder, lines)
     return scenario_of(Table(values, source, (), lines))
@@ -60,6 +61,31 @@ def parse(
 def of_config(config: Mapping[str, Any], source: str) -> Scenario:
     """The scenario that a manifest tells of."""
     return scenario_of(Table(dict(config), source))
+
+
+def set_values(values: dict[str, Any], settings: Mapping[str, str]) -> None:
+    """Replace values, each as `set_value`. A rate takes the place of the other kind of rate; who
+    sets both is left to the scenario's own checks.
+    """
+    for key in settings:
+        *place, last = key.split(".")
+        for other in RATES:
+            if last in RATES and other != last:
+                _drop(values, place, other)
+    for key, text in settings.items():
+        set_value(values, key, text)
+
+
+def _drop(values: dict[str, Any], place: Sequence[str], name: str) -> None:
+    """Take a value out, if it is there."""
+    here: Any = values
+    for part in place:
+        if isinstance(here, list):
+            here = dict(enumerate(here)).get(int(part)) if part.isdecimal() else None
+        else:
+            here = here.get(part) if isinstance(here, dict) else None
+    if isinstance(here, dict):
+        here.pop(name, None)
 
 
 def set_value(values: dict[str, Any], key: str, text: str) -> None:

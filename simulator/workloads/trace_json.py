@@ -78,6 +78,7 @@ class _Fields:
             max_price_out_nano=self._whole("max_price_out_nano", NANO_MAX),
             sort=sort,  # type: ignore[arg-type]
             trust=self._one_of("trust", TRUST),
+            cached_tokens=self._whole("cached_tokens", TOKENS_MAX),
             prefix=self._hashes("hash_ids"),
             answer=self._hashes("answer_hash_ids"),
             block_tokens=blocks,

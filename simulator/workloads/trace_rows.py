@@ -3,7 +3,7 @@
     {"timestamp": 1250.5, "input_length": 812, "output_length": 95,
      "model": "qwen3.5-7b", "consumer": "c_5f…", "session": "s_01…", "class": "interactive",
      "deadline_ms": 30000, "max_tokens": 1024, "max_price_in_nano": 12, "max_price_out_nano": 48,
-     "sort": "price", "trust": "verified",
+     "sort": "price", "trust": "verified", "cached_tokens": 640,
      "hash_ids": […], "answer_hash_ids": […], "block_tokens": 64}
 
 Only the first three are needed. Tools that replay Mooncake's traces read ours; what the live
@@ -35,7 +35,8 @@ class TraceRow:
     """A request as it was seen. `at_s` is from wherever the trace counts; empty text and None
     are what it does not say. `prefix` are hashes of the prompt's blocks of `block_tokens`
     tokens, each standing for all tokens up to its end; `answer` those of the blocks after them,
-    up to the end of the answer.
+    up to the end of the answer. `cached_tokens` of the prompt were found in a cache: told to who
+    reads, a replay finds its own.
     """
 
     at_s: float
@@ -51,6 +52,7 @@ class TraceRow:
     max_price_out_nano: int | None = None
     sort: Sort | None = None
     trust: str | None = None
+    cached_tokens: int | None = None
     prefix: tuple[int, ...] = ()
     answer: tuple[int, ...] = ()
     block_tokens: int = BLOCK_TOKENS
@@ -95,6 +97,7 @@ def json_line(row: TraceRow) -> str:
         "max_price_out_nano": row.max_price_out_nano,
         "sort": row.sort,
         "trust": row.trust,
+        "cached_tokens": row.cached_tokens,
     }
     if row.prefix or row.answer:
         fields["hash_ids"] = row.prefix

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from actors.engines.factory import DEMO_FOLDER
+from actors.engines.paced import CATCH_UP_S_MAX
 from actors.engines.simulated import SimulatedEngine, SimulatedMac
 from actors.engines.text import WordVocabulary
 from market.catalogue import Catalogue
@@ -255,3 +256,58 @@ def test_a_model_of_the_catalogue_needs_no_folder() -> None:
         assert facts.weight_bytes == profile_of(facts.model).weight_bytes
     assert small.vocab_size == large.vocab_size
     assert small.digest != large.digest
+
+
+class LateLoop(VirtualLoop):
+    """A machine whose timers are all late, and that stands still once."""
+
+    late_s = 0.004
+    stands_at_s = float("inf")
+    stands_s = 0.0
+
+    def _run_once(self) -> None:
+        before_s = self._now_s
+        super()._run_once()
+        if self._now_s > before_s:
+            self._now_s += self.late_s
+        if self._now_s >= self.stands_at_s:
+            self._now_s += self.stands_s
+            self.stands_at_s = float("inf")
+
+
+def _answer_s(loop_factory: Callable[[], VirtualLoop], *, idle_s: float = 60.0) -> float:
+    """How long four hundred tokens take of a Mac that was idle for so long before."""
+
+    async def story() -> float:
+        mac = SimulatedMac("M4 Max", seed=5)
+        bench = await loaded(SMALL, mac)
+        await asyncio.sleep(idle_s)
+        asked = job("r", SMALL, max_tokens=400)
+        return await seconds(bench.run(asked))
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(story())
+
+
+def test_timers_that_are_late_do_not_make_a_mac_slower() -> None:
+    """Four hundred steps take as long as their lengths say, however late each timer was."""
+    assert _answer_s(LateLoop) == pytest.approx(_answer_s(VirtualLoop), abs=0.02)
+
+
+def test_a_mac_that_was_idle_answers_no_faster_than_one_that_was_not() -> None:
+    """Time in which there was nothing to do is not lateness, and is never made good."""
+    assert _answer_s(VirtualLoop) == pytest.approx(_answer_s(VirtualLoop, idle_s=0.0), abs=1e-6)
+
+
+def test_a_machine_that_stood_still_is_not_made_up_for() -> None:
+    """After a nap of ten seconds a Mac goes on at its own speed: at most a quarter of a second is
+    made good.
+    """
+
+    def napping() -> LateLoop:
+        loop = LateLoop()
+        loop.stands_at_s, loop.stands_s = loop._now_s + 62.0, 10.0
+        return loop
+
+    took_s = [_answer_s(factory) for factory in (napping, VirtualLoop)]
+    assert took_s[0] - took_s[1] == pytest.approx(10.0 - CATCH_UP_S_MAX, abs=0.05)

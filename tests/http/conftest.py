@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -12,12 +12,22 @@ import pytest
 import uvicorn
 
 from tests.http.memory_market import Market
+from tests.http.past_market import PAGES_MANY, PastMarket, open_past
 
 
 @pytest.fixture
 def market(tmp_path: Path) -> Market:
     """A market with three Macs and nothing running."""
     return Market(tmp_path)
+
+
+@pytest.fixture
+async def past(tmp_path: Path) -> AsyncIterator[PastMarket]:
+    """Sixty requests over two and a half days, with a leap day among them."""
+    async with open_past(
+        tmp_path, 60, histories_per_minute=PAGES_MANY, histories_burst=PAGES_MANY
+    ) as opened:
+        yield opened
 
 
 class Server:

@@ -22,7 +22,13 @@ from tests.http.memory_accountant import MAC_OWNER
 MODELS = ["coster/demo", "qwen3.5-7b"]
 MACHINES = ["mac_a", "mac_b"]
 HOUR_S, DAY_S = 3_600, 86_400
+USAGE, EARNINGS = "/v1/payments/usage", "/v1/provider/earnings"
+PAGES_MANY = 10_000
 BEGIN_S = int(datetime(2028, 2, 27, 22, 30, tzinfo=UTC).timestamp())  # over a leap day
+
+
+def cost(entries: list[Any], name: str = "cost_nano_usd") -> int:
+    return sum(int(entry[name]) for entry in entries)
 
 
 @dataclass

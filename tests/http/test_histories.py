@@ -1,50 +1,25 @@
-"""Usage and earnings over HTTP: pages, filters, sums and exports of any length, and bad input."""
+"""Usage and earnings over HTTP: pages, filters and sums."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import csv
-import io
-import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from market.errors import Unavailable
-from serve_app import exporting
-from tests.http.asgi_client import Exchange
 from tests.http.ledger_market import validated
-from tests.http.memory_accountant import MAC_OWNER
 from tests.http.past_market import (
     BEGIN_S,
     DAY_S,
+    EARNINGS,
     HOUR_S,
     MACHINES,
     MODELS,
+    USAGE,
     PastMarket,
-    open_past,
+    cost,
 )
-
-USAGE, EARNINGS = "/v1/payments/usage", "/v1/provider/earnings"
-PAGES_MANY = 10_000
-
-
-@pytest.fixture
-async def past(tmp_path: Path) -> AsyncIterator[PastMarket]:
-    """Sixty requests over two and a half days, with a leap day among them."""
-    async with open_past(
-        tmp_path, 60, histories_per_minute=PAGES_MANY, histories_burst=PAGES_MANY
-    ) as opened:
-        yield opened
-
-
-def cost(entries: list[Any], name: str = "cost_nano_usd") -> int:
-    return sum(int(entry[name]) for entry in entries)
 
 
 def moment(seconds: float) -> str:
@@ -228,243 +203,6 @@ async def test_pages_of_sums_are_of_one_stretch(past: PastMarket) -> None:
     assert rest["begin"] == first["begin"]
     assert rest["end"] == first["end"]
     assert rest["data"]
-
-
-# ── exports ───────────────────────────────────────────────────────────────────────────
-
-
-def rows_of(exchange: Exchange, form: str) -> list[dict[str, Any]]:
-    text = exchange.content.decode()
-    if form == "csv":
-        return list(csv.DictReader(io.StringIO(text)))
-    if form == "jsonl":
-        return [json.loads(line) for line in text.splitlines()]
-    found: list[dict[str, Any]] = json.loads(text)
-    return found
-
-
-@pytest.mark.parametrize("form", ["csv", "json", "jsonl"])
-async def test_an_export_holds_everything_whatever_its_form(
-    past: PastMarket, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Streamed page by page; every row once, in the order of the list, exact to the nano."""
-    monkeypatch.setattr("serve_app.routes_histories.PAGE_ROWS", 7)
-    usage = await past.get(f"{USAGE}/export", format=form)
-    earned = await past.get(f"{EARNINGS}/export", past.owner, format=form)
-
-    assert usage.status == earned.status == 200
-    assert usage.writes > 5
-    assert f'filename="coster-usage.{form}"' in usage.answer_headers["content-disposition"]
-    assert "content-length" not in usage.answer_headers
-    rows, jobs = rows_of(usage, form), rows_of(earned, form)
-    assert [row["request_id"] for row in rows] == [f"req_{n}" for n in range(59, -1, -1)]
-    assert cost(rows) == sum(done.cost_nano for done, _, _ in past.settled)
-    assert len(jobs) == past.parts
-    assert cost(jobs, "amount_nano_usd") == sum(d.provider_nano for d, _, _ in past.settled)
-    assert {job["machine"] for job in jobs} == set(MACHINES)
-    for job in jobs:
-        shares = int(job["amount_nano_usd"]) + int(job["fee_nano_usd"])
-        assert shares == int(job["cost_nano_usd"])
-
-
-@pytest.mark.parametrize("form", ["csv", "json", "jsonl"])
-async def test_an_export_of_nothing_is_whole_too(past: PastMarket, form: str) -> None:
-    """No rows, and still what its form promises."""
-    found = await past.get(f"{USAGE}/export", format=form, to="2001-01-01")
-
-    assert found.status == 200
-    assert rows_of(found, form) == []
-    assert found.out[-1].get("more_body") is False
-
-
-async def test_an_export_is_what_there_was_when_it_began(
-    past: PastMarket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Requests that are settled while it is read are not in it, and disturb nothing."""
-    monkeypatch.setattr("serve_app.routes_histories.PAGE_ROWS", 5)
-    accountant, original = past.market.ledger.accountant, None
-    original = accountant.usage_page
-
-    async def settling(*args: Any) -> Any:
-        page = await original(*args)
-        await past.serve()
-        return page
-
-    monkeypatch.setattr(accountant, "usage_page", settling)
-    found = await past.get(f"{USAGE}/export", format="jsonl")
-
-    assert [row["request_id"] for row in rows_of(found, "jsonl")] == [
-        f"req_{n}" for n in range(59, -1, -1)
-    ]
-    assert len(past.settled) > 70
-
-
-async def test_an_export_that_cannot_be_finished_is_broken_off(
-    past: PastMarket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Never ended as if it were whole; and its place is free again."""
-    monkeypatch.setattr("serve_app.routes_histories.PAGE_ROWS", 5)
-    accountant, original, pages = past.market.ledger.accountant, None, 0
-    original = accountant.usage_page
-
-    async def failing(*args: Any) -> Any:
-        nonlocal pages
-        pages += 1
-        if pages == 4:
-            raise Unavailable("away", None, "restarting", 1.0)
-        return await original(*args)
-
-    monkeypatch.setattr(accountant, "usage_page", failing)
-    found = await past.get(f"{USAGE}/export", format="json")
-
-    assert found.status == 200
-    assert found.out[-1]["more_body"] is True
-    with pytest.raises(json.JSONDecodeError):
-        found.json  # noqa: B018
-    again = await past.get(f"{USAGE}/export", format="json")
-    assert len(again.json) == 60
-
-
-async def test_a_reader_who_goes_or_stands_still_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing more is read for them, and their place is free again."""
-    monkeypatch.setattr("serve_app.routes_histories.PAGE_ROWS", 2)
-    async with open_past(tmp_path, 20, write_s=0.05) as past:
-        for how in ({"leave_after": 3}, {"stall_after": 3}):
-            made = Exchange(
-                b"", path=f"{USAGE}/export", method="GET", key=past.market.management,
-                query=b"format=csv", **how,  # type: ignore[arg-type]
-            )  # fmt: skip
-            await made.go(past.market.app)
-            assert made.writes <= 4
-            assert made.out[-1]["more_body"] is True
-        whole = await past.get(f"{USAGE}/export", format="csv")
-        assert len(rows_of(whole, "csv")) == 20
-
-
-async def test_exports_are_few_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of each account and so many in all; the others are told to wait, and then may."""
-    async with open_past(tmp_path, 4, exports_at_once=2) as past:
-        slots = exporting.Slots(2)
-        slots.take("a")
-        with pytest.raises(Exception, match="Another export of this account"):
-            slots.take("a")
-        slots.take("b")
-        with pytest.raises(Exception, match="Too many exports"):
-            slots.take("c")
-        slots.free("a")
-        slots.take("c")
-
-        made = Exchange(
-            b"", path=f"{USAGE}/export", method="GET", key=past.market.management,
-            query=b"format=csv", stall_after=1,
-        )  # fmt: skip
-        running = asyncio.create_task(made.go(past.market.app))
-        while not made.writes:
-            await asyncio.sleep(0.002)
-        refused = await past.get(f"{USAGE}/export", format="csv")
-        assert (refused.status, refused.error["code"]) == (429, "export_running")
-        assert "retry-after" in refused.answer_headers
-        made.resume.set()
-        await running
-        assert (await past.get(f"{USAGE}/export", format="csv")).status == 200
-
-
-# ── bad input ─────────────────────────────────────────────────────────────────────────
-
-BAD: list[tuple[dict[str, Any], int, str]] = [
-    ({"begin": "2028-03-01", "to": "2028-02-01"}, 400, "reversed_dates"),
-    ({"begin": "2028-03-01", "to": "2028-03-01"}, 400, "reversed_dates"),
-    ({"begin": "2027-02-29"}, 400, "invalid_date"),
-    ({"begin": "2028-02-30"}, 400, "invalid_date"),
-    ({"begin": "yesterday"}, 400, "invalid_date"),
-    ({"begin": ""}, 400, "invalid_date"),
-    ({"begin": "2028-03-01T10:00:00"}, 400, "invalid_date"),
-    ({"begin": "2028-03-01T25:00:00Z"}, 400, "invalid_date"),
-    ({"begin": "2028-03-01T10:00:00+99:99"}, 400, "invalid_date"),
-    ({"begin": "1800-01-01"}, 400, "out_of_range"),
-    ({"to": "9999-12-31"}, 400, "out_of_range"),
-    ({"to": "٢٠٢٨-٠٣-٠١"}, 400, "invalid_date"),
-    ({"to": "0" * 41}, 400, "too_long"),
-    ({"window": "1d"}, 400, "invalid_value"),
-    ({"window": ""}, 400, "invalid_value"),
-    ({"window": "24h", "begin": "2028-03-01"}, 400, "contradiction"),
-    ({"by": "colour"}, 400, "invalid_value"),
-    ({"by": "hour,day"}, 400, "invalid_value"),
-    ({"by": "model,model"}, 400, "invalid_value"),
-    ({"by": "MODEL"}, 400, "invalid_value"),
-    ({"model": ["m"] * 51}, 400, "too_long"),
-    ({"model": "x" * 301}, 400, "too_long"),
-    ({"model": ""}, 400, "empty"),
-    ({"limit": 0, "cursor": ""}, 400, "out_of_range"),
-    ({"limit": 1001, "cursor": ""}, 400, "out_of_range"),
-    ({"limit": "abc", "cursor": ""}, 400, "invalid_type"),
-    ({"cursor": "x" * 601}, 400, "too_long"),
-    *(({"cursor": made}, 400, "invalid_cursor") for made in (
-        "x", "AAAA", "%", "é", "=", "A" * 600, "-" * 40, "null", "0",
-        base64.urlsafe_b64encode(b"\0" * 16 + b"[0,9,0,9]").decode(),
-    )),
-]  # fmt: skip
-
-
-async def test_what_cannot_be_answered_is_refused_in_words(past: PastMarket) -> None:
-    """400 in the envelope, with the parameter that is wrong, on both lists."""
-    for query, status, code in BAD:
-        for path, key in ((USAGE, ""), (EARNINGS, past.owner)):
-            refused = await past.get(path, key, **query)
-            assert (refused.status, refused.error["code"]) == (status, code), (query, path)
-            assert refused.error["type"] == "invalid_request"
-    refused = await past.get(USAGE, by="day", begin="2028-03-01T10:30:00Z")
-    assert (refused.status, refused.error["code"]) == (400, "too_fine")
-
-
-async def test_nobody_sees_what_is_another_s(past: PastMarket) -> None:
-    """Another account's key or machine is not found; its cursor is none of ours."""
-    theirs, _ = await past.market.key("billing:read", account=MAC_OWNER)
-    for name, value in (("key", theirs), ("key", "key_of_nobody")):
-        refused = await past.get(USAGE, **{name: value})
-        assert (refused.status, refused.error["code"]) == (404, "key_not_found")
-    for machine in ("mac_of_nobody", MACHINES[0]):
-        refused = await past.get(EARNINGS, machine=machine)  # Ada has no Macs
-        assert (refused.status, refused.error["code"]) == (404, "machine_not_found")
-    cursor = (await past.get(USAGE, cursor="", limit=1)).json["next_cursor"]
-    _, stranger = await past.market.key("billing:read", account=MAC_OWNER)
-    refused = await past.get(USAGE, stranger, cursor=cursor)
-    assert (refused.status, refused.error["code"]) == (400, "invalid_cursor")
-    assert (await past.get(USAGE, past.keys["one"][1], cursor="")).status == 403
-    assert (await past.get(f"{USAGE}/export", None, format="csv")).status == 401
-
-
-async def test_a_cursor_is_of_one_list_and_its_filters(past: PastMarket) -> None:
-    """With another model, date, order or list it is refused; with another limit it goes on."""
-    first = (await past.get(USAGE, model=MODELS, limit=2)).json["next_cursor"]
-    assert (await past.get(USAGE, model=MODELS, limit=9, cursor=first)).status == 200
-    for query in (
-        {},
-        {"model": MODELS[0]},
-        {"model": MODELS[::-1]},
-        {"model": MODELS, "window": "all"},
-        {"model": MODELS, "by": "model"},
-    ):
-        refused = await past.get(USAGE, cursor=first, **query)
-        assert (refused.status, refused.error["code"]) == (400, "invalid_cursor"), query
-    for at in range(0, len(first), 3):
-        spoilt = first[:at] + ("A" if first[at] != "A" else "B") + first[at + 1 :]
-        assert (await past.get(USAGE, model=MODELS, cursor=spoilt)).status == 400
-
-
-async def test_a_loop_of_pages_is_slowed_down(tmp_path: Path) -> None:
-    """429 with Retry-After, for this account only, and the plain list still answers."""
-    async with open_past(tmp_path, 3, histories_burst=4) as past:
-        statuses = [(await past.get(USAGE, cursor="")).status for _ in range(8)]
-        assert statuses[:4] == [200] * 4
-        assert statuses[-1] == 429
-        refused = await past.get(f"{USAGE}/export", format="csv")
-        assert (refused.status, refused.error["code"]) == (429, "too_many_pages")
-        assert "retry-after" in refused.answer_headers
-        assert (await past.get(USAGE)).status == 200
-        assert (await past.get(EARNINGS, past.owner, window="all")).status == 200
 
 
 async def test_what_is_told_of_the_beginning_is_true(past: PastMarket) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market.errors import InvalidRequest
 from simulator.records import Arrival, Ended, MacUsed
-from simulator.results import folders, metrics
-from simulator.results.calibrate import calibrate, compared
+from simulator.report.charts import crowd
+from simulator.results import metrics
 from simulator.results.checks import little_error
 from simulator.results.columns import Requests
 from simulator.results.fairness import worst_gap
-from simulator.results.parquet import RequestWriter
 from simulator.results.summary import flat, rounded, summary_of
-from simulator.results.timeline import Spans, inside, overdue, rate
+from simulator.results.timeline import Spans, inside, overdue, rate, running, waiting
 from simulator.results.window import Window, window_of
 from simulator.runs.experiment import run
 from simulator.setup.scenario import Scenario, Slo
@@ -164,6 +163,19 @@ def test_a_first_token_is_overdue_until_it_comes() -> None:
     assert rate(rows["at_s"], np.array([0.0, 5.0, 15.0])).tolist() == [0.4, 0.1]
 
 
+def test_a_wait_that_nobody_saw_is_no_queue_and_no_idle_mac() -> None:
+    """Measured by a client: a request is its Mac's from its arrival on, and no queue is told."""
+    unseen = Requests.of([row(0, 1.0, wait_s=math.nan, e2e_s=2.0, macs=(0,))])
+    seen = Requests.of([row(0, 1.0, wait_s=0.5, e2e_s=2.0, macs=(0,))])
+    times = np.array([0.5, 1.25, 2.0, 3.5])
+
+    assert running(unseen, 0).at(times).tolist() == [0, 1, 1, 0]
+    assert waiting(unseen).at(times).tolist() == [0, 0, 0, 0]
+    assert "queue" not in crowd(unseen, 4.0)
+    assert running(seen, 0).at(times).tolist() == [0, 0, 1, 0]
+    assert "0.125 queued" in crowd(seen, 4.0)
+
+
 def test_a_fair_order_is_within_its_bound_and_a_flood_is_not() -> None:
     """In turns two who wait stay within the bound; all of one before the other breaks it."""
 
@@ -259,48 +271,3 @@ def test_every_alarm_can_ring() -> None:
         "refusals", "failures", "unfair", "policy_faults", "books", "far_from_bound",
     ]  # fmt: skip
     assert all(alarm.value > alarm.limit and alarm.words for alarm in rung)
-
-
-def write_side(folder: Path, rows: list[Ended]) -> Path:
-    folder.mkdir()
-    with RequestWriter(folder / folders.REQUESTS) as writer:
-        for ended in rows:
-            writer.ended(ended)
-    folders.write_json(folder / folders.MANIFEST, {"schema": folders.SCHEMA, "kind": "run"})
-    return folder
-
-
-def test_calibration_tells_a_known_error(tmp_path: Path) -> None:
-    """A simulation that is a fifth too slow is told so, in percentiles and one by one."""
-    random = np.random.Generator(np.random.PCG64(3))
-    times = random.exponential(1.0, size=600) + 0.5
-    real = [row(n, n / 5, ttft_s=float(t), e2e_s=float(3 * t)) for n, t in enumerate(times)]
-    slow = [row(n, n / 5, ttft_s=1.2 * float(t), e2e_s=3.6 * float(t)) for n, t in enumerate(times)]
-
-    found = calibrate(write_side(tmp_path / "real", real), write_side(tmp_path / "sim", slow))
-
-    errors = {error["name"]: error for error in found["errors"]}
-    assert found["calibrated"] is False
-    for name in ("ttft_s.p50", "ttft_s.p99", "e2e_s.mean", "tpot_ms.p90"):
-        assert errors[name]["error"] == pytest.approx(0.2)
-        assert errors[name]["low"] < 0.2 < errors[name]["high"]
-    one_by_one = {each["name"]: each for each in found["matched"]}
-    assert one_by_one["ttft_s"]["count"] == 600
-    assert one_by_one["ttft_s"]["mape"] == pytest.approx(0.2)
-    assert one_by_one["ttft_s"]["bias"] == pytest.approx(0.2)
-    assert one_by_one["e2e_s"]["pearson"] == pytest.approx(1.0)
-
-
-def test_equal_sides_are_calibrated_and_other_loads_are_not_matched() -> None:
-    """Nothing is off between a run and itself; requests of other lengths are not paired."""
-    rows = Requests.of([row(n, n / 5, ttft_s=1 + n % 7, e2e_s=9.0) for n in range(200)])
-
-    assert all(error.within and error.error == 0.0 for error in compared(rows, rows))
-
-
-def test_too_little_is_no_calibration(tmp_path: Path) -> None:
-    """Ten requests say nothing, and that is said."""
-    side = write_side(tmp_path / "real", [row(n, float(n)) for n in range(10)])
-
-    with pytest.raises(InvalidRequest, match="10 answered requests; 30 are needed"):
-        calibrate(side, side)

@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
 """Which rooms a room may import, itself aside."""
 
 DOORWAYS: dict[str, tuple[str, ...]] = {
-    "ray": ("actors/cluster.py", "serve_app/deployment.py"),
+    "ray": ("actors/cluster.py", "actors/ray_tasks.py", "serve_app/deployment.py"),
     "mlx": ("actors/engines/mlx*", "actors/demo/*"),
     "mlx_lm": ("actors/engines/mlx*", "actors/demo/*"),
     "stripe": ("actors/stripe/processor.py", "actors/fake_stripe/validation.py"),

@@ -130,6 +130,21 @@ def test_a_setting_replaces_one_value() -> None:
     assert (scenario.policy, scenario.requests) == ("random", 1_000)
 
 
+def test_a_rate_takes_the_place_of_the_other_kind_of_rate() -> None:
+    """A scenario in shares of its fleet is played at a rate, and back, by one setting; two at
+    once are refused.
+    """
+    shared = small(workload__0__rho="0.5")
+    text = SCENARIO.replace("rate_per_s = 1.0", "rho = 0.5")
+
+    rated = parse(text, "small.toml", None, {"workload.0.rate_per_s": "2"})
+
+    assert "rate_per_s" not in json.loads(shared.config)["workload"][0]
+    assert json.loads(rated.config)["workload"][0]["rate_per_s"] == 2
+    both = {"workload__0__rho": "0.5", "workload__0__rate_per_s": "2"}
+    assert "give rate_per_s, or rho" in refusal(SCENARIO, **both)
+
+
 @pytest.mark.parametrize(
     ("key", "words"),
     [
