@@ -55,7 +55,8 @@ def main() -> None:
     asked = read_options(
         str(__doc__).split("\n", maxsplit=1)[0], rounds=3, seconds=20.0, add=_flags
     )
-    loads = LOADS[:1] if asked.quick else tuple(float(x) for x in asked.own.loads.split(","))
+    shares = tuple(float(share) for share in asked.own.loads.split(","))
+    loads = shares[:1] if asked.quick else shares
     seconds = max(asked.seconds, 8.0)
     macs = COUNT * len(FLEET)
     about = f"{macs} simulated Macs of {len(FLEET)} chips, {len(MODELS)} models"
