@@ -181,15 +181,16 @@ def _score(view: View, policy: Policy) -> tuple[dict[str, FloatArray], FloatArra
     faults: list[str] = []
     for name, scorer in policy.scorers.items():
         try:
-            # "same_kind": text, objects and complex numbers are no milliseconds.
-            values = np.asarray(scorer(view)).astype(np.float64, casting="same_kind", copy=False)
+            values = np.asarray(scorer(view))
         except Exception as error:  # noqa: BLE001 - a plugin's fault is named, and never ours
             faults.append(f"{name} raised {type(error).__name__}")
             continue
         if values.shape != view.eligible.shape:
             faults.append(f"{name} gave {values.shape} scores for {view.eligible.shape} Macs")
+        elif values.dtype.kind not in "biuf":
+            faults.append(f"{name} gave scores that are no numbers")
         else:
-            terms[name] = values
+            terms[name] = values.astype(np.float64, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
         total = sum_of(terms, len(view.eligible))
         while not np.isfinite(total[view.eligible]).all():

@@ -194,6 +194,8 @@ class Dispatcher:
             return False
         decision = self.decide(request, now_s, waited_s=now_s - entry.enqueued_s)
         if decision.chosen is not None:
+            # Charged by what is expected now: what is made up for at its end is counted from it.
+            entry.cost = cost_tokens(request, decision.ask.expected_tokens)
             queue.serve(request.request_id)
             grant = self._grant(request, decision, now_s, entry.enqueued_s, cost=entry.cost)
             self.gateways.send(request.gateway, grant)
@@ -301,7 +303,7 @@ class Dispatcher:
         self._learn_prefix(held, outcome)
         queue = self.queues.get(held.model)
         if held.cost > 0 and held.consumer is not None and queue is not None:
-            expected = held.expected_tokens * held.slots
+            expected = held.said_tokens + held.expected_tokens * held.slots
             queue.correct(held.consumer, OUTPUT_COST * (outcome.completion_tokens - expected))
 
     def _learn_prefix(self, held: Reservation, outcome: Outcome) -> None:

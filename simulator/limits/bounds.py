@@ -140,6 +140,24 @@ def no_queue(macs: Sequence[MacSpec], requests: Requests, block_tokens: int) -> 
     return NoQueue(ttft, e2e)
 
 
+def middle_ttft_s(macs: Sequence[MacSpec], requests: Requests) -> FloatArray:
+    """To the first token with nothing cached, on the middle one, by speed, of the Macs that may
+    hold the model: where half of them are free, one of those is no slower.
+    """
+    found = np.full(len(requests), np.nan)
+    models = requests.text("model")
+    for name in models.names:
+        rows = models.rows_of(name)
+        able = Counter(m.hardware.chip for m in macs if may_hold(m, ModelId(name)))
+        if rows.any() and able:
+            prompt, _, output = _sizes(requests, rows, 0)
+            times = [
+                alone_s(chip, ModelId(name), prompt, prompt, output)[0] for chip in able.elements()
+            ]
+            found[rows] = np.median(times, axis=0)
+    return found
+
+
 def _sizes(
     requests: Requests, rows: np.ndarray, block_tokens: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:

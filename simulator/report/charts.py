@@ -30,7 +30,8 @@ def distribution(
     known = [(name, np.sort(v[np.isfinite(v)])) for name, v in curves]
     known = [(name, values) for name, values in known if len(values)]
     drawn = [(name, values) for name, values in known if values[-1] > 0]  # no log has a zero
-    series = [Series(name, _cumulative(values)) for name, values in drawn]
+    first = min((float(v[v > 0].min()) for _, v in drawn), default=0.0)
+    series = [Series(name, _cumulative(values, max(first, 1e-4))) for name, values in drawn]
     rows = [
         (f"p{share * 100:g}", *(short(float(np.quantile(v, share)), unit) for _, v in known))
         for share in SHARES
@@ -42,14 +43,17 @@ def distribution(
                 [name for name, _ in drawn], behind)  # fmt: skip
 
 
-def _cumulative(values: FloatArray) -> list[tuple[float, float]]:
-    """Points of the curve: even in share, and closer together where the tail is."""
+def _cumulative(values: FloatArray, first: float) -> list[tuple[float, float]]:
+    """Points of the curve: even in share, and closer together where the tail is. A curve that
+    has zeros begins at the left, `first`, as high as they are many.
+    """
     shares = np.concatenate(
         (np.linspace(0.0, 0.98, CURVE_POINTS - 40), 1.0 - np.geomspace(0.02, 1e-4, 39), [1.0])
     )
     found = np.quantile(values, shares)
-    floor = max(float(values[values > 0].min()), 1e-4)
-    return [(max(float(v), floor), float(s) * 100) for v, s in zip(found, shares, strict=True)]
+    points = [(float(v), float(s) * 100) for v, s in zip(found, shares, strict=True) if v > first]
+    none = float((values <= first).mean()) * 100
+    return [(first, none), *points] if none else points
 
 
 def _over_time(

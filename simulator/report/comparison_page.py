@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from market.errors import InvalidRequest
 from simulator.report import charts
 from simulator.report.page import folded, head, page, paragraph, plot, plots, section, table
-from simulator.report.plots_of import measure_plot
+from simulator.report.plots_of import is_number, measure_plot
 from simulator.report.scale import short, with_half
 from simulator.report.svg import Axis, Range, ranges
 from simulator.results import folders
@@ -161,9 +162,16 @@ def _distributions(plan: Plan, folder: Path, point: int) -> list[str]:
 
 
 def _curves(summary: Mapping[str, Any]) -> list[str]:
-    """The drawn numbers over the first setting that varies."""
-    varied = varying(summary["points"])
-    return [measure_plot(summary, varied[0], name, "policy") for name in SHOWN] if varied else []
+    """The drawn numbers over the first setting that varies, rather over one that is a number."""
+    points = summary["points"]
+    varied = sorted(varying(points), key=lambda setting: not is_number(points, setting))
+    found = []
+    for name in SHOWN if varied else ():
+        try:
+            found.append(measure_plot(summary, varied[0], name, "policy"))
+        except InvalidRequest as error:  # too many curves, or nothing to draw: no reason to fail
+            found.append(paragraph(f"{METRICS[name].label} is not drawn. {error.message}"))
+    return found
 
 
 def varying(points: Sequence[Mapping[str, Any]]) -> list[str]:

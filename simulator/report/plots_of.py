@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from market.errors import InvalidRequest
 from simulator.report.page import plot, table
 from simulator.report.scale import short
-from simulator.report.svg import Axis, Series, lines
+from simulator.report.svg import Axis, Range, Series, lines, ranges
 from simulator.runs.comparison import METRICS, Metric
 
 POLICY: Final = "policy"
 CURVES_MAX: Final = 24
+VALUE_MAX: Final = 12
+"""Characters of a value that has its place beside a row."""
 
 
 def measure_plot(summary: Mapping[str, Any], x: str, y: str, by: str = POLICY) -> str:
-    """A metric over a setting, or over another metric; a curve per policy or per setting.
+    """A metric over a setting, or over another metric; a curve per policy or per setting. A
+    setting whose values are no numbers has a row for each instead.
 
     Raises InvalidRequest naming what there is to choose from.
     """
+    if x in summary["points"][0]["settings"] and not is_number(summary["points"], x):
+        return _rows_plot(summary, x, y)
     curves = _curves(summary, x, y, by)
     metric = METRICS[y]
     along = METRICS.get(x) or Metric(x, x, "", 0)
@@ -39,6 +44,53 @@ def measure_plot(summary: Mapping[str, Any], x: str, y: str, by: str = POLICY) -
                 dots=True)  # fmt: skip
     behind = table(title, (by, along.label, metric.label, "from", "to"), rows)
     return plot(title, "Means with 95 % intervals.", svg, list(curves), behind)
+
+
+def is_number(points: Sequence[Mapping[str, Any]], setting: str) -> bool:
+    """Whether the values of a setting are numbers at all points."""
+    try:
+        for point in points:
+            float(point["settings"][setting])
+    except ValueError:
+        return False
+    return True
+
+
+def _rows_plot(summary: Mapping[str, Any], x: str, y: str) -> str:
+    """A metric of every policy at every point, one below the other."""
+    _known("--y", y, list(METRICS))
+    metric, values = METRICS[y], _shortened(summary["points"], x)
+    rows = []
+    for point in summary["points"]:
+        others = [f"{k}={v}" for k, v in point["settings"].items() if k != x]
+        for policy, numbers in point["policies"].items():
+            found = numbers.get(y)
+            if found is not None and found["mean"] is not None:
+                first = [policy] if len(summary["policies"]) > 1 else []
+                name = ", ".join([*first, values[point["settings"][x]], *others])
+                low, high = (
+                    None if found[end] is None else found[end] * metric.scale
+                    for end in ("low", "high")
+                )
+                rows.append(Range(name, found["mean"] * metric.scale, low, high))
+    if not rows:
+        raise InvalidRequest(f"None of the runs knows {y}.", "y")
+    title = f"{metric.label} by {x}"
+    said = "; ".join(f"{name} is {value}" for value, name in values.items() if name != value)
+    words = "Means with 95 % intervals." + (f" {said}." if said else "")
+    behind = table(
+        title, ("", metric.label, "from", "to"),
+        [(r.name, *(short(v, metric.unit) for v in (r.mean, r.low, r.high))) for r in rows],
+    )  # fmt: skip
+    return plot(title, words, ranges(title, rows, Axis(metric.label, metric.unit)), [], behind)
+
+
+def _shortened(points: Sequence[Mapping[str, Any]], x: str) -> dict[str, str]:
+    """What each value of a setting is called in a plot: itself, or a number where it is long."""
+    values = list(dict.fromkeys(point["settings"][x] for point in points))
+    if all(len(value) <= VALUE_MAX for value in values):
+        return {value: value for value in values}
+    return {value: f"no. {number}" for number, value in enumerate(values, start=1)}
 
 
 def _curves(

@@ -96,7 +96,7 @@ def _first_numbers(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("load, of what is possible", short(None if load is None else load * 100, "%")),
         ("Macs busy", short(None if usage is None else usage * 100, "%")),
         ("prompt found in caches", short(None if hits is None else hits * 100, "%")),
-        ("a million tokens", short(summary["money"]["usd_per_million_tokens"], "$")),
+        ("price of a million tokens", short(summary["money"]["usd_per_million_tokens"], "$")),
     ]
 
 

@@ -15,7 +15,7 @@ from simulator.report.scale import Scale, drawn, linear, logarithmic, short
 
 WIDTH: Final = 460
 HEIGHT: Final = 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 56, 20, 14, 40
 HEADROOM: Final = 16
 """Above a plot with an axis upwards, for what it is of."""
 COLOURS: Final = 8

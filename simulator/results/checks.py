@@ -15,7 +15,7 @@ from market.fleet_file import MacSpec
 from market.types import ModelId
 from simulator.limits.bounds import NoQueue, may_hold
 from simulator.records import MacUsed
-from simulator.results.columns import Requests
+from simulator.results.columns import FloatArray, Requests
 from simulator.results.timeline import inside, overdue, running
 from simulator.results.window import Window
 from simulator.setup.scenario import Scenario
@@ -25,7 +25,8 @@ SAMPLES: Final = 2_000
 
 PATIENCE_S: Final = 1.0
 PATIENCE_TIMES: Final = 5.0
-"""A first token is overdue after a second, and after five times what an empty fleet takes."""
+"""A first token is overdue after a second, after five times what an empty fleet takes, and when
+a Mac in the middle of the fleet would have it with nothing cached: being read is no waiting."""
 
 IDLE_SHARE: Final = 0.5
 IDLE_TIME_MAX: Final = 0.02
@@ -36,7 +37,10 @@ LITTLE_MAX: Final = 0.1
 OPEN_MAX: Final = 0.01
 REFUSED_MAX: Final = 0.05
 FAILED_MAX: Final = 0.01
-FAIRNESS_MAX: Final = 2.0
+FAIRNESS_MAX: Final = 3.0
+"""Overloaded runs with the fair queue came to 0.8 to 2.7 (what runs is not yet counted by its true
+length), the same ones served in order of arrival to 3.4 to 15."""
+
 FAR_TIMES: Final = 10.0
 FAR_LOAD_MAX: Final = 0.75
 
@@ -103,13 +107,16 @@ def idle_while_waiting(
     macs: Sequence[MacUsed],
     window: Window,
     least: NoQueue,
+    middle_s: FloatArray,
 ) -> float:
     """Share of the time in which a first token was overdue and half of the Macs that could hold
-    its model had nothing to do. Macs that were away do not count as idle.
+    its model had nothing to do. Macs that were away do not count as idle. `least` is what an
+    empty fleet takes at best, `middle_s` when a Mac in the middle has a first token uncached.
     """
     times = np.linspace(window.from_s, window.until_s, SAMPLES)
     free = np.stack([running(requests, row).at(times) == 0 for row in range(len(fleet))])
     patience = np.maximum(PATIENCE_S, PATIENCE_TIMES * np.nan_to_num(least.ttft_s, nan=0.0))
+    patience = np.maximum(patience, np.nan_to_num(middle_s, nan=0.0))
     run_s = max((mac.here_s for mac in macs), default=0.0)
     wrong = np.zeros(len(times), dtype=np.bool_)
     models = requests.text("model")
@@ -151,14 +158,18 @@ def alarms(summary: dict[str, Any], scenario: Scenario) -> list[Alarm]:
     ring("failures", counts["failed_share"], FAILED_MAX, "of the answers broke off")
     ring("unfair", summary["consumers"]["gap_over_bound"], FAIRNESS_MAX,
          "times its bound is how far two who waited together parted")  # fmt: skip
-    ring("policy_faults", summary["world"]["metrics"].get(FAULTS_COUNTER), 0.0,
-         "times the policy raised or returned what is no number")  # fmt: skip
+    ring("policy_faults", summary["world"]["metrics"].get(FAULTS_COUNTER), 0.0, _faults(summary))
     ring("books", _off(summary), 0.0, "sums of money or tokens do not add up")
     bounds = summary["bounds"]
     if (bounds["load"] or 1.0) <= FAR_LOAD_MAX:
         ring("far_from_bound", bounds["e2e_over_no_queue"], FAR_TIMES,
              "times what an empty fleet takes is the mean, at a load that has room")  # fmt: skip
     return found
+
+
+def _faults(summary: dict[str, Any]) -> str:
+    words = "times a term of the policy failed and was left out"
+    return ": ".join([words, *summary["policy_faults"].values()])
 
 
 def _tail(summary: dict[str, Any], scenario: Scenario) -> float | None:

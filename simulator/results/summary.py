@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from simulator.limits.bounds import (
     NoQueue,
     fluid_capacity,
     hindsight_mean_s,
+    middle_ttft_s,
     no_queue,
     pooled_work,
     srpt_mean_s,
@@ -43,8 +45,12 @@ def summary_of(
     requests: Requests,
     macs: Sequence[MacUsed],
     totals: Totals,
+    faults: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Everything that a run is judged by. Units are in the names; unknown is None."""
+    """Everything that a run is judged by. Units are in the names; unknown is None.
+
+    `faults` are what was wrong with terms of a policy of somebody's own, the first time each.
+    """
     window = window_of(scenario, requests)
     counted = requests.where(window.rows(requests))
     least = no_queue(scenario.macs, counted, BLOCK_TOKENS)
@@ -55,6 +61,7 @@ def summary_of(
         "policy": policy,
         "seed": seed,
         "scenario_hash": scenario.hash,
+        "policy_faults": dict(faults),
         "window": window.as_json(),
         "requests": metrics.outcomes(counted),
         **metrics.latency(counted),
@@ -79,7 +86,7 @@ def summary_of(
             "inside_first_quarter": first,
             "inside_last_quarter": last,
             "idle_while_waiting_share": checks.idle_while_waiting(
-                counted, scenario.macs, macs, window, least
+                counted, scenario.macs, macs, window, least, middle_ttft_s(scenario.macs, counted)
             ),
         },
     }

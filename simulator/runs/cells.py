@@ -102,9 +102,13 @@ class Cell:
 
 def folder_of(plan: Plan, cell: Cell) -> Path:
     """Where a cell is, below the folder of the whole."""
-    name = plan.names[cell.policy]
-    at = f"{cell.point:03d}-{name}" if len(plan.points) > 1 else name
-    return Path(RUNS) / at / f"{cell.repetition:03d}"
+    return place_of(plan.names[cell.policy], cell.point, len(plan.points), cell.repetition)
+
+
+def place_of(policy: str, point: int, points: int, repetition: int) -> Path:
+    """The same by the policy's name, for one of so many points."""
+    at = f"{point:03d}-{policy}" if points > 1 else policy
+    return Path(RUNS) / at / f"{repetition:03d}"
 
 
 def manifest_of(plan: Plan, repeated: int = 0) -> dict[str, Any]:
@@ -176,7 +180,9 @@ def _do(
         place, scenario = folder / folder_of(plan, cell), scenarios[cell.point]
         seed, name = plan.seeds[cell.repetition], plan.names[cell.policy]
         expected = {"scenario_hash": scenario.hash, "policy": name, "seed": seed}
-        if not folders.is_whole(place, expected):
+        # Nobody can say whether a function is still the one that an earlier attempt ran.
+        own = isinstance(plan.policies[cell.policy], Policy)
+        if own or not folders.is_whole(place, expected):
             missing.append(
                 Task(
                     config=scenario.config,

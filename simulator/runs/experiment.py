@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from market.errors import InvalidRequest
 from market.policy.registry import Policy
 from simulator.records import MacUsed
 from simulator.report.comparison_page import comparison_page
@@ -33,16 +35,19 @@ from simulator.runs.tasks import WORLD, Progress, Task, run_task
 from simulator.setup.scenario import Scenario
 from simulator.setup.scenario_files import load, of_config
 
+SHOWN_PX: Final = 720
+"""Height of a report in a notebook."""
+
 Where = str | Path
 What = str | Path | Scenario
 
 
 @dataclass(frozen=True)
 class Result:
-    """A run that is in its folder."""
+    """A run that is in its folder. A notebook shows its report."""
 
     folder: Path
-    summary: Mapping[str, Any]
+    summary: Mapping[str, Any] = field(repr=False)
 
     @property
     def requests(self) -> Requests:
@@ -53,13 +58,58 @@ class Result:
     def machines(self) -> list[MacUsed]:
         return read_machines(self.folder / folders.MACHINES)
 
+    def _repr_html_(self) -> str:
+        return _shown(self.folder)
+
 
 @dataclass(frozen=True)
 class Comparison:
     """Several runs that are in their folder. `summary["points"]` has one entry per point."""
 
     folder: Path
-    summary: Mapping[str, Any]
+    summary: Mapping[str, Any] = field(repr=False)
+
+    def level(self, policy: str, metric: str, point: int = 0) -> Mapping[str, Any]:
+        """A number of a policy: its `mean` and where it lies with 95 % confidence, from `low` to
+        `high`. Raises InvalidRequest listing the names there are.
+        """
+        return self._found("policies", policy, metric, point)
+
+    def difference(self, policy: str, metric: str, point: int = 0) -> Mapping[str, Any]:
+        """How a policy differs from the first one, within pairs: `mean`, `low` and `high`, the
+        same as shares under `relative`, and the `verdict`. Raises InvalidRequest likewise.
+        """
+        return self._found("differences", policy, metric, point)
+
+    def runs(self, policy: str, point: int = 0) -> list[Result]:
+        """The runs behind it, one per repetition."""
+        self._found("policies", policy, None, point)
+        points, repeat = len(self.summary["points"]), len(self.summary["seeds"])
+        places = [self.folder / cells.place_of(policy, point, points, n) for n in range(repeat)]
+        return [Result(place, folders.read_json(place / folders.SUMMARY)) for place in places]
+
+    def _found(self, part: str, policy: str, metric: str | None, point: int) -> Mapping[str, Any]:
+        points = self.summary["points"]
+        if not 0 <= point < len(points):
+            raise InvalidRequest(f"There is no point {point}; there are {len(points)}, from 0.")
+        found: Any = points[point][part]
+        for name in (policy, metric) if metric is not None else (policy,):
+            if name not in found:
+                raise InvalidRequest(
+                    f"There is no {name[:60]!r} in the {part}; there are {', '.join(found)}."
+                )
+            found = found[name]
+        known: Mapping[str, Any] = found
+        return known
+
+    def _repr_html_(self) -> str:
+        return _shown(self.folder)
+
+
+def _shown(folder: Path) -> str:
+    """A report inside another page, such as a notebook's."""
+    page = escape((folder / folders.REPORT).read_text("utf-8"), quote=True)
+    return f'<iframe srcdoc="{page}" width="100%" height="{SHOWN_PX}" title="Report"></iframe>'
 
 
 def run(

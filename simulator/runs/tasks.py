@@ -26,6 +26,7 @@ from simulator.results import folders
 from simulator.results.columns import Requests
 from simulator.results.parquet import RequestWriter, read_machines, read_requests, write_machines
 from simulator.results.summary import as_text, summary_of
+from simulator.runs.own_policies import checked, listened
 from simulator.setup.scenario import Scenario
 from simulator.setup.scenario_files import of_config
 from simulator.world.run import Sink, Totals
@@ -105,6 +106,9 @@ def run_task(task: Task, progress: Progress | None = None) -> Done:
     """
     scenario = task.scenario
     simulate, policy = world_of(task.world), policy_of(task.policy)
+    faults: Mapping[str, str] = {}
+    if isinstance(task.policy, Policy):
+        policy, faults = listened(policy)
     began = time.time()
     clock = time.perf_counter
     with folders.whole(task.folder, replace=task.replace) as folder:
@@ -116,7 +120,7 @@ def run_task(task: Task, progress: Progress | None = None) -> Done:
         write_machines(folder / folders.MACHINES, recorder.macs)
         requests = read_requests(folder / folders.REQUESTS)
         macs = read_machines(folder / folders.MACHINES)
-        summary = summary_of(scenario, task.policy_name, task.seed, requests, macs, totals)
+        summary = summary_of(scenario, task.policy_name, task.seed, requests, macs, totals, faults)
         (folder / folders.SUMMARY).write_text(as_text(summary), "utf-8")
         summed = clock()
         manifest = folders.manifest_of(
@@ -159,11 +163,11 @@ def world_of(path: str) -> Simulate:
 def policy_of(policy: str | Policy) -> Policy:
     """The policy itself; the oracle is told the lengths by the world it runs in.
 
-    Raises InvalidRequest for a name that nobody has.
+    Raises InvalidRequest for a name that nobody has, and for one that is not the caller's to give.
     """
     if policy == ORACLE:
         return oracle({})
-    return policy_named(policy) if isinstance(policy, str) else policy
+    return policy_named(policy) if isinstance(policy, str) else checked(policy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,8 +135,12 @@ def _why(
         versions.append("another revision of the code")
     reason = f" (it was run with {'; '.join(versions)})" if versions else ""
     if name == folders.SUMMARY:
-        keys = _unlike(folders.read_json(first / name), folders.read_json(again / name))
-        return f"{name} differs in {', '.join(keys[:5])}{reason}"
+        try:
+            keys = _unlike(folders.read_json(first / name), folders.read_json(again / name))
+        except InvalidRequest:
+            return f"{name} differs: it is no JSON{reason}"
+        where = ", ".join(keys[:5]) or "nothing but its spelling"
+        return f"{name} differs in {where}{reason}"
     return f"{name} differs{reason}"
 
 

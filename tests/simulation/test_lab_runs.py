@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from market.errors import Conflict, InvalidRequest
-from market.policy.registry import custom
 from simulator.records import Arrival, Ended
 from simulator.results import folders
 from simulator.results.columns import COLUMNS, Requests
@@ -38,22 +37,6 @@ def small(**settings: str) -> Scenario:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in folders.COMPARED}
-
-
-def test_equal_seeds_give_equal_bytes_whatever_the_hash_seed_and_the_cores(tmp_path: Path) -> None:
-    """The real world, in two interpreters with other hash seeds and numbers of cores."""
-    script = (
-        "import sys; from pathlib import Path; from simulator.runs.experiment import run; "
-        "from simulator.setup.scenario_files import parse; from tests.support import lab_world; "
-        "run(parse(lab_world.SCENARIO, 'x'), out=sys.argv[1], world=sys.argv[2])"
-    )
-    for number, threads in ((1, "1"), (2, "4")):
-        env = os.environ | {"PYTHONHASHSEED": str(number), "OMP_NUM_THREADS": threads}
-        env |= {"OPENBLAS_NUM_THREADS": threads, "ARROW_DEFAULT_MEMORY_POOL": "system"}
-        out = str(tmp_path / str(number))
-        subprocess.run([sys.executable, "-c", script, out, REAL], env=env, check=True)
-
-    assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
@@ -165,29 +148,6 @@ def test_a_run_is_never_written_over_by_accident(tmp_path: Path) -> None:
 
     assert folders.read_manifest(tmp_path / "run")["seed"] == 9
     assert (other / "chapter.txt").read_text() == "years of work"
-
-
-def test_a_policy_of_ones_own_is_one_function(tmp_path: Path) -> None:
-    """It decides, its name is in the folder, and others are told why they cannot repeat it."""
-    mine = custom("mine", lambda view: view.candidates["in_flight"])
-
-    result = run(small(run__requests="60"), policy=mine, out=tmp_path / "run", world=REAL)
-
-    assert result.summary["policy"] == "mine"
-    with pytest.raises(InvalidRequest, match="a function of its author"):
-        verify(result.folder, executor=InProcess(), world=REAL)
-
-
-def test_a_policy_that_raises_is_counted_and_alarmed(tmp_path: Path) -> None:
-    """The run goes on without the broken term, and says so."""
-
-    def wrong(view: object) -> object:
-        raise ZeroDivisionError("on purpose")
-
-    mine = custom("wrong", wrong)  # type: ignore[arg-type]
-    result = run(small(run__requests="60"), policy=mine, out=tmp_path / "run", world=REAL)
-
-    assert "policy_faults" in {alarm["name"] for alarm in result.summary["alarms"]}
 
 
 def test_verifying_finds_what_was_changed(tmp_path: Path) -> None:
@@ -333,6 +293,52 @@ def test_a_sweep_has_a_cell_for_every_combination(tmp_path: Path) -> None:
     assert len(cells) == 16
     one = folders.read_manifest(result.folder / "runs" / "003-random" / "001")
     assert one["config"]["workload"][0]["consumers"]["count"] == 3
+
+
+def test_a_sweep_over_what_is_no_number_is_drawn_too(tmp_path: Path) -> None:
+    """Fleets, kinds of arrivals, words: all runs are done, so their page must come, whatever can
+    be drawn of them; too many curves are said to be too many.
+    """
+    fleets = ["[{ chip = 'M4 Max', count = 2 }]", "[{ chip = 'M2 Pro', count = 4 }]"]
+    result = sweep(
+        small(run__requests="60"), {"fleet.macs": fleets}, ["coster"], 2, tmp_path / "fleets",
+        executor=InProcess(), world=SKETCH,
+    )  # fmt: skip
+    many = sweep(
+        small(run__requests="60"),
+        {"workload.0.rate_per_s": ["1.0", "1.1"], "run.name": [f"n{n}" for n in range(26)]},
+        ["coster"], 1, tmp_path / "many", executor=InProcess(), world=SKETCH,
+    )  # fmt: skip
+
+    assert folders.read_manifest(result.folder)["complete"] is True
+    assert "no. 2 is [{ chip" in (result.folder / folders.REPORT).read_text()
+    assert folders.read_manifest(many.folder)["complete"] is True
+    assert "is not drawn. That is 26 curves" in (many.folder / folders.REPORT).read_text()
+
+
+def test_numbers_and_runs_are_found_by_their_names(tmp_path: Path) -> None:
+    """Levels, differences from the first policy and the runs behind them; a wrong name is told
+    with those that there are.
+    """
+    both = compare(
+        small(run__requests="60"), ["coster", "random"], 2, tmp_path / "both",
+        executor=InProcess(), world=SKETCH,
+    )  # fmt: skip
+
+    runs = both.runs("random")
+    means = [each.summary["e2e_s"]["mean"] for each in runs]
+    assert both.level("random", "e2e_s.mean")["mean"] == pytest.approx(np.mean(means))
+    assert both.difference("random", "e2e_s.mean")["verdict"] == "worse"
+    assert [len(each.requests) for each in runs] == [60, 60]
+    assert "<iframe srcdoc=" in both._repr_html_()
+    for call, words in (
+        (lambda: both.level("best", "e2e_s.mean"), "there are coster, random"),
+        (lambda: both.difference("coster", "e2e_s.mean"), "there are random"),
+        (lambda: both.level("random", "luck"), "no 'luck' in the policies; there are ttft_s.p50"),
+        (lambda: both.runs("random", 1), "There is no point 1; there are 1, from 0"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            call()
 
 
 def test_a_sweep_over_what_is_not_there_is_refused_before_it_runs(tmp_path: Path) -> None:

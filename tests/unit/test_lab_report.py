@@ -193,9 +193,24 @@ def test_a_plot_has_a_curve_per_what_was_asked() -> None:
     assert "theirs, kind=gamma" in text
     assert is_balanced(text)
     for x, y, by in (("x", "ttft_s.p99", "policy"), ("rho", "nope", "policy"),
-                     ("rho", "ttft_s.p99", "nope"), ("kind", "ttft_s.p99", "rho")):  # fmt: skip
-        with pytest.raises(InvalidRequest, match=r"there are|is no number|no number"):
+                     ("rho", "ttft_s.p99", "nope"), ("kind", "nope", "policy")):  # fmt: skip
+        with pytest.raises(InvalidRequest, match="there are"):
             measure_plot(swept(), x, y, by)
+
+
+def test_a_setting_that_is_no_number_has_a_row_for_each_value() -> None:
+    """By its own name, or by a number that is explained where the name has no room."""
+    text = measure_plot(swept(), "kind", "ttft_s.p99")
+    assert "ours, poisson, rho=0.5" in text
+    assert "theirs, gamma, rho=0.9" in text
+    assert is_balanced(text)
+
+    long = swept()
+    for point in long["points"]:  # type: ignore[attr-defined]
+        point["settings"]["kind"] = f"[{{ chip = '{point['settings']['kind']}' }}]"
+    text = measure_plot(long, "kind", "ttft_s.p99")
+    assert "ours, no. 2, rho=0.9" in text
+    assert "no. 2 is [{ chip = &#x27;gamma&#x27; }]" in text
 
 
 def test_every_metric_is_of_a_summary() -> None:
