@@ -95,6 +95,7 @@ class AccountantCore:
         self._given_store = store
         self._sweeper: asyncio.Task[None] | None = None
         self._audit: asyncio.Task[None] | None = None
+        self._folds = asyncio.Lock()  # one step at a time
         self._applied = 0
         self._expired = 0
         self._refusals: Counter[str] = Counter()
@@ -276,22 +277,23 @@ class AccountantCore:
     async def fold(self) -> bool:
         """Fold minutes that are over, and forget old ones: one step. Whether more is left."""
         folding, histories = self._books.folding, self._store.histories
-        try:
-            now_s = self._now_ns() // NS_PER_S
-            from_s, over_s = folding.to_fold(now_s)
-            if from_s < over_s:
-                to_s = await histories.minutes_within(from_s, over_s, FOLD_ROWS_MAX)
-                folding.fold(to_s, self._books.ledger.changes)
-                await self._written()
-            kept_s, old_s = folding.to_forget(now_s)
-            if kept_s < old_s:
-                before_s = await histories.minutes_within(kept_s, old_s, FOLD_ROWS_MAX)
-                folding.forget(before_s, self._books.ledger.changes)
-                await self._written()
-        except StorageError as error:  # it was read, not written: the next step tries again
-            log.warning("minutes could not be folded now: %s", error)
-            return True
-        return folding.to_fold(now_s)[0] < over_s or folding.to_forget(now_s)[0] < old_s
+        async with self._folds:
+            try:
+                now_s = self._now_ns() // NS_PER_S
+                from_s, over_s = folding.to_fold(now_s)
+                if from_s < over_s:
+                    to_s = await histories.minutes_within(from_s, over_s, FOLD_ROWS_MAX)
+                    folding.fold(to_s, self._books.ledger.changes)
+                    await self._written()
+                kept_s, old_s = folding.to_forget(now_s)
+                if kept_s < old_s:
+                    before_s = await histories.minutes_within(kept_s, old_s, FOLD_ROWS_MAX)
+                    folding.forget(before_s, self._books.ledger.changes)
+                    await self._written()
+            except StorageError as error:  # it was read, not written: the next step tries again
+                log.warning("minutes could not be folded now: %s", error)
+                return True
+            return folding.to_fold(now_s)[0] < over_s or folding.to_forget(now_s)[0] < old_s
 
     async def sweep(self) -> list[RequestRow]:
         """Close the holds whose gateway has been silent for a whole lease."""

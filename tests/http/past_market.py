@@ -106,7 +106,7 @@ class PastMarket:
 @asynccontextmanager
 async def open_past(folder: Path, count: int = 0, **limits: Any) -> AsyncIterator[PastMarket]:
     """A market with so many requests behind it."""
-    async with open_market(folder, limits=replace(Limits(), **limits)) as market:
+    async with open_market(folder, limits=replace(Limits(), **limits), fee_bps=500) as market:
         past = PastMarket(market)
         clock = Clock(lambda: int(past.now_s * 1e9), time.monotonic_ns)
         market.ledger.accountant._clock = clock

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from market.types import Usage
 from tests.support.ledger_model import DAY_NS, Lost, Purchase, Wanted
+from tests.support.memory_audit import recount
 from tests.support.twin import Twin
 from tests.support.twin_registries import MOVES
 
@@ -207,6 +208,14 @@ class TwoLedgers(RuleBasedStateMachine):
             "restart": self.twin.restart,
             "crash": self.twin.crash,
         }[what]()
+
+    def teardown(self) -> None:
+        """The sums by time are those of the journal, whatever was folded, crashed or went back."""
+        if hasattr(self, "twin"):
+            self.twin.commit()
+            problems: list[str] = []
+            recount(self.twin.disk, problems.append)
+            assert problems == []
 
     @invariant()
     def both_agree(self) -> None:
