@@ -256,8 +256,10 @@ def _await_ready(process: subprocess.Popen[str], data: Path, started_s: float) -
     threading.Thread(target=lambda: said.extend(stderr), daemon=True).start()
     timer = threading.Timer(UP_S_MAX, process.kill)
     timer.start()
-    line = next((text for text in stdout if text.startswith("{")), "")
-    timer.cancel()
+    try:
+        line = next((text for text in stdout if text.startswith("{")), "")
+    finally:
+        timer.cancel()  # an interrupted benchmark would wait for it
     if not line:
         raise RuntimeError(f"coster up did not become ready: {''.join(said[-20:])}")
     return Market(process, data, json.loads(line), time.monotonic() - started_s, said)

@@ -47,7 +47,8 @@ class Offered:
 
     `high` is the rate to plan for; the mean alone once nothing has come for a half-life, because
     the spread of old bursts fades more slowly than they do. `dispersion` is the spread of requests
-    per window, 1 where they come by chance alone. `quiet_s` is how long ago the last one came.
+    per window, 1 where they come by chance alone. `quiet_s` is how long ago the last one came,
+    `lately` the mean of the last window and the present one; infinite where that is not known.
     """
 
     mean: float = 0.0
@@ -55,6 +56,7 @@ class Offered:
     dispersion: float = PRIOR_DISPERSION
     mix: Mix = PRIOR_MIX
     quiet_s: float = inf
+    lately: float = inf
 
 
 class _Windows:
@@ -67,6 +69,7 @@ class _Windows:
         "count",
         "count_sum",
         "last_s",
+        "last_work",
         "prompt",
         "prompt_sum",
         "square_sum",
@@ -79,12 +82,14 @@ class _Windows:
         self.count = self.prompt = self.completion = 0.0
         self.weight = self.count_sum = self.prompt_sum = self.completion_sum = 0.0
         self.square_sum = 0.0
+        self.last_work = 0.0  # of the window before the open one, cost tokens
 
     def roll(self, now_s: float) -> None:
         """Close the window that has ended, and the empty ones since."""
         empty = int((now_s - self.closes_s) // WINDOW_S)
         work = cost_tokens(self.prompt, self.completion)
         fade = _FADE**empty
+        self.last_work = 0.0 if empty else work
         self.weight = (self.weight * _FADE + 1.0) * fade + (1.0 - fade) / (1.0 - _FADE)
         self.count_sum = (self.count_sum * _FADE + self.count) * fade
         self.prompt_sum = (self.prompt_sum * _FADE + self.prompt) * fade
@@ -116,7 +121,12 @@ class _Windows:
             dispersion=variance / by_chance if by_chance > 0 else PRIOR_DISPERSION,
             mix=mix,
             quiet_s=quiet_s,
+            lately=self._lately(open_share),
         )
+
+    def _lately(self, open_share: float) -> float:
+        work = self.last_work + cost_tokens(self.prompt, self.completion)
+        return work / (WINDOW_S * (1.0 + open_share))
 
     def _variance(self, prior: float) -> float:
         """Of the work in a window; the prior counts as a few windows."""
@@ -157,7 +167,7 @@ class Demand:
     def offered(self, model: ModelId, now_s: float) -> Offered:
         """What is asked of one model; nothing of one that nobody asked for."""
         windows = self._models.get(model)
-        return windows.offered(now_s) if windows is not None else Offered()
+        return windows.offered(now_s) if windows is not None else Offered(lately=0.0)
 
     def keep(self, models: Iterable[ModelId]) -> None:
         """Forget the models that are no longer offered."""

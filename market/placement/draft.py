@@ -112,11 +112,17 @@ def _unit(case: Case) -> float:
 
 
 def _planned(case: Case) -> FloatArray:
-    """Cost tokens/s to plan for: what comes, what waits, and more than there is if it queues."""
+    """Cost tokens/s to plan for: what comes, what waits, and more than there is if it queues.
+
+    While one model queues, no other's share of the Macs is kept for what came before and comes no
+    more: half of them would be idle for as long as that is remembered.
+    """
     tables = case.tables
     waiting = tables.waiting_work / DRAIN_S
     more = np.where(case.queueing, tables.able + waiting, 0.0)
     planned: FloatArray = np.maximum(tables.high + waiting, more)
+    if case.queueing.any():
+        planned = np.where(tables.waiting > 0, planned, np.minimum(planned, tables.lately))
     return planned
 
 

@@ -70,6 +70,7 @@ class Tables:
     worth: FloatArray
     mean: FloatArray
     high: FloatArray
+    lately: FloatArray
     dispersion: FloatArray
     quiet_s: FloatArray
     shed: BoolArray
@@ -166,6 +167,7 @@ def tables_of(view: FleetView, offered: Mapping[ModelId, Offered], now_s: float)
         worth=worth,
         mean=mean,
         high=np.array([one.high for one in asked], dtype=float),
+        lately=np.array([one.lately for one in asked], dtype=float),
         dispersion=np.array([one.dispersion for one in asked]),
         quiet_s=np.array([one.quiet_s for one in asked]),
         shed=np.zeros(shape, dtype=bool),

@@ -7,6 +7,7 @@ replayed. A term that fails or returns nonsense is left out and named; it never 
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -135,13 +136,15 @@ def decide(candidates: Candidates, ask: Ask, seed: int, policy: Policy = COSTER)
     eligible, counts = _filter(candidates, ask)
     if not eligible.any():
         return Decision(ask, candidates, policy.name, seed, None, eligible, counts, {})
+    # A plugin sees them and must not be able to let a Mac in that a hard filter keeps out.
+    eligible.flags.writeable = candidates.data.flags.writeable = False
     view = View(candidates, ask, eligible, seed)
     narrowed: tuple[str, ...] = ()
     if policy.soft:
         view, narrowed = narrow(view)
     terms, total, faults = _score(view, policy)
     try:
-        index = int(policy.pick(view, total))
+        index = operator.index(policy.pick(view, total.copy()))
     except Exception as error:  # noqa: BLE001 - as for a term
         faults, index = (*faults, f"pick raised {type(error).__name__}"), near_ties(view, total)
     if not (0 <= index < len(eligible) and eligible[index]):
@@ -182,19 +185,25 @@ def _score(view: View, policy: Policy) -> tuple[dict[str, FloatArray], FloatArra
         except Exception as error:  # noqa: BLE001 - a plugin's fault is named, and never ours
             faults.append(f"{name} raised {type(error).__name__}")
             continue
-        if np.shape(values) != view.eligible.shape:
-            faults.append(f"{name} gave {np.shape(values)} scores for {view.eligible.shape} Macs")
+        if values.shape != view.eligible.shape:
+            faults.append(f"{name} gave {values.shape} scores for {view.eligible.shape} Macs")
         elif values.dtype.kind not in "biuf":
             faults.append(f"{name} gave scores that are no numbers")
         else:
-            terms[name] = values
-    total = sum_of(terms, len(view.eligible))
-    if not np.isfinite(total[view.eligible]).all():
-        for name in [n for n, v in terms.items() if not np.isfinite(v[view.eligible]).all()]:
-            faults.append(f"{name} gave scores that are no numbers")
-            del terms[name]
+            terms[name] = values.astype(np.float64, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
         total = sum_of(terms, len(view.eligible))
+        while not np.isfinite(total[view.eligible]).all():
+            worst = max(terms, key=lambda name: _size(terms[name][view.eligible]))
+            faults.append(f"{worst} gave scores that are no numbers, or too large to add up")
+            del terms[worst]
+            total = sum_of(terms, len(view.eligible))
     return terms, total, tuple(faults)
+
+
+def _size(values: FloatArray) -> float:
+    """The largest of them; infinite where one is no number."""
+    return float(np.abs(values).max()) if np.isfinite(values).all() else np.inf
 
 
 def sum_of(terms: dict[str, FloatArray], count: int) -> FloatArray:

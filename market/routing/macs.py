@@ -19,7 +19,7 @@ from market.policy.preferences import TRUST
 from market.policy.rates import Rates, rates_of
 from market.routing.log import Intent
 from market.routing.messages import Place, ProviderBeat
-from market.routing.sanity import impossible
+from market.routing.sanity import impossible, scrubbed
 from market.types import MachineId, ModelId, ProviderId
 
 LOST_AFTER_S = 10.0
@@ -109,6 +109,11 @@ class Macs:
         """The Mac with this public id, if it was ever here."""
         return self._known.get(provider)
 
+    def is_quarantined(self, machine: MachineId) -> bool:
+        """Whether it has said something impossible lately."""
+        mac = self._macs.get(machine)
+        return mac is not None and bool(mac.quarantined)
+
     def starting(self) -> int:
         """Macs that may turn out to have a model: they are starting or loading."""
         return sum(
@@ -142,11 +147,12 @@ class Macs:
             self.fleet.set(machine, failures=0, cooling_until_s=0.0)
         elif known.lost_s is None:
             known.here_s += now_s - known.last_beat_s
-        known.beat, known.last_beat_s, known.lost_s = beat, now_s, None
         if beat.private != (machine in self.private):
             self.private ^= {machine}
             self._unkept_private.append(machine)
         wrong = impossible(beat)
+        known.beat = beat if wrong is None else scrubbed(beat)
+        known.last_beat_s, known.lost_s = now_s, None
         if wrong is not None:
             known.quarantined, known.quarantined_s = wrong, now_s
             self.fleet.set(machine, standing=STANDINGS.index("quarantined"), last_beat_s=now_s)

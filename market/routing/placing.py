@@ -260,8 +260,8 @@ def _standing(macs: Macs, mac: Mac, now_s: float) -> Standing:
     """Whether it may be given new models."""
     if mac.lost_s is not None or macs.drain_reason(mac.beat.machine) is not None:
         return "away"
-    if mac.beat.state in ("draining", "drained", "stopped"):
-        return "away"
-    if mac.quarantined or now_s - mac.last_beat_s > SUSPECT_AFTER_S:
+    if mac.beat.state in ("draining", "drained", "stopped") or mac.quarantined:
+        return "away"  # it serves nobody, so what it has is replaced elsewhere
+    if now_s - mac.last_beat_s > SUSPECT_AFTER_S:
         return "held"
     return "open"

@@ -40,6 +40,7 @@ from market.routing.quotes import quote_of
 from market.routing.readings import Readings
 from market.routing.reservations import Reservation
 from market.routing.roster import Roster
+from market.routing.sanity import scrubbed
 from market.settings import PlacementSettings
 from market.types import GatewayId, MachineId, ModelId, RequestId
 
@@ -238,6 +239,7 @@ class RouterState(Readings):
     def beat_provider(self, beat: ProviderBeat, now_s: float) -> ProviderOrders:
         """Take a Mac's declaration in and say what it should be doing."""
         desk = self._desk
+        was_believed = not desk.macs.is_quarantined(beat.machine)
         welcome = desk.macs.beat(beat, now_s)
         if welcome == "outdated":
             return ProviderOrders(drain=True, known=False)
@@ -245,17 +247,21 @@ class RouterState(Readings):
             held = desk.reservations.of_machine(beat.machine)
             desk.release_all(held, now_s, ended=True)
             desk.asker.prefixes.forget(beat.machine)
-        if welcome != "known":
-            self.roster.saw(beat, now_s)
+        believed = not desk.macs.is_quarantined(beat.machine)
+        if welcome != "known" or believed != was_believed:
+            self.roster.saw(beat if believed else scrubbed(beat), now_s)
         if welcome == "new":
             desk.recount(beat.machine)
         desk.pump_machine(beat.machine, now_s)
+        drain = desk.macs.drain_reason(beat.machine) is not None
+        if not believed:
+            return ProviderOrders(drain=drain)  # what it says it has is not believed
         placing = desk.placing
-        waits = placing.enabled and not beat.places and not placing.planner.knows(beat.machine)
+        new = placing.enabled and not beat.places and not placing.planner.knows(beat.machine)
         return ProviderOrders(
-            drain=desk.macs.drain_reason(beat.machine) is not None,
+            drain=drain,
             models=placing.orders(beat),
-            again_s=EAGER_BEAT_S if waits else BEAT_S,
+            again_s=EAGER_BEAT_S if new and not drain else BEAT_S,
         )
 
     def beat_unchanged(self, machines: Sequence[MachineId], now_s: float) -> None:

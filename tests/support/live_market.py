@@ -61,6 +61,16 @@ class LiveMarket:
     def client(self, **options: Any) -> httpx2.Client:
         return httpx2.Client(base_url=self.base, headers=self.headers(), timeout=60, **options)
 
+    def operate(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask the operator's listener; the answer's JSON, whatever its status."""
+        return httpx2.request(
+            method,
+            f"{self.ready['admin_base']}{path}",
+            headers={"authorization": f"Bearer {self.ready['admin_key']}"},
+            json=body,
+            timeout=30,
+        ).json()
+
     def status(self) -> dict[str, Any]:
         done = coster("status", "--json", "--data", str(self.data), check=False)
         answer: dict[str, Any] = json.loads(done.stdout)
@@ -89,10 +99,12 @@ class LiveMarket:
         raise AssertionError(f"it did not come within {seconds} s: {''.join(self.stderr[-20:])}")
 
 
-def start_market(data: Path, *words: str, env: dict[str, str] | None = None) -> LiveMarket:
-    """Start one and wait for its ready line."""
+def start_market(
+    data: Path, *words: str, env: dict[str, str] | None = None, program: str = "coster"
+) -> LiveMarket:
+    """Start one and wait for its ready line. `program` is a module that understands the same."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "coster", "up", "--json", "--data", str(data), *words],
+        [sys.executable, "-m", program, "up", "--json", "--data", str(data), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -130,9 +142,11 @@ def stop_market(market: LiveMarket) -> int:
 
 
 @contextmanager
-def live_market(data: Path, *words: str, env: dict[str, str] | None = None) -> Iterator[LiveMarket]:
+def live_market(
+    data: Path, *words: str, env: dict[str, str] | None = None, program: str = "coster"
+) -> Iterator[LiveMarket]:
     """A market for the length of a with-block."""
-    market = start_market(data, *words, env=env)
+    market = start_market(data, *words, env=env, program=program)
     try:
         yield market
     finally:

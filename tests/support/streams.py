@@ -24,6 +24,9 @@ class Seen:
     done: bool = False
     broken: str | None = None
     cost_nano: int | None = None
+    attempts: int = 0
+    shares: dict[str, int] = field(default_factory=dict)
+    """Tokens by Mac, where more than one has said some."""
     first: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -81,6 +84,10 @@ def _read(line: str, seen: Seen) -> None:
         seen.error = str(error["code"] or error["type"])
     if usage := event.get("usage"):
         seen.cost_nano = int(usage["cost_nano_usd"])
+        seen.attempts = int(usage["attempts"])
+        for share in usage.get("providers", ()):
+            said = int(share["completion_tokens"])
+            seen.shares[share["provider"]] = seen.shares.get(share["provider"], 0) + said
     for choice in event.get("choices", ()):
         seen.text += choice.get("delta", {}).get("content") or ""
         seen.finish = choice.get("finish_reason") or seen.finish

@@ -65,6 +65,20 @@ def test_what_nobody_asks_for_any_more_fades() -> None:
         assert offered.high == offered.mean
 
 
+@given(st.floats(0.05, 5.0), st.floats(1.0, 1000.0), st.floats(0.0, 400.0))
+def test_what_came_lately_is_told_apart_from_what_came_before(
+    every_s: float, seconds: float, quiet_s: float
+) -> None:
+    """It is the work of the present window and the last over their time, whatever was before."""
+    demand = steady(every_s, seconds)
+    now_s = seconds + quiet_s
+    opened_s = now_s - now_s % WINDOW_S - WINDOW_S
+    came = sum(opened_s <= at * every_s for at in range(int(seconds / every_s)))
+    offered = demand.offered(MODEL, now_s)
+    assert offered.lately == pytest.approx(came * 900.0 / (now_s - opened_s), rel=0.01, abs=31.0)
+    assert demand.offered(ModelId("unknown"), now_s).lately == 0.0
+
+
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=40), st.integers(1, 4))
 def test_asking_for_the_demand_changes_nothing(pauses_s: list[int], looks: int) -> None:
     """However often somebody looks, the demand is the same: windows close by time alone."""

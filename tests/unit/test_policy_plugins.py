@@ -1,0 +1,163 @@
+"""Policies that break: each fault costs its own term and is counted, no request waits for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from market.policy.decision import decide
+from market.policy.registry import COSTER, Policy, custom
+from market.policy.scorers import SCORERS, View
+from market.routing.messages import Busy, Grant
+from market.types import MachineId, RequestId
+from tests.fleet_kit import ask, fleet_of, standing
+from tests.router_kit import (
+    MODEL,
+    granted,
+    mail,
+    outcome,
+    provider_beat,
+    request,
+    route_one,
+    settled_router,
+)
+
+
+def raises(error: Exception) -> Callable[[View], Any]:
+    def scorer(view: View) -> Any:
+        raise error
+
+    return scorer
+
+
+def _tampers(view: View) -> Any:
+    view.candidates["slots"][:] = np.nan
+    return view.candidates["slots"]
+
+
+def _lets_in(view: View) -> Any:
+    view.eligible[:] = True
+    return np.zeros(view.eligible.shape)
+
+
+def each(value: Any) -> Callable[[View], Any]:
+    return lambda view: [value] * len(view.eligible)
+
+
+SCORES: dict[str, Callable[[View], Any]] = {
+    "raises": raises(ZeroDivisionError("a / 0")),
+    "runs out of memory": raises(MemoryError()),
+    "stops": raises(StopIteration()),
+    "nan": each(math.nan),
+    "inf": each(math.inf),
+    "minus inf": each(-math.inf),
+    "nan for one": lambda view: np.where(np.arange(len(view.eligible)) == 0, np.nan, 1.0),
+    "too few": lambda _: np.zeros(1),
+    "too many": lambda view: np.zeros(len(view.eligible) + 1),
+    "a matrix": lambda view: np.zeros((len(view.eligible), 2)),
+    "one number": lambda _: 3.0,
+    "nothing": lambda _: None,
+    "text": each("fast"),
+    "numbers as text": each("1.5"),
+    "objects": each(object()),
+    "nothings": each(None),
+    "complex": each(1 + 2j),
+    "huge whole numbers": each(10**400),
+    "ragged": lambda view: [[1], [1, 2], [1]],
+    "tampers with the fleet": _tampers,
+    "lets everyone in": _lets_in,
+}
+PICKS: dict[str, Callable[[View, Any], Any]] = {
+    "raises": lambda _view, _total: 1 // 0,
+    "nothing": lambda _view, _total: None,
+    "text": lambda _view, _total: "mac_a",
+    "a fraction": lambda _view, _total: 1.5,
+    "nan": lambda _view, _total: math.nan,
+    "an array": lambda _view, total: total,
+    "below": lambda _view, _total: -1,
+    "far beyond": lambda _view, _total: 10**30,
+    "one that may not": lambda view, _total: int(np.flatnonzero(~view.eligible)[0]),
+}
+
+
+def broken(name: str) -> Policy:
+    """Ours, with one term or the picker replaced by a plugin's."""
+    if name.startswith("pick "):
+        return replace(COSTER, name="mine", pick=PICKS[name.removeprefix("pick ")])
+    return replace(COSTER, name="mine", scorers={**SCORERS, "mine": SCORES[name]})
+
+
+NAMES = [*SCORES, *(f"pick {name}" for name in PICKS)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_broken_plugin_is_skipped_counted_and_named(name: str) -> None:
+    """Requests go where the other terms send them; the fault is in the metrics and in the why."""
+    state = settled_router(*(provider_beat(name, slots=9) for name in "abc"))
+    state.drain(MachineId("mac_c"), "update")
+    state.use_policy(broken(name))
+    grants = [granted(state, request(f"r{number}")) for number in range(8)]
+
+    assert {grant.machine for grant in grants} == {"mac_a", "mac_b"}
+    assert state.metrics(10.0)["coster_router_policy_faults_total"] == 8.0
+    story = state.story(RequestId("r0"))
+    assert story is not None
+    (fault,) = story["faults"]
+    assert fault.startswith("pick" if name.startswith("pick ") else "mine")
+    (told,) = [v for v in story["verdicts"] if v["chosen"]]
+    assert set(told["terms_ms"]) == set(SCORERS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_broken_plugin_leaves_nobody_in_the_queue(name: str) -> None:
+    """Who waits is served as soon as there is a slot, and no Mac gets more than it has."""
+    state = settled_router(provider_beat("a", slots=1), provider_beat("b", slots=1))
+    state.use_policy(broken(name))
+    running = [granted(state, request("r1")), granted(state, request("r2"))]
+    for number in range(4):
+        assert isinstance(route_one(state, request(f"w{number}", queue=True)), Busy)
+    served = []
+    while running:
+        state.report([outcome(running.pop())], 10.5)
+        letters = mail(state)
+        assert all(isinstance(letter, Grant) for letter in letters)
+        running += [letter for letter in letters if isinstance(letter, Grant)]
+        served += [letter.request_id for letter in letters]
+    assert sorted(served) == ["w0", "w1", "w2", "w3"]
+
+
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=4),
+    st.integers(-3, 6) | st.none() | NUMBERS,
+)
+def test_whatever_a_policy_says_the_chosen_mac_may_be_chosen(
+    terms: list[tuple[float, float, float]], index: Any
+) -> None:
+    """Any numbers and any choice: the Mac that a hard filter keeps out is never the one."""
+    fleet = fleet_of({}, {}, {"standing": standing("quarantined")})
+    scorers = {f"t{at}": lambda _, told=told: list(told) for at, told in enumerate(terms)}
+    policy = Policy("mine", "a test", scorers, lambda _view, _total: index)
+    decision = decide(fleet.candidates(MODEL), ask(), 0, policy)
+    assert decision.chosen in {"mac_0", "mac_1"}
+    assert np.isfinite(decision.total_ms()[decision.eligible]).all()
+    assert decision.counts == {"quarantined": 1}
+
+
+def test_a_policy_of_nothing_but_nonsense_still_decides() -> None:
+    """Without a term left all are equal, and the least loaded is taken."""
+    fleet = fleet_of({"in_flight": 2}, {})
+    decision = decide(fleet.candidates(MODEL), ask(), 0, custom("mine", each(math.nan)))
+    assert decision.chosen is not None
+    assert decision.terms == {}
+    assert len(decision.faults) == 1
