@@ -27,8 +27,8 @@ help: ## list the verbs
 demo: $(RUN_STAMP) ## run a real market on this machine until Ctrl-C; ARGS="--macs 3" adds options
 	@$(VENV)/bin/coster up $(ARGS)
 
-test: $(DEV_STAMP) ## the whole default suite; ARGS="-k ledger" narrows it
-	$(PYTHON) -m pytest $(ARGS)
+test: $(DEV_STAMP) ## the whole default suite on all cores; ARGS="-k ledger" narrows it
+	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist loadgroup $(ARGS)
 
 test-unit: $(DEV_STAMP) ## only the rules and the style: seconds, no Ray
 	$(PYTHON) -m pytest tests/unit tests/test_tidy.py $(ARGS)
