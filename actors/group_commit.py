@@ -13,7 +13,7 @@ from typing import Final
 
 from market.accounting.books import Books
 from market.accounting.laws import broken_laws
-from market.accounting.rows import LedgerStore
+from market.accounting.store import LedgerStore
 
 log = logging.getLogger("coster.ledger")
 

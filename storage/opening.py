@@ -13,7 +13,7 @@ from typing import Final
 from alembic.script import ScriptDirectory
 
 from market.accounting.audit import VerifyReport
-from market.accounting.rows import LedgerStore
+from market.accounting.store import LedgerStore
 from storage import database as sqlite
 from storage.database import BACKUP_FOLDER, LEDGER_FILE, StorageError, prepare_folder
 from storage.ledger_rows import LedgerRows

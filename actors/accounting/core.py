@@ -30,8 +30,9 @@ from market.accounting.metric_families import LEDGER
 from market.accounting.operations import Operations
 from market.accounting.promos import PromoRules, Promos
 from market.accounting.rollups import NS_PER_S
-from market.accounting.rows import LedgerStore, RequestRow, Snapshot
+from market.accounting.rows import RequestRow, Snapshot
 from market.accounting.state_rows import OwnerRow
+from market.accounting.store import LedgerStore
 from market.catalogue import Catalogue
 from market.errors import MarketError, Unavailable
 from market.messages import AccountantOp, AccountantReply, ResolveKey

@@ -1,4 +1,4 @@
-"""What the ledger writes and reads back: rows, a batch of changes, and the store's port.
+"""What the ledger writes and reads back: rows, and a batch of changes.
 
 Rows are plain tuples with names: they cross from the rules to a store thousands of times a
 second, and a store writes them as they are. Nothing here knows SQL.
@@ -12,16 +12,12 @@ knowing what they mean. Every sum in them can be computed again from the journal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from market.accounting.chart import Account, Code
-from market.accounting.state_rows import Cell, Row, StateKey, StateRow, state_key
+from market.accounting.state_rows import Row, StateKey, StateRow, state_key
 from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId
-
-if TYPE_CHECKING:
-    from market.accounting.histories import HistoryStore
 
 RequestStatus = Literal["held", "settled", "voided", "expired"]
 
@@ -300,79 +296,3 @@ class Snapshot:
             Account(row.number, Code(row.code), row.owner, *counters)
             for row, counters in self.accounts
         ]
-
-
-class LedgerStore(Protocol):
-    """Where the ledger is kept. One writer; `commit` is durable when it returns.
-
-    Laws, held by `tests/contract/test_ledger_store.py` for each implementation: what was
-    committed is what `load` returns after reopening; a commit is all or nothing; a store
-    whose epoch has been superseded commits nothing and raises.
-    """
-
-    kept_in: str
-    """Which database of which version it is, and where, without a password."""
-
-    @property
-    def histories(self) -> HistoryStore:
-        """The past: sums by time, and pages of requests."""
-        ...
-
-    async def load(self) -> Snapshot:
-        """The present state, read once at start."""
-        ...
-
-    async def commit(self, changes: Changes) -> None:
-        """Write all of it durably. Any exception means: unknown outcome, stop."""
-        ...
-
-    async def finished(self, request_ids: Sequence[RequestId]) -> list[RequestRow]:
-        """Those of these requests that have ended, in no particular order."""
-        ...
-
-    async def deliveries(self, request_ids: Sequence[RequestId]) -> list[DeliveryRow]:
-        """What is written of each Mac's delivery of these requests, in the order of delivery."""
-        ...
-
-    async def transfers(self, ids: Sequence[str]) -> list[TransferRow]:
-        """The postings with these ids, by id and leg. Sees committed ones only."""
-        ...
-
-    async def usage(self, owner: AccountId, limit: int) -> list[RequestRow]:
-        """The owner's finished requests that were charged, newest first."""
-        ...
-
-    async def promo_paid(self, owner: AccountId, payee: AccountId) -> int:
-        """What this owner's promo credit has ever paid to that payee, in nano-USD.
-
-        Whether they finished the request or were one of several who delivered it.
-        """
-        ...
-
-    async def earned(self, payees: Sequence[AccountId], limit: int) -> Earned:
-        """What these accounts were paid for requests, with the newest `limit` of those.
-
-        Of a request with deliveries that is what their own Macs delivered.
-        """
-        ...
-
-    async def rows(
-        self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell
-    ) -> list[Row]:
-        """State rows whose columns have these values, newest first by `created_ns`.
-
-        `before_ns` pages back: only rows created before it. Sees committed rows only.
-        """
-        ...
-
-    async def revenue(self, since_ns: int, limit: int) -> list[Revenue]:
-        """Who earned from whom since then, over at most the `limit` newest requests.
-
-        Unfinished business is not counted, a request with deliveries by who delivered it. In no
-        particular order.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Release the files. Idempotent."""
-        ...

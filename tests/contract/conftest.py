@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from market.accounting.rows import LedgerStore
+from market.accounting.store import LedgerStore
 from storage.ledger_store import SqliteLedgerStore
 from storage.memory import MemoryLedger, MemoryLedgerStore
 from storage.postgres import Address

@@ -12,7 +12,8 @@ from market import keys
 from market.accounting.ledger import Ledger
 from market.accounting.parts import parts_text
 from market.accounting.registry import unclaimed
-from market.accounting.rows import CheckpointRow, LedgerStore, Revenue, Snapshot
+from market.accounting.rows import CheckpointRow, Revenue, Snapshot
+from market.accounting.store import LedgerStore
 from market.errors import Conflict, NotFound
 from market.messages import Checkpoint, Part, Settle, Settled, Void
 from market.types import AccountId, MachineId, ProviderId, RequestId, Usage

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from market.accounting.histories import EXAMINED_MAX, Bounds, earned
-from market.accounting.rows import LedgerStore, RequestRow
+from market.accounting.rows import RequestRow
+from market.accounting.store import LedgerStore
 from storage import history_pages
 from tests.support.past import BEGIN_S, KEYS, MACHINES, MODELS, NS, OWNERS, PAYEES, Past
 

@@ -14,7 +14,6 @@ from market.accounting.rows import (
     Changes,
     CheckpointRow,
     HoldRow,
-    LedgerStore,
     OperationRow,
     Revenue,
     Snapshot,
@@ -27,6 +26,7 @@ from market.accounting.state_rows import (
     PriceRow,
     QuotaRow,
 )
+from market.accounting.store import LedgerStore
 from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId
 from storage.database import Fenced
 

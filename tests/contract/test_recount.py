@@ -14,8 +14,9 @@ from alembic import command
 from sqlalchemy.engine import Connection
 
 from market.accounting.folding import Folding
-from market.accounting.rows import Changes, LedgerStore
+from market.accounting.rows import Changes
 from market.accounting.state_rows import FoldedRow
+from market.accounting.store import LedgerStore
 from storage import postgres as connections
 from storage.database import LEDGER_FILE, alembic_config, migration_engine
 from storage.ledger_store import SqliteLedgerStore

@@ -19,8 +19,9 @@ from market.accounting.histories import (
 )
 from market.accounting.periods import Between, Rolling, Stretch, buckets, stretch_of
 from market.accounting.rollups import MINUTE_S, Use, Work
-from market.accounting.rows import Changes, LedgerStore
+from market.accounting.rows import Changes
 from market.accounting.state_rows import FoldedRow
+from market.accounting.store import LedgerStore
 from market.errors import InvalidRequest
 from tests.support.past import BEGIN_S, KEYS, MACHINES, MODELS, NS, OWNERS, PAYEES, Past
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from market.accounting.rows import LedgerStore
+from market.accounting.store import LedgerStore
 from market.types import Usage
 from tests.support.ledger_model import DAY_NS, Lost, Wanted
 from tests.support.twin import Twin

@@ -17,7 +17,8 @@ from actors.payments.loop import PaymentPlaces
 from market.accounting.chart import Code, Posting
 from market.accounting.laws import broken_laws
 from market.accounting.promos import PromoRules
-from market.accounting.rows import CheckpointRow, HoldRow, LedgerStore
+from market.accounting.rows import CheckpointRow, HoldRow
+from market.accounting.store import LedgerStore
 from market.money import NANO_PER_CENT
 from market.payments.laws import broken_payment_laws
 from market.payments.processor import PaymentProcessor

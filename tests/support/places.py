@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from market.accounting.audit import VerifyReport
-from market.accounting.rows import LedgerStore
+from market.accounting.store import LedgerStore
 from storage.ledger_store import SqliteLedgerStore
 from storage.opening import verify_ledger
 from storage.postgres import Address

@@ -15,7 +15,7 @@ from market.accounting.books import Books
 from market.accounting.chart import Code
 from market.accounting.holding import BookTerms
 from market.accounting.laws import broken_laws
-from market.accounting.rows import LedgerStore
+from market.accounting.store import LedgerStore
 from market.catalogue import Catalogue
 from market.errors import MarketError
 from market.messages import (
