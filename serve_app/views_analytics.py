@@ -97,10 +97,10 @@ def analytics(
 
 def no_analytics() -> NetworkAnalytics:
     """What is told before the first snapshot: that there is none yet."""
-    nothing = dict.fromkeys(AnalyticsTotals.model_fields, 0)
+    unknown = dict.fromkeys(AnalyticsTotals.model_fields)
     return NetworkAnalytics(
         generated_at=None,
-        totals=AnalyticsTotals(**nothing),
+        totals=AnalyticsTotals(**unknown),
         top_models=[],
         trend=AnalyticsTrend.model_validate({"24h": [], "7d": [], "30d": []}),
     )

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from market.errors import Unavailable
 from storage.database import StorageError
 from tests.http.ledger_market import LedgerMarket, call
-from tests.http.public_market import ROUTES, dated_market, get, later, served, snapshot
+from tests.http.public_market import ROUTES, dated_market, get, later, schema, served, snapshot
 from tests.http.test_hostile import GENEROUS
 
 
@@ -147,6 +148,8 @@ async def test_the_snapshot_is_made_in_the_background(market: LedgerMarket) -> N
     app = market.gateway(accountant=books)
     before = await get(market, "/api/v1/analytics/network", app)
     assert before.json["generated_at"] is None
+    assert set(before.json["totals"].values()) == {None}
+    jsonschema.validate(before.json, schema("network_analytics"))
     assert before.answer_headers["cache-control"] == "no-store"
     await app.figures.snapshot()
     made = await get(market, "/api/v1/analytics/network", app)

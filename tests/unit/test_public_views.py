@@ -310,10 +310,11 @@ def test_a_market_of_too_few_callers_tells_nothing_at_all() -> None:
 
 
 def test_before_the_first_snapshot_it_says_that_there_is_none() -> None:
-    """generated_at is null, and there are no buckets that could be taken for quiet ones."""
+    """Its date and totals are null, and no buckets are there that could be taken for quiet ones."""
     told = analytic.no_analytics()
 
     assert told.generated_at is None
+    assert set(told.totals.model_dump().values()) == {None}
     assert told.top_models == told.trend.month == told.trend.hours == []
 
 
