@@ -52,8 +52,8 @@ class GatewayApp:
     def counters(self) -> dict[str, float]:
         """Cumulative metrics of this process, by the names of `metric_names`.
 
-        What has no labels is there from the beginning: a count that appears as 1 is no increase
-        to whoever watches it.
+        What has no labels, or known ones, is there from the beginning: a count that appears as 1
+        is no increase to whoever watches it.
         """
         return {**metric_names.ZEROS, **self._desk.counters.snapshot()}
 
