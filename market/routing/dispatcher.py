@@ -45,7 +45,7 @@ class Dispatcher:
         self.gateways = Gateways()
         self.reservations = Reservations()
         self.asker = Asker(self.macs.fleet, seed)
-        self.learning = Learning(self.macs.fleet)
+        self.learning = Learning(self.macs.fleet, self.macs.private)
         self.hedges = Hedges()
         self.queues: dict[ModelId, FairQueue] = {}
         self.counters: dict[str, float] = {}
