@@ -6,6 +6,7 @@ Drains and pins are remembered before they are acknowledged. Everything else her
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import time
@@ -127,6 +128,8 @@ class OperatorMethods(RouterCore):
                 decision = await self._replayed(request_id, attempt["attempt"])
             if decision is None:
                 continue
+            if told["refusal"] is not None:
+                decision = dataclasses.replace(decision, refused=True)
             last = await asyncio.to_thread(story_of, decision)
             told |= {name: last[name] for name in ("verdicts", "changes")}
             if policy is not None:

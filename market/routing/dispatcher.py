@@ -8,6 +8,7 @@ once, and whenever a slot becomes free the queue is asked first.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from market.errors import MarketError
 from market.metrics import labelled
@@ -376,6 +377,8 @@ class Dispatcher:
         since_s: float,
         refusal: str | None = None,
     ) -> None:
+        if refusal is not None and decision.index is not None:
+            decision = replace(decision, refused=True)
         self.recent.keep(decision)
         self.journal.append(Noted(decision, request, request.gateway, now_s, since_s, refusal))
 

@@ -106,9 +106,9 @@ def too_late(decision: Decision) -> Unavailable | None:
     ask, at = decision.ask, decision.index
     if ask.finish_by_s is None or at is None:
         return None
-    total_s = float(decision.predicted.total_ms[at]) / 1e3
-    if total_s <= ask.finish_by_s:
+    if not decision.late(at):
         return None
+    total_s = float(decision.predicted.total_ms[at]) / 1e3
     return Unavailable(
         f"The fastest Mac that is free would take about {total_s:.1f} s for this, longer than its "
         f"deadline of {ask.finish_by_s:g} s; ask for fewer tokens or allow more time.",

@@ -5,13 +5,14 @@ Reading only. Macs appear under their public ids; admin readers also get private
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isinf
 from typing import Any
 
 from market.policy.ask import SUSPECT_AFTER_S
 from market.policy.columns import PLACES, STANDINGS
 from market.policy.counterfactual import changes
-from market.policy.decision import Decision, materialise, reasons_of
+from market.policy.decision import Decision, asides_of, materialise, reasons_of
 from market.policy.filters import BY_NAME, effective_slots
 from market.policy.registry import Policy
 from market.routing.dispatcher import Dispatcher
@@ -57,13 +58,16 @@ def replayed_by(decision: Decision, policy: Policy) -> dict[str, Any]:
     choice is by the terms that decided.
     """
     other = again(decision, policy)
+    if decision.refused and other.index is not None and other.late(other.index):
+        other = replace(other, refused=True)
     behind_ms = None
     if decision.index is not None and other.index is not None and decision.terms:
         total = decision.total_ms()
         behind_ms = round(float(total[other.index] - total[decision.index]), 3)
+    chosen = None if other.refused else other.index
     return {
         "policy": policy.name,
-        "chosen": None if other.index is None else other.candidates.name(other.index).provider,
+        "chosen": None if chosen is None else other.candidates.name(chosen).provider,
         "same": other.chosen == decision.chosen,
         "behind_ms": behind_ms,
         "faults": list(other.faults),
@@ -189,8 +193,8 @@ def _recent(desk: Dispatcher, machine: MachineId) -> list[dict[str, Any]]:
             continue
         reason = reasons_of(decision)[at]
         total = decision.total_ms()
-        behind = None
-        if reason is None and decision.index is not None:
+        aside, behind = asides_of(decision)[at], None
+        if reason is None and aside is None and decision.chosen is not None:
             behind = round(float(total[at] - total[decision.index]), 3)
         found.append(
             {
@@ -198,6 +202,7 @@ def _recent(desk: Dispatcher, machine: MachineId) -> list[dict[str, Any]]:
                 "model": decision.ask.model,
                 "chosen": decision.chosen == machine,
                 "reason": reason,
+                "aside": aside,
                 "behind_ms": behind,
             }
         )
