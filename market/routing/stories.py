@@ -223,7 +223,8 @@ def queue_story(desk: Dispatcher, now_s: float) -> list[dict[str, Any]]:
     for model, queue in sorted(desk.queues.items()):
         if not len(queue):
             continue
-        first = next(iter(queue.in_order()))
+        waiting = list(queue.in_order())
+        first, costs = waiting[0], [entry.cost for entry in waiting]
         decision = desk.asker.decide(first.request, now_s, rebuilding=desk.rebuilding(now_s))
         story.append(
             {
@@ -239,10 +240,9 @@ def queue_story(desk: Dispatcher, now_s: float) -> list[dict[str, Any]]:
                         "waited_s": round(now_s - entry.enqueued_s, 3),
                         "gives_up_in_s": round(entry.expires_s - now_s, 3),
                         "cost_tokens": round(entry.cost, 1),
-                        "predicted_wait_s": _finite(desk.wait_s(model, number, now_s)),
+                        "predicted_wait_s": _finite(desk.wait_s(model, costs[:number], now_s)),
                     }
-                    for number, entry in enumerate(queue.in_order())
-                    if number < RECENT_SHOWN
+                    for number, entry in enumerate(waiting[:RECENT_SHOWN])
                 ],
             }
         )

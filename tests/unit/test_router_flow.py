@@ -77,7 +77,7 @@ def test_the_wait_is_that_of_a_simulation() -> None:
         free = sorted(ends)
         for _ in range(ahead):
             free = sorted([free[0] + 3.0, *free[1:]])
-        assert wait_s(ends, ahead, slots, 3.0, 0.0) == pytest.approx(max(free[0], 0.0))
+        assert wait_s(ends, [3.0] * ahead, slots, 0.0) == pytest.approx(max(free[0], 0.0))
 
 
 # ── wishes ────────────────────────────────────────────────────────────────────────────
@@ -333,7 +333,7 @@ def test_expectations_follow_what_was_answered() -> None:
     assert lengths.expected(MODEL, None, 1000) == (FIRST_TOKENS, 2 * FIRST_TOKENS)
     said = [min(4000.0, random.lognormvariate(5.0, 0.9)) for _ in range(3000)]
     for tokens in said:
-        lengths.learn(MODEL, None, tokens, 1.0)
+        lengths.learn(MODEL, None, tokens)
     latest = said[-200:]
     for limit in (50, 300, 4000):
         mean, high = lengths.expected(MODEL, None, limit)
@@ -348,8 +348,8 @@ def test_a_consumers_own_answers_count_more_the_more_there_are() -> None:
     lengths = Lengths()
     ann, bob = AccountId("ann"), AccountId("bob")
     for _ in range(100):
-        lengths.learn(MODEL, ann, 10, 1.0)
-        lengths.learn(MODEL, bob, 1000, 1.0)
+        lengths.learn(MODEL, ann, 10)
+        lengths.learn(MODEL, bob, 1000)
     for_ann, _ = lengths.expected(MODEL, ann, 4000)
     for_new, _ = lengths.expected(MODEL, AccountId("new"), 4000)
     for_bob, _ = lengths.expected(MODEL, bob, 4000)
