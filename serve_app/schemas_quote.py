@@ -114,7 +114,7 @@ class ModelCalibration(Shape):
 
 
 class CalibrationList(Shape):
-    """Every model that has been served since the router began."""
+    """Every model that a public Mac has served since the router began, up to the present."""
 
     object: Literal["list"] = "list"
     data: list[ModelCalibration]

@@ -46,14 +46,15 @@ class Dispatcher:
         self.gateways = Gateways()
         self.reservations = Reservations()
         self.asker = Asker(self.macs.fleet, seed)
-        self.turns = Turns(self.macs.fleet, self.reservations, self.asker.lengths, placing)
-        self.learning = Learning(self.macs.fleet)
+        self.learning = Learning(self.macs.fleet, self.macs.private)
         self.hedges = Hedges()
         self.queues: dict[ModelId, FairQueue] = {}
         self.counters: dict[str, float] = {}
         self.recent = RecentDecisions()
         self.journal: list[Noted | OutcomeRecord] = []
         self.placing = placing
+        lengths = self.asker.lengths
+        self.turns = Turns(self.macs.fleet, self.reservations, lengths, placing)
         self.collecting = Collecting(self.macs.fleet)
         self._rebuilt_s = rebuilt_s
 

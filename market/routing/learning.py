@@ -3,11 +3,13 @@
 Faults open a breaker, refusals open it too and lower how much the Mac is given (added back by
 one slot a minute, taken away by a third: a Mac that says no is not asked again and again). What
 a request took, over what was predicted for it, corrects the next prediction for that model on
-that Mac, and is counted, so that anyone can see how good predictions are.
+that Mac, and is counted, so that anyone can see how good predictions are. A private Mac learns
+like any other and is not counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from math import exp, log
 
@@ -48,14 +50,12 @@ class Calibration:
     log_error_abs_sum: float = 0.0
     within_high: int = 0
 
-    def note(self, predicted_ms: float, actual_ms: float, high_ms: float) -> float:
-        """Count one; returns the logarithm of the error."""
-        error = log(max(actual_ms, 0.1) / max(predicted_ms, 0.1))
+    def note(self, error: float, *, within_high: bool) -> None:
+        """Count one, by the logarithm of what it took over what was predicted."""
         self.count += 1
         self.log_error_sum += error
         self.log_error_abs_sum += abs(error)
-        self.within_high += actual_ms <= high_ms
-        return error
+        self.within_high += within_high
 
     def as_json(self) -> dict[str, object]:
         """`bias` above 1 says that it took longer than predicted; `within_p90` should be 0.9."""
@@ -72,8 +72,10 @@ class Calibration:
 class Learning:
     """Writes what outcomes teach into the fleet's columns."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, private: AbstractSet[MachineId]) -> None:
+        """`private` are the Macs that enter no public figure, at any time."""
         self._fleet = fleet
+        self._private = private
         self.calibration: dict[ModelId, Calibration] = {}
         self.opened = 0  # breakers, ever
 
@@ -117,8 +119,10 @@ class Learning:
         """Compare what was predicted at the grant with what was seen at the gateway."""
         if held.model is None or outcome.ttft_ms is None or held.predicted_ttft_ms <= 0:
             return
-        calibration = self.calibration.setdefault(held.model, Calibration())
-        error = calibration.note(held.predicted_ttft_ms, outcome.ttft_ms, held.high_ttft_ms)
+        error = log(max(outcome.ttft_ms, 0.1) / max(held.predicted_ttft_ms, 0.1))
+        if outcome.machine not in self._private:  # the count can be read without a key
+            calibration = self.calibration.setdefault(held.model, Calibration())
+            calibration.note(error, within_high=outcome.ttft_ms <= held.high_ttft_ms)
         fleet, machine, model = self._fleet, outcome.machine, held.model
         values = {
             "bias_prefill": _corrected(fleet.place(machine, model, "bias_prefill"), error),

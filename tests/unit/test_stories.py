@@ -269,3 +269,26 @@ def test_calibration_counts_what_was_predicted_against_what_came() -> None:
     assert told["requests"] == 120
     assert told["bias"] == pytest.approx(2.0, rel=0.01)
     assert biases[-1] > 1.5 * biases[0]
+
+
+def test_a_private_mac_learns_and_is_not_counted() -> None:
+    """Whether it was private from the start or became so: its errors correct its own predictions
+    and stay out of what everybody can read.
+    """
+    state = settled_router(provider_beat("a"))
+
+    def served(number: int) -> float:
+        grant = granted(state, request(f"r{number}"), 10.0)
+        late = replace(outcome(grant), ttft_ms=2.0 * grant.predicted_ttft_ms, total_ms=1e4)
+        state.report([late], 10.0)
+        return grant.predicted_ttft_ms
+
+    first_ms = served(0)
+    state.beat_provider(replace(provider_beat("a"), private=True), 10.0)
+    last_ms = [served(number) for number in range(1, 61)][-1]
+    assert state.calibration()["coster/demo"]["requests"] == 1
+    assert last_ms > 1.2 * first_ms
+
+    private = settled_router(replace(provider_beat("a"), private=True))
+    private.report([replace(outcome(granted(private, request("r"))), ttft_ms=9.0)], 11.0)
+    assert private.calibration() == {}
