@@ -113,6 +113,15 @@ class Decision:
         """How much worse than predicted the chosen Mac may be, nine times in ten."""
         return high_factor(self.candidates, self.index) if self.index is not None else 1.0
 
+    def high_total_ms(self) -> float:
+        """What the whole answer on the chosen Mac takes at most, nine times in ten."""
+        if self.index is None:
+            return 0.0
+        predicted, at = self.predicted, self.index
+        tokens = max(self.ask.high_tokens, self.ask.expected_tokens, 1.0)
+        most_ms = predicted.ttft_ms[at] + predicted.step_ms[at] * (tokens - 1.0)
+        return float(most_ms) * self.high_factor()
+
     def total_ms(self) -> FloatArray:
         # Only for the eligible ones are a plugin's numbers known to add up to one.
         with np.errstate(over="ignore", invalid="ignore"):

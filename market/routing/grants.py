@@ -64,6 +64,7 @@ def reservation_of(
         predicted_ttft_ms=ttft_ms,
         high_ttft_ms=ttft_ms * decision.high_factor(),
         predicted_step_ms=float(predicted.step_ms[at]),
+        high_total_ms=decision.high_total_ms(),
         work=cost_tokens(request, decision.ask.expected_tokens),
         ends_s=now_s + float(predicted.total_ms[at]) / 1e3,
     )

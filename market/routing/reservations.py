@@ -50,6 +50,7 @@ class Reservation:
     high_ttft_ms: float = 0.0
     predicted_step_ms: float = 0.0
     ends_s: float = 0.0
+    high_total_ms: float = 0.0
     work: float = 0.0
 
     @property

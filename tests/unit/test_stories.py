@@ -255,6 +255,20 @@ def test_a_mac_that_leaves_often_is_riskier_than_one_that_stays() -> None:
     assert macs["mac_a"].hazard_per_ms() > 3 * macs["mac_b"].hazard_per_ms()
 
 
+def test_calibration_of_the_whole_answer_counts_its_length_too() -> None:
+    """Answers that always take three times as long as predicted in all have a bias of three."""
+    state = settled_router(provider_beat("a"))
+    for number in range(20):
+        grant = granted(state, request(f"r{number}"))
+        (held,) = state._desk.reservations
+        whole_ms = 3.0 * (held.ends_s - held.granted_s) * 1e3
+        state.report([replace(outcome(grant), total_ms=whole_ms)], 10.0)
+    told = state.calibration()["coster/demo"]["total"]
+    assert isinstance(told, dict)
+    assert (told["requests"], told["bias"]) == (20, pytest.approx(3.0, rel=0.01))
+    assert told["within_p90"] < 0.5
+
+
 def test_calibration_counts_what_was_predicted_against_what_came() -> None:
     """A model whose first tokens always take twice as long has a bias of two, then learns it."""
     state = settled_router(provider_beat("a"))
@@ -268,6 +282,7 @@ def test_calibration_counts_what_was_predicted_against_what_came() -> None:
     told = state.calibration()["coster/demo"]
     assert told["requests"] == 120
     assert told["bias"] == pytest.approx(2.0, rel=0.01)
+    assert told["total"]["requests"] == 120
     assert biases[-1] > 1.5 * biases[0]
 
 
