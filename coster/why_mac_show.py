@@ -51,7 +51,7 @@ def _print_models(out: TextIO, story: Mapping[str, Any]) -> None:
     rows: list[list[Cell]] = []
     notes = []
     for each in story["models"]:
-        ready = each["state"] == "ready"
+        ready = each["state"] == "ready" and story["verdict"] != "OFFLINE"
         ttft_ms, tps = each["predicted_ttft_ms"], each["predicted_tps"]
         rows.append(
             [

@@ -101,7 +101,9 @@ def _print_times(out: TextIO, decision: Mapping[str, Any], outcome: Mapping[str,
         if was is not None:
             beside = "" if predicted is None else f" (predicted {_ms(predicted)})"
             parts.append(f"{name} {_ms(was)}{beside}")
-    tokens = f"{outcome['completion_tokens']} tokens"
+    before = decision.get("said_tokens") or 0  # by Macs that were lost
+    own = outcome["completion_tokens"] - before
+    tokens = f"{own} tokens" + (f" after {before} of others" if before else "")
     cached = f"{outcome['cached_tokens']} of the prompt cached" if outcome["cached_tokens"] else ""
     print_text(out, joined([*parts, tokens, cached]), indent="  ")
 

@@ -103,7 +103,7 @@ class Readings:
 
     def mac_of_fleet(self, machine: MachineId, now_s: float) -> dict[str, Any]:
         """One Mac as it stands in the fleet, here or away; `only_here` are models that no other
-        Mac which takes work has ready.
+        Mac which takes work has ready, `no_room` those of them that none would load.
         """
         return one_mac(self._desk, self.roster, machine, now_s)
 

@@ -50,6 +50,7 @@ def story_of(decision: Decision) -> dict[str, Any]:
         ],
         "changes": [change.as_json() for change in changes(decision)],
         "faults": list(decision.faults),
+        "said_tokens": decision.ask.said_tokens,
     }
 
 
