@@ -287,7 +287,8 @@ def _show_comparison(compared: object, *, as_json: bool) -> None:
 
     assert isinstance(compared, Comparison)
     if as_json:
-        print_json({"folder": str(compared.folder), "summary": compared.summary})
+        told = {"folder": str(compared.folder), "summary": compared.summary}
+        print_json({**told, "again": dict(compared.again)})
     else:
         sim_show.print_comparison(compared)
 

@@ -116,6 +116,9 @@ def print_comparison(comparison: Comparison) -> None:
     left = len(summary["points"]) - POINTS_MAX
     if left > 0:
         _say(f"  … and {left} more points in summary.json")
+    for why, count in comparison.again.items():
+        runs = "run was" if count == 1 else "runs were"
+        _say(f"  {styled('!', 'yellow', out)} {count} {runs} there and done again: {why}")
     _say(f"  report  {comparison.folder / folders.REPORT}")
 
 

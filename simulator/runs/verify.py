@@ -93,6 +93,7 @@ def _repeat(places: Sequence[Path], executor: Executor, world: str) -> list[Verd
 
 def _task(place: Path, again: Path, world: str) -> Task:
     manifest = folders.read_manifest(place)
+    _inputs_unchanged(manifest)
     if not manifest["policy_named"]:
         raise InvalidRequest(
             f"{place} was run under {manifest['policy']}, a function of its author; only who has "
@@ -131,7 +132,9 @@ def _why(
         for each in VERSIONS
         if manifest["versions"].get(each) != repeated["versions"].get(each)
     ]
-    if manifest["git"] != repeated["git"]:
+    if manifest.get("code") != repeated["code"]:
+        versions.append("other code of market/ or simulator/")
+    elif manifest["git"] != repeated["git"]:
         versions.append("another revision of the code")
     reason = f" (it was run with {'; '.join(versions)})" if versions else ""
     if name == folders.SUMMARY:
