@@ -10,7 +10,7 @@ from typing import Any, Final
 from coster.output import styled
 from simulator.report.scale import short, with_half
 from simulator.results import folders
-from simulator.runs.comparison import BETTER, METRICS, WORSE
+from simulator.runs.comparison import BETTER, DIFFERS, METRICS, WORSE, established
 from simulator.runs.experiment import Comparison, Result
 from simulator.runs.verify import Verdict
 
@@ -140,11 +140,12 @@ def _print_point(policies: Sequence[str], reference: str, point: Mapping[str, An
             line += styled(cell, style, sys.stdout) if style else cell
         _say(line)
     for policy, found in point["differences"].items():
-        better = [METRICS[n].label for n in SHOWN if found.get(n, {}).get("verdict") == BETTER]
-        worse = [METRICS[n].label for n in SHOWN if found.get(n, {}).get("verdict") == WORSE]
+        better, worse, else_ = (
+            ", ".join(established(found, said)) for said in (BETTER, WORSE, DIFFERS)
+        )
         _say(
-            f"  {policy} against {reference}: better in {', '.join(better) or 'nothing'}; worse in "
-            f"{', '.join(worse) or 'nothing'}"
+            f"  {policy} against {reference}: better: {better or 'nothing'}; worse: "
+            f"{worse or 'nothing'}" + (f"; different: {else_}" if else_ else "")
         )
     for policy, names in point["alarms"].items():
         if names:

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from market.errors import Conflict, InvalidRequest
-from simulator.results.surroundings import surroundings
 from simulator.results.summary import as_text
+from simulator.results.surroundings import surroundings
 from simulator.setup.scenario import Scenario
 
 MANIFEST: Final = "manifest.json"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -15,8 +17,11 @@ import pytest
 from typer.testing import CliRunner
 
 import simulator.world.run
+from coster import sim_show
 from coster.main import app
 from simulator.results import folders
+from simulator.runs.comparison import METRICS
+from simulator.runs.experiment import Comparison
 from tests.support import lab_world
 
 COSTER = (sys.executable, "-m", "coster")
@@ -101,9 +106,29 @@ def test_a_comparison_tells_apart_what_differs(place: Path) -> None:
     text = call("compare", "small.toml", "--policies", "coster,random", "--repeat", "4", "-j", "1")
 
     assert "4 repetitions, paired by seed" in text
-    assert "random against coster: better in nothing; worse in" in text
+    assert "random against coster: better: nothing; worse: TTFT p50" in text
     assert "E2E mean" in text
     assert (place / "runs" / "small-compared-7" / folders.REPORT).is_file()
+
+
+def test_what_is_not_in_the_table_is_in_the_sentence(place: Path) -> None:
+    """The sentence under a table is of all numbers that are compared, as the report's is."""
+    call("compare", "small.toml", "--policies", "coster,random", "--repeat", "4", "-j", "1")
+    ((_, summary),) = ((path, json.loads(path.read_text())) for path in place.glob(
+        f"runs/*/{folders.SUMMARY}"))  # fmt: skip
+    point = summary["points"][0]
+    hidden = [name for name in METRICS if name not in sim_show.SHOWN]
+    for name, said in zip(hidden, ["better", "worse", "differs"], strict=False):
+        point["differences"]["random"].setdefault(name, {})["verdict"] = said
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        sim_show.print_comparison(Comparison(place, summary))
+
+    (line,) = [line for line in out.getvalue().splitlines() if "random against" in line]
+    parts = line.partition(": ")[2].split("; ")
+    for name, part in zip(hidden, parts, strict=False):
+        assert METRICS[name].label in part
+    assert [part.partition(":")[0] for part in parts] == ["better", "worse", "different"]
 
 
 def test_a_sweep_is_drawn_as_it_is_asked(place: Path) -> None:
@@ -182,6 +207,7 @@ def test_help_imports_nothing_heavy() -> None:
 SLOW = """
 import time
 import simulator.world.run
+from coster import sim_show
 from tests.support import lab_world
 
 def simulate(scenario, policy, seed, sink):
