@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -15,7 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Final, NoReturn, Protocol
 
-from market.errors import Internal
+from market.errors import Internal, InvalidRequest
+from market.policy.registry import Policy
 from simulator.runs.tasks import Done, Task, run_task
 
 PROCESSES_MAX: Final = 256
@@ -42,12 +44,18 @@ class InProcess:
 
 
 class LocalProcesses:
-    """Processes of this machine, each a fresh interpreter: nothing is inherited by accident."""
+    """Processes of this machine, each a fresh interpreter: nothing is inherited by accident, and
+    the caller's script is not run again in them, guarded or not.
+
+    Raises InvalidRequest for a policy whose function only the caller's script has.
+    """
 
     def __init__(self, processes: int | None = None) -> None:
         self._processes = min(processes or _cores(), PROCESSES_MAX)
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Done]]:
+        for task in tasks:
+            _check_travels(task.policy)
         strangers = set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(
             max_workers=min(self._processes, len(tasks)) or 1,
@@ -56,7 +64,7 @@ class LocalProcesses:
         )
         known: dict[Future[Done], int] = {}
         try:
-            with _interrupts_later():
+            with _interrupts_later(), _script_hidden():
                 known = {pool.submit(_run, task): number for number, task in enumerate(tasks)}
             left = set(known)
             while left:
@@ -92,6 +100,36 @@ def _interrupts_later() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Processes begun in it do not run the script that began them.
+
+    A fresh process imports the main script of its parent, for what was pickled may be defined
+    there. Nothing of ours is, and a script that is not guarded would compare all over again in
+    each worker.
+    """
+    main = sys.modules["__main__"].__dict__
+    file, spec = main.pop("__file__", None), main.get("__spec__")
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main["__spec__"] = spec
+        if file is not None:
+            main["__file__"] = file
+
+
+def _check_travels(policy: str | Policy) -> None:
+    scorers = () if isinstance(policy, str) else policy.scorers.values()
+    if any(getattr(scorer, "__module__", None) == "__main__" for scorer in scorers):
+        assert isinstance(policy, Policy)
+        raise InvalidRequest(
+            f"The policy {policy.name} is a function of your script, which other processes do not "
+            "read: leave out the executor, or put the function into a module of its own.",
+            "policy",
+        )
 
 
 def _begin() -> None:

@@ -8,8 +8,8 @@
     compare("multi_model", ["coster", "least_weighted"], repeat=10, out="runs/both")
 
 A policy is a name, or a function of one's own behind `custom`; only named ones travel to other
-processes and can be repeated by others. A script that compares on several cores keeps its calls
-under `if __name__ == "__main__":`, as Python wants it for processes that start afresh.
+processes and can be repeated by others. Those processes start afresh and do not read the script
+that asked for them, so it needs no `if __name__ == "__main__":`.
 """
 
 from __future__ import annotations
