@@ -187,6 +187,8 @@ def print_calibration(result: Mapping[str, Any]) -> None:
             f"  {each['name']}, {each['count']:,} requests one by one: "
             f"{_percent(each['mape'])} off, bias {_signed(each['bias'])}{together}"
         )
+    for note in result["notes"]:
+        _say(f"{styled('!', 'yellow', out)} {note}")
     limit = _percent(result["tolerance"])
     if result["calibrated"]:
         _say(f"{styled('✓', 'green', out)} everything within {limit}: calibrated")

@@ -164,12 +164,17 @@ def test_a_comparison_is_verified_run_by_run(place: Path) -> None:
 
 
 def test_calibration_ends_with_what_it_found(place: Path) -> None:
-    """A run agrees with itself; against a slower world the exit code says degraded."""
-    call("run", "small.toml", "--out", "one")
-    call("run", "small.toml", "--out", "slow", "--policy", "random")
+    """The same times are calibrated; against a slower world the exit code says degraded."""
+    for name, policy in (("one", "coster"), ("real", "coster"), ("slow", "random")):
+        call("run", "small.toml", "--out", name, "--policy", policy)
+    told = folders.read_manifest(place / "real") | {"live": {"fleet_known": False}}
+    folders.write_json(place / "real" / folders.MANIFEST, told)
 
-    assert "everything within 10 %" in call("calibrate", "one", "--real", "one")
-    assert "not everything is within 10 %" in call("calibrate", "slow", "--real", "one", code=6)
+    text = call("calibrate", "one", "--real", "real")
+    assert "everything within 10 %" in text
+    assert "! the fleet is not known" in text
+    assert "not everything is within 10 %" in call("calibrate", "slow", "--real", "real", code=6)
+    assert "was simulated; --real wants" in call("calibrate", "one", "--real", "one", code=1)
 
 
 def test_repeats_are_a_folder_of_runs(place: Path) -> None:
