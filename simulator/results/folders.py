@@ -45,13 +45,17 @@ DAMAGED: Final = "damaged"
 def whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to write into that becomes `folder` when the block ends, or never.
 
-    Raises Conflict when there is something already and it may not be replaced.
+    Raises Conflict when there is something already and it may not be replaced, InvalidRequest
+    when nothing can be written there.
     """
-    check_free(folder, replace=replace)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
     partial = folder.with_name(f".{folder.name}{PARTIAL}{os.getpid()}")
-    partial.mkdir()
+    try:
+        check_free(folder, replace=replace)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        partial.mkdir()
+    except OSError as error:
+        raise unwritable(folder, error) from error
     try:
         yield partial
         check_free(folder, replace=replace)
@@ -61,6 +65,12 @@ def whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     finally:
         if partial.exists():
             shutil.rmtree(partial)
+
+
+def unwritable(path: Path, error: OSError) -> InvalidRequest:
+    """What to say of a place where nothing can be written."""
+    why = error.strerror or type(error).__name__
+    return InvalidRequest(f"{path} cannot be written: {why}. Give another --out.", "out")
 
 
 def check_free(folder: Path, *, replace: bool) -> None:

@@ -87,6 +87,9 @@ def test_json_is_one_document_and_errors_are_too(place: Path) -> None:
         (("verify", "."), "is not a run"),
         (("plot", ".", "--x", "a", "--y", "b"), "is not a run"),
         (("calibrate", ".", "--real", "."), "is not a run"),
+        (("run", "small.toml", "--out", "small.toml/one"), "small.toml/one cannot be written: "),
+        (("run", "small.toml", "--out", "x" * 300), "cannot be written: File name too long"),
+        (("compare", "small.toml", "--out", "small.toml/a/b"), "small.toml/a/b cannot be written"),
     ],
 )
 def test_what_cannot_be_done_is_said_with_the_fix(
@@ -142,6 +145,17 @@ def test_a_sweep_is_drawn_as_it_is_asked(place: Path) -> None:
     assert "<figure>" in (place / page).read_text()
     assert (place / "a.svg").read_text().startswith("<svg ")
     assert "there are" in call("plot", "swept", "--x", "nope", "--y", "ttft_s.p99", code=1)
+    words = (
+        "plot",
+        "swept",
+        "--x",
+        "workload.0.rate_per_s",
+        "--y",
+        "ttft_s.p99",
+        "--out",
+        "a/b.svg",
+    )
+    assert "a/b.svg cannot be written: No such file" in call(*words, code=1)
 
 
 def test_a_run_is_verified_and_a_changed_one_is_not(place: Path) -> None:
