@@ -88,6 +88,7 @@ def loadgen(
         keys = tuple(key or (connection.key,))
         if accounts is not None:
             keys = _opened(connection, operations, accounts, keys if key else ())
+        market.check_keys(connection.base, keys)
         load = _load(scenario, seen, connection.base, keys, tokenizer)
         first = scenario.seed if seed is None else seed
         folder = out or Path("runs") / f"{scenario.name}-live-{first}"

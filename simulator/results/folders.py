@@ -48,9 +48,9 @@ def whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises Conflict when there is something already and it may not be replaced, InvalidRequest
     when nothing can be written there.
     """
-    partial = folder.with_name(f".{folder.name}{PARTIAL}{os.getpid()}")
     try:
         check_free(folder, replace=replace)
+        partial = folder.with_name(f".{folder.name}{PARTIAL}{os.getpid()}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         partial.mkdir()
