@@ -22,6 +22,7 @@ from simulator.runs.tasks import Done, Task, run_task
 
 PROCESSES_MAX: Final = 256
 INTERRUPTED: Final = 130
+STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Executor(Protocol):
@@ -94,12 +95,12 @@ def _cores() -> int:
 
 @contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """Hold an interrupt back until the block is over; processes begun in it hold it back, too."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Hold a stop back until the block is over; processes begun in it hold it back, too."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 @contextmanager
@@ -136,11 +137,11 @@ def _begin() -> None:
     """In a worker: being stopped ends the task quietly, its folder with it; the end of the
     parent ends the worker.
     """
-    if signal.SIGINT in signal.sigpending():
+    if signal.sigpending() & set(STOPS):
         os._exit(INTERRUPTED)
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in STOPS:
         signal.signal(name, _stop)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

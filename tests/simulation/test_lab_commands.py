@@ -87,6 +87,9 @@ def test_json_is_one_document_and_errors_are_too(place: Path) -> None:
         (("verify", "."), "is not a run"),
         (("plot", ".", "--x", "a", "--y", "b"), "is not a run"),
         (("calibrate", ".", "--real", "."), "is not a run"),
+        (("run", "small.toml", "--resume"), "--resume is for several: add --repeat"),
+        (("run", "small.toml", "-j", "2"), "--jobs is for several: add --repeat"),
+        (("run", "small.toml", "--ray", "auto"), "--ray is for several: add --repeat"),
         (("run", "small.toml", "--out", "small.toml/one"), "small.toml/one cannot be written: "),
         (("run", "small.toml", "--out", "x" * 300), "cannot be written: File name too long"),
         (("compare", "small.toml", "--out", "small.toml/a/b"), "small.toml/a/b cannot be written"),
@@ -239,8 +242,11 @@ run()
 """
 
 
-def test_an_interrupt_ends_it_with_nothing_half_done(place: Path) -> None:
-    """Ctrl-C in the middle: exit code 130, a word on what stays, no folder of any kind."""
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_it_with_nothing_half_done(stop: signal.Signals, place: Path) -> None:
+    """Ctrl-C or SIGTERM in the middle: exit code 130, a word on what stays, no folder of any
+    kind.
+    """
     (place / "slow.py").write_text(SLOW)
     root = Path(__file__).parents[2]
     command = [sys.executable, "slow.py", "sim", "run", "small.toml", "--out", "one"]
@@ -251,11 +257,12 @@ def test_an_interrupt_ends_it_with_nothing_half_done(place: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
 
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, said = process.communicate(timeout=30)
 
     assert process.returncode == 130
-    assert "nothing half done was kept" in said
+    assert "nothing of this run was kept" in said
+    assert "--resume" not in said
     assert "Traceback" not in said
     assert {path.name for path in place.iterdir()} == {"small.toml", "slow.py"}
 
@@ -270,12 +277,15 @@ def simulate(scenario, policy, seed, sink):
     time.sleep(60)
 
 if __name__ == "__main__":
+    from coster.stopping import terminable
     from simulator.runs.experiment import compare
-    compare("small.toml", ["coster", "random"], 2, "both", world="slow:simulate")
+    with terminable():
+        compare("small.toml", ["coster", "random"], 2, "both", world="slow:simulate")
 """
 
 
-def test_an_interrupt_ends_the_other_processes_too(place: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_other_processes_too(stop: signal.Signals, place: Path) -> None:
     """The workers of a comparison stop at once, and take their unfinished folders with them."""
     (place / "slow.py").write_text(SEVERAL)
     root = Path(__file__).parents[2]
@@ -286,7 +296,7 @@ def test_an_interrupt_ends_the_other_processes_too(place: Path) -> None:
     while not (place / "begun").exists() and process.poll() is None:
         time.sleep(0.05)
 
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, said = process.communicate(timeout=30)
 
     assert process.returncode != 0
