@@ -38,6 +38,26 @@ COMPARED: Final = (REQUESTS, MACHINES, SUMMARY)
 
 SCHEMA: Final = 1
 PARTIAL: Final = ".partial-"
+SHAPE: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "complete": bool,
+    "seed": int,
+    "config": dict,
+    "inputs": dict,
+    "versions": dict,
+}
+SHAPES: Final[Mapping[str, Mapping[str, type | tuple[type, ...]]]] = {
+    "run": {"policy": str, "policy_named": bool, "files": dict},
+    "comparison": {
+        "policies": list,
+        "points": list,
+        "repeat": int,
+        "repeated": int,
+        "metric": str,
+        "until": (float, int, type(None)),
+    },
+}
+"""What manifests hold beside names, by their kind: enough for the readers to rely on."""
+
 DAMAGED: Final = "damaged"
 
 
@@ -166,7 +186,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise InvalidRequest(f"{folder / MANIFEST} is of another version of coster.", "folder")
+    _check_shape(manifest, folder / MANIFEST)
     return manifest
+
+
+def _check_shape(manifest: Mapping[str, Any], path: Path) -> None:
+    """Raise InvalidRequest for values that no run of ours has: somebody has edited them."""
+    kind = manifest.get("kind")
+    wanted: Mapping[str, type | tuple[type, ...]] = SHAPE | SHAPES.get(str(kind), {})
+    if kind not in SHAPES:
+        wanted = {"kind": ()}
+    for key, types in wanted.items():
+        value = manifest.get(key)
+        if not isinstance(value, types) or (types is int and isinstance(value, bool)):
+            said = "missing" if key not in manifest else f"{value!r}"[:40]
+            raise InvalidRequest(
+                f"{path}: {key} is {said}, which no run of ours has: the manifest was edited. "
+                "Run it again.",
+                "folder",
+            )
 
 
 def runs_in(folder: Path) -> list[Path]:

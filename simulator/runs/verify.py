@@ -49,10 +49,12 @@ def verify(
     """
     manifest = folders.read_manifest(folder)
     if not manifest["complete"]:
-        raise InvalidRequest(
-            f"{folder} is not complete: it was interrupted. Repeat its command with --resume.",
-            "folder",
+        fix = (
+            "Measure it again: half a load says little of the whole."
+            if "live" in manifest
+            else "Repeat its command with --resume."
         )
+        raise InvalidRequest(f"{folder} is not complete: it was interrupted. {fix}", "folder")
     if "live" in manifest:
         raise InvalidRequest(
             f"{folder} was measured on a running market, and no two measurements are alike. "

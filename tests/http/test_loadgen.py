@@ -209,7 +209,7 @@ def test_a_run_that_is_interrupted_is_kept_and_says_so(
     assert requests.is_("status", "open").any()
     with pytest.raises(InvalidRequest, match="not complete"):
         calibrate(folder, folder)
-    with pytest.raises(InvalidRequest, match="not complete"):
+    with pytest.raises(InvalidRequest, match=r"not complete.*Measure it again"):
         verify(folder)
 
 

@@ -18,6 +18,8 @@ from simulator.results import folders
 from simulator.results.calibrate import Pair, calibrate, compared
 from simulator.results.columns import Requests
 from simulator.results.parquet import RequestWriter
+from simulator.runs import cells
+from simulator.runs.cells import Plan
 from simulator.setup.scenario import Scenario
 from simulator.setup.scenario_files import parse
 from tests.support import lab_world
@@ -55,6 +57,10 @@ def side(
         "kind": "run",
         "complete": complete,
         "seed": seed,
+        "policy": "coster",
+        "policy_named": True,
+        "versions": {},
+        "files": {},
         "config": json.loads(scenario.config),
         "inputs": {f"{folder}/{digest}.csv": digest for digest in inputs},
         **({"live": {"fleet_known": fleet_known}} if live else {}),
@@ -118,8 +124,8 @@ def test_the_runs_of_a_comparison_are_found(tmp_path: Path) -> None:
     for n in range(2):
         side(whole / "runs" / "coster" / f"{n:03d}", times(n), seed=n)
         measured(tmp_path / "real" / f"{n:03d}", times(n), seed=n)
-    told = {"schema": folders.SCHEMA, "kind": "comparison", "complete": True}
-    folders.write_json(whole / folders.MANIFEST, told)
+    plan = Plan(SCENARIO, ("coster",), 2, 0)
+    folders.write_json(whole / folders.MANIFEST, cells.manifest_of(plan, repeated=2))
     assert calibrate(tmp_path / "real", whole)["calibrated"]
 
     side(whole / "runs" / "random" / "000", times(0))

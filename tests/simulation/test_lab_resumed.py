@@ -148,3 +148,32 @@ def test_a_run_of_another_trace_is_found_among_the_others(tmp_path: Path) -> Non
 
     with pytest.raises(InvalidRequest, match=r"day\.jsonl is not the file"):
         verify(out, executor=InProcess())
+
+
+@pytest.mark.parametrize(
+    ("of", "key", "value", "words"),
+    [
+        ("run", "config", 5, "config is 5, which no run of ours has"),
+        ("run", "seed", "one", "seed is 'one'"),
+        ("run", "files", None, "files is None"),
+        ("run", "kind", "ran", "kind is 'ran'"),
+        ("both", "config", [], r"config is \[\]"),
+        ("both", "points", {}, "points is {}"),
+        ("both", "repeat", True, "repeat is True"),
+    ],
+)
+def test_an_edited_manifest_is_named(
+    of: str, key: str, value: object, words: str, tmp_path: Path
+) -> None:
+    """What no run of ours has in its manifest is told with file and key, not as a traceback."""
+    compare(small(), POLICIES, 2, tmp_path / "both", executor=InProcess(), world=SKETCH)
+    place = tmp_path / "both" / ("runs/coster/000" if of == "run" else "")
+    manifest = folders.read_manifest(place)
+    folders.write_json(place / folders.MANIFEST, manifest | {key: value})
+
+    with pytest.raises(InvalidRequest, match=rf"manifest\.json: {words}"):
+        verify(place, executor=InProcess(), world=SKETCH)
+    del manifest[key]
+    folders.write_json(place / folders.MANIFEST, manifest)
+    with pytest.raises(InvalidRequest, match=f"{key} is missing"):
+        verify(place, executor=InProcess(), world=SKETCH)
