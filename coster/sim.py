@@ -272,14 +272,14 @@ def calibrate(
 def list_all(json: Json = False) -> None:
     """The scenarios and the policies that there are."""
     from coster import sim_show
-    from market.policy.registry import POLICIES
+    from simulator.setup.policies import lab_policies
     from simulator.setup.scenario_files import load, shipped
 
     with reported(as_json=json):
         scenarios = {name: load(name).about for name in shipped()}
-    policies = {policy.name: policy.about for policy in POLICIES.values()}
+    policies = lab_policies()
     if json:
-        print_json({"scenarios": scenarios, "policies": policies})
+        print_json({"scenarios": scenarios, "policies": dict(policies)})
     else:
         sim_show.print_list(scenarios, policies)
 

@@ -17,7 +17,7 @@ from simulator.runs.verify import Verdict
 SHOWN: Final = (
     "ttft_s.p50", "ttft_s.p99", "e2e_s.mean", "e2e_s.p99", "goodput.attainment",
     "throughput.completion_tokens_per_s", "machines.loads_per_mac_hour", "machines.earned_gini",
-    "bounds.e2e_over_no_queue",
+    "bounds.e2e_over_no_queue", "bounds.e2e_over_bound",
 )  # fmt: skip
 POINTS_MAX: Final = 20
 CELL: Final = 22
@@ -206,4 +206,4 @@ def print_list(scenarios: Mapping[str, str], policies: Mapping[str, str]) -> Non
         _say(styled(title, "bold", sys.stdout))
         for name, about in entries.items():
             _say(f"  {name:18} {about}")
-    _say("  coster-TERM        ours without one of its terms")
+    _say(f"  {'coster-TERM':18} ours without one of its terms")

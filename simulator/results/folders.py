@@ -193,7 +193,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _check_shape(manifest: Mapping[str, Any], path: Path) -> None:
     """Raise InvalidRequest for values that no run of ours has: somebody has edited them."""
     kind = manifest.get("kind")
-    wanted: Mapping[str, type | tuple[type, ...]] = SHAPE | SHAPES.get(str(kind), {})
+    wanted: Mapping[str, type | tuple[type, ...]] = {**SHAPE, **SHAPES.get(str(kind), {})}
     if kind not in SHAPES:
         wanted = {"kind": ()}
     for key, types in wanted.items():

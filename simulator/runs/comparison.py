@@ -58,6 +58,7 @@ METRICS: Final[Mapping[str, Metric]] = {
         Metric("money.usd_per_million_tokens", "price", "$/1M", 0),
         Metric("bounds.ttft_over_no_queue", "TTFT / empty fleet", "×", -1),
         Metric("bounds.e2e_over_no_queue", "E2E / empty fleet", "×", -1),
+        Metric("bounds.e2e_over_bound", "E2E / bound", "×", -1),
         Metric("bounds.e2e_over_srpt", "E2E / pooled SRPT", "×", -1),
     )
 }

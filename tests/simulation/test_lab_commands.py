@@ -209,6 +209,9 @@ def test_the_list_names_everything(place: Path) -> None:
 
     assert "demo" in found["scenarios"]
     assert found["policies"]["least_weighted"] == "fewest for its capacity"
+    assert found["policies"]["oracle"] == "ours with the true lengths, lab only"
+    assert "oracle, and coster-TERM" in call("run", "small.toml", "--policy", "best", code=1)
+    call("run", "small.toml", "--requests", "60", "--set", "policy=oracle")
 
 
 def test_help_imports_nothing_heavy() -> None:
