@@ -43,7 +43,7 @@ SPREAD_MIN, SPREAD_MAX = 0.05, 1.5
 
 @dataclass(slots=True)
 class Calibration:
-    """How predictions of one model's times to the first token compare with what was."""
+    """How predictions of one model's times compare with what was: to the first token, or whole."""
 
     count: int = 0
     log_error_sum: float = 0.0
@@ -77,6 +77,7 @@ class Learning:
         self._fleet = fleet
         self._private = private
         self.calibration: dict[ModelId, Calibration] = {}
+        self.totals: dict[ModelId, Calibration] = {}
         self.opened = 0  # breakers, ever
 
     def outcome(self, outcome: Outcome, held: Reservation | None, now_s: float) -> None:
@@ -88,6 +89,7 @@ class Learning:
             self._worked(machine)
             if held is not None:
                 self._measure(outcome, held)
+                self._count_total(outcome, held)
         elif outcome.result in ("failed", "rejected"):
             if outcome.result == "rejected":
                 self._lower_cap(machine, now_s)
@@ -135,6 +137,17 @@ class Learning:
             error = log(max(step_ms, 1e-3) / held.predicted_step_ms)
             values["bias_step"] = _corrected(fleet.place(machine, model, "bias_step"), error)
         fleet.write_place(machine, model, values)
+
+    def _count_total(self, outcome: Outcome, held: Reservation) -> None:
+        """The same of the whole answer: of its length, too, there was only an expectation."""
+        predicted_ms = (held.ends_s - held.granted_s) * 1e3
+        if held.model is None or outcome.total_ms is None or predicted_ms <= 0:
+            return
+        if outcome.machine in self._private:
+            return
+        error = log(max(outcome.total_ms, 0.1) / max(predicted_ms, 0.1))
+        totals = self.totals.setdefault(held.model, Calibration())
+        totals.note(error, within_high=outcome.total_ms <= held.high_total_ms)
 
 
 def breaker_of(fleet: Fleet, machine: MachineId, now_s: float) -> int:
