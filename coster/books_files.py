@@ -69,6 +69,9 @@ def export(
         bool,
         typer.Option("--anonymize/--no-anonymize", help="Of a trace: pseudonyms for who asked."),
     ] = True,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Write over a file that is there.")
+    ] = False,
     data: Data = None,
     database: Database = None,
 ) -> None:
@@ -86,6 +89,7 @@ def export(
         paths = paths_of(data)
         rows = open_rows(paths.data, database_of(paths, database))
         notes: Counter[str] = Counter()
+        written: Counter[str] = Counter()
         try:
             if trace:
                 from coster.trace_export import trace_lines
@@ -93,14 +97,24 @@ def export(
                 lines = trace_lines(rows, paths.data, chosen, notes, anonymise=anonymize)
             else:
                 lines = export_lines(rows, chosen_form, chosen)
+            lines = _counted(lines, written)
             if out == "-":
                 sys.stdout.writelines(lines)
             else:
-                _write_private(Path(out).expanduser().absolute(), lines)
+                _write_private(Path(out).expanduser().absolute(), lines, replace=replace)
         finally:
             rows.close()
     for words, count in notes.items():
         sys.stderr.write(f"{count:,} {words}\n")
+    if trace and not written:
+        after = f" since {since}" if since else ""
+        sys.stderr.write(f"no requests{after}{f' of {account}' if account else ''}\n")
+
+
+def _counted(lines: Iterable[str], written: Counter[str]) -> Iterator[str]:
+    for line in lines:
+        written["lines"] += 1
+        yield line
 
 
 def _day_ns(day: str | None) -> int:
@@ -113,8 +127,13 @@ def _day_ns(day: str | None) -> int:
     return int(found.timestamp()) * 1_000_000_000
 
 
-def _write_private(path: Path, lines: Iterable[str]) -> None:
-    """The file is there only when all of it is; nobody else can read it. A `.gz` is packed."""
+def _write_private(path: Path, lines: Iterable[str], *, replace: bool) -> None:
+    """The file is there only when all of it is; nobody else can read it. A `.gz` is packed.
+
+    Raises Conflict when it is there already and may not be replaced.
+    """
+    if path.exists() and not replace:
+        raise Conflict(f"{path} exists already; give --replace, or another --out.", "out")
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

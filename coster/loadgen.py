@@ -10,6 +10,7 @@ import typer
 
 from coster.options import Data, Json, Url, count_of, reported
 from coster.output import print_json, styled
+from coster.stopping import terminable
 from market.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def loadgen(
 
     Ctrl-C ends it early; what was measured until then is kept and marked as a part.
     """
-    with reported(as_json=json):
+    with reported(as_json=json), terminable():
         from coster.market_http import api
 
         connection = api(data, url, key[0] if key else None, "demo_key")
@@ -88,6 +89,7 @@ def loadgen(
         keys = tuple(key or (connection.key,))
         if accounts is not None:
             keys = _opened(connection, operations, accounts, keys if key else ())
+        market.check_keys(connection.base, keys)
         load = _load(scenario, seen, connection.base, keys, tokenizer)
         first = scenario.seed if seed is None else seed
         folder = out or Path("runs") / f"{scenario.name}-live-{first}"

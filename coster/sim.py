@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +10,7 @@ import typer
 
 from coster.options import Json, count_of, reported
 from coster.output import DEGRADED, ERROR, print_json
+from coster.stopping import ONE, SEVERAL, interruptible
 from market.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -37,9 +36,12 @@ Set = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder [default: in runs/].")]
 Replace = Annotated[bool, typer.Option("--replace", help="Write over an earlier run.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where it was interrupted.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Of several runs: go on where it was interrupted.")
+]
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", "-j", min=1, help="Processes [default: all cores].")
+    int | None,
+    typer.Option("--jobs", "-j", min=1, help="Of several runs: processes [default: all cores]."),
 ]
 
 Ray = Annotated[
@@ -77,9 +79,12 @@ def run(
     from coster.sim_progress import requests_told, runs_told
     from simulator.runs import experiment
 
-    with reported(as_json=json), _interruptible():
+    with reported(as_json=json):
         what = _load(scenario, settings, requests)
         chosen, times = policy or what.policy, repeat or what.repeat
+        if times == 1:
+            _only_for_several(resume=resume, jobs=jobs, ray=ray)
+    with reported(as_json=json), interruptible(SEVERAL if times > 1 else ONE):
         if times > 1:
             with runs_told(quiet=json) as told:
                 compared = experiment.compare(
@@ -88,8 +93,6 @@ def run(
                 )  # fmt: skip
             _show_comparison(compared, as_json=json)
             return
-        if ray is not None:
-            raise InvalidRequest("One run is done here; --ray is for several: add --repeat.", "ray")
         with requests_told(what.requests, quiet=json) as progress:
             result = experiment.run(what, chosen, seed, out, replace=replace, progress=progress)
     if json:
@@ -123,7 +126,7 @@ def compare(
     from coster.sim_progress import runs_told
     from simulator.runs import experiment
 
-    with reported(as_json=json), _interruptible(), runs_told(quiet=json) as told:
+    with reported(as_json=json), interruptible(SEVERAL), runs_told(quiet=json) as told:
         compared = experiment.compare(
             _load(scenario, settings), _names(policies), repeat, out, seed=seed, until=until,
             metric=metric, resume=resume, replace=replace, executor=_executor(jobs, ray), told=told,
@@ -152,7 +155,7 @@ def sweep(
     from simulator.runs import experiment
     from simulator.setup.settings import swept_of
 
-    with reported(as_json=json), _interruptible():
+    with reported(as_json=json), interruptible(SEVERAL):
         fixed, over = swept_of(settings)
         with runs_told(quiet=json) as told:
             swept = experiment.sweep(
@@ -185,7 +188,7 @@ def replay(
     from simulator.runs import experiment
     from simulator.setup.replay import replayed
 
-    with reported(as_json=json), _interruptible():
+    with reported(as_json=json), interruptible():
         what = replayed(_load(scenario, settings), trace, speed, count_of(requests))
         with requests_told(what.requests, quiet=json) as progress:
             result = experiment.run(what, policy, seed, out, replace=replace, progress=progress)
@@ -231,7 +234,7 @@ def verify(
     from coster import sim_show
     from simulator.runs.verify import verify as verify_folder
 
-    with reported(as_json=json), _interruptible():
+    with reported(as_json=json), interruptible(""):
         verdicts = verify_folder(folder, cells=cells, executor=_executor(jobs, ray))
     same = all(verdict.same for verdict in verdicts)
     if json:
@@ -269,14 +272,14 @@ def calibrate(
 def list_all(json: Json = False) -> None:
     """The scenarios and the policies that there are."""
     from coster import sim_show
-    from market.policy.registry import POLICIES
+    from simulator.setup.policies import lab_policies
     from simulator.setup.scenario_files import load, shipped
 
     with reported(as_json=json):
         scenarios = {name: load(name).about for name in shipped()}
-    policies = {policy.name: policy.about for policy in POLICIES.values()}
+    policies = lab_policies()
     if json:
-        print_json({"scenarios": scenarios, "policies": policies})
+        print_json({"scenarios": scenarios, "policies": dict(policies)})
     else:
         sim_show.print_list(scenarios, policies)
 
@@ -287,7 +290,8 @@ def _show_comparison(compared: object, *, as_json: bool) -> None:
 
     assert isinstance(compared, Comparison)
     if as_json:
-        print_json({"folder": str(compared.folder), "summary": compared.summary})
+        told = {"folder": str(compared.folder), "summary": compared.summary}
+        print_json({**told, "again": dict(compared.again)})
     else:
         sim_show.print_comparison(compared)
 
@@ -306,6 +310,17 @@ def _load_with(scenario: str, values: Mapping[str, str]) -> Scenario:
     return load(scenario, values)
 
 
+def _only_for_several(*, resume: bool, jobs: int | None, ray: str | None) -> None:
+    """Refuse what would do nothing for one run."""
+    for given, option in ((resume, "resume"), ((jobs or 1) > 1, "jobs"), (ray, "ray")):
+        if given:
+            raise InvalidRequest(
+                f"One run is done here, by one process, and whole or not at all; --{option} is for "
+                "several: add --repeat.",
+                option,
+            )
+
+
 def _names(policies: str) -> list[str]:
     return [name.strip() for name in policies.split(",") if name.strip()]
 
@@ -322,16 +337,3 @@ def _executor(jobs: int | None, ray: str | None) -> Executor:
     from coster.sim_cluster import RayCluster
 
     return RayCluster(ray)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Say what becomes of what was done so far."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "nothing half done was kept; of several runs those that are done stay, and --resume "
-            "goes on from there\n"
-        )
-        raise

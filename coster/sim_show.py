@@ -10,14 +10,14 @@ from typing import Any, Final
 from coster.output import styled
 from simulator.report.scale import short, with_half
 from simulator.results import folders
-from simulator.runs.comparison import BETTER, METRICS, WORSE
+from simulator.runs.comparison import BETTER, DIFFERS, METRICS, WORSE, established
 from simulator.runs.experiment import Comparison, Result
 from simulator.runs.verify import Verdict
 
 SHOWN: Final = (
     "ttft_s.p50", "ttft_s.p99", "e2e_s.mean", "e2e_s.p99", "goodput.attainment",
     "throughput.completion_tokens_per_s", "machines.loads_per_mac_hour", "machines.earned_gini",
-    "bounds.e2e_over_no_queue",
+    "bounds.e2e_over_no_queue", "bounds.e2e_over_bound",
 )  # fmt: skip
 POINTS_MAX: Final = 20
 CELL: Final = 22
@@ -116,6 +116,9 @@ def print_comparison(comparison: Comparison) -> None:
     left = len(summary["points"]) - POINTS_MAX
     if left > 0:
         _say(f"  … and {left} more points in summary.json")
+    for why, count in comparison.again.items():
+        runs = "run was" if count == 1 else "runs were"
+        _say(f"  {styled('!', 'yellow', out)} {count} {runs} there and done again: {why}")
     _say(f"  report  {comparison.folder / folders.REPORT}")
 
 
@@ -137,11 +140,12 @@ def _print_point(policies: Sequence[str], reference: str, point: Mapping[str, An
             line += styled(cell, style, sys.stdout) if style else cell
         _say(line)
     for policy, found in point["differences"].items():
-        better = [METRICS[n].label for n in SHOWN if found.get(n, {}).get("verdict") == BETTER]
-        worse = [METRICS[n].label for n in SHOWN if found.get(n, {}).get("verdict") == WORSE]
+        better, worse, else_ = (
+            ", ".join(established(found, said)) for said in (BETTER, WORSE, DIFFERS)
+        )
         _say(
-            f"  {policy} against {reference}: better in {', '.join(better) or 'nothing'}; worse in "
-            f"{', '.join(worse) or 'nothing'}"
+            f"  {policy} against {reference}: better: {better or 'nothing'}; worse: "
+            f"{worse or 'nothing'}" + (f"; different: {else_}" if else_ else "")
         )
     for policy, names in point["alarms"].items():
         if names:
@@ -183,6 +187,8 @@ def print_calibration(result: Mapping[str, Any]) -> None:
             f"  {each['name']}, {each['count']:,} requests one by one: "
             f"{_percent(each['mape'])} off, bias {_signed(each['bias'])}{together}"
         )
+    for note in result["notes"]:
+        _say(f"{styled('!', 'yellow', out)} {note}")
     limit = _percent(result["tolerance"])
     if result["calibrated"]:
         _say(f"{styled('✓', 'green', out)} everything within {limit}: calibrated")
@@ -200,4 +206,4 @@ def print_list(scenarios: Mapping[str, str], policies: Mapping[str, str]) -> Non
         _say(styled(title, "bold", sys.stdout))
         for name, about in entries.items():
             _say(f"  {name:18} {about}")
-    _say("  coster-TERM        ours without one of its terms")
+    _say(f"  {'coster-TERM':18} ours without one of its terms")

@@ -21,6 +21,7 @@ from market.accounting.rows import RequestRow
 from market.policy.ask import Ask
 from simulator.workloads.trace_rows import TraceRow, anonymous, json_lines
 from storage.decision_asks import DecisionAsks
+from storage.export import check_owner
 from storage.ledger_rows import LedgerRows
 
 ROUTER_FILE: Final = "router.db"
@@ -40,8 +41,9 @@ def trace_lines(
 
     The key of the pseudonyms is made here and kept by nobody, so two exports have nothing in
     common. Names of conversations are callers' own words and never left as they are. Raises
-    StorageError when the books cannot be read.
+    NotFound when the chosen account is in no book, StorageError when they cannot be read.
     """
+    check_owner(rows.accounts(), chosen)
     asks = DecisionAsks(data / ROUTER_FILE)
     secret = secrets.token_bytes(SECRET_BYTES)
     try:

@@ -7,7 +7,7 @@ rows come and lines go one at a time, and only the accounts are held in memory.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from market.accounting import exports
 from market.accounting.chart import LEGS_PER_MAC, SETTLING, Account, Posting
@@ -27,16 +27,21 @@ def export_lines(rows: LedgerRows, form: Format, chosen: Selection) -> Iterator[
     be read or contradicts itself.
     """
     accounts = {account.number: account for account in rows.accounts()}
-    if not any(chosen.takes(account) for account in accounts.values()) and chosen.owner:
+    check_owner(accounts.values(), chosen)
+    entries = _entries(rows, accounts)
+    if form == "beancount":
+        return _beancount(entries, accounts, chosen)
+    return _table(entries, form, chosen)
+
+
+def check_owner(accounts: Iterable[Account], chosen: Selection) -> None:
+    """Raise NotFound when the chosen owner has no account."""
+    if chosen.owner and not any(map(chosen.takes, accounts)):
         raise NotFound(
             f"No account of {chosen.owner[:60]!r} is in the books; nothing was ever booked on it.",
             "account",
             "account_not_found",
         )
-    entries = _entries(rows, accounts)
-    if form == "beancount":
-        return _beancount(entries, accounts, chosen)
-    return _table(entries, form, chosen)
 
 
 def _table(entries: Iterator[Entry], form: Format, chosen: Selection) -> Iterator[str]:

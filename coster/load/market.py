@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from coster.market_http import Connection
-from market.errors import InvalidRequest, RateLimited, Unavailable
+from market.errors import Forbidden, InvalidRequest, RateLimited, Unauthenticated, Unavailable
 from market.fleet_file import MacSpec
 from market.hardware import CHIPS, hardware_of
+from market.keys import INFERENCE
 from market.money import NANO_PER_USD
 from market.routing.names import natural
 from simulator.setup.scenario import REQUESTS_MAX, Scenario
@@ -150,6 +151,27 @@ def _entry(spec: MacSpec) -> dict[str, Any]:
         "memory_gb": spec.hardware.memory_gb,
         "ask_pct": spec.ask_pct,
     }
+
+
+def check_keys(base: str, keys: Sequence[str]) -> None:
+    """Ask once with each key before anything is sent: a load of refusals measures nothing.
+
+    Raises Unauthenticated or Forbidden, which say what the market does and which key it was.
+    """
+    for number, key in enumerate(keys, 1):
+        which = "The key" if len(keys) == 1 else f"Key {number} of {len(keys)}"
+        try:
+            told = Connection(base, key).request("GET", "key")
+        except Unauthenticated as error:
+            raise Unauthenticated(
+                f"{which} is none of this market's: {error.message}", None, error.code
+            ) from error
+        if INFERENCE not in told["scopes"]:
+            raise Forbidden(
+                f"{which} may not ask for answers: it lacks the scope {INFERENCE!r}. Make one "
+                "with `coster keys create`.",
+                "key",
+            )
 
 
 def open_accounts(api: Connection, operations: Connection, count: int) -> tuple[str, ...]:

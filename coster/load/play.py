@@ -28,6 +28,8 @@ from simulator.workloads.source import Source
 FILES_MAX: Final = 65_536
 """Open sockets that are asked of the system; it may give less."""
 
+STOPS: Final = (signal.SIGINT, signal.SIGTERM)
+
 Told = Callable[[int], None]
 """Told how many requests have ended."""
 
@@ -108,18 +110,26 @@ async def _drive(load: Load, seed: int, writer: RequestWriter, told: Told | None
 
 @contextmanager
 def _stopped_by_interrupt(drive: Drive) -> Iterator[None]:
-    """The first interrupt stops the drive, a second one is Python's own again."""
+    """The first interrupt or SIGTERM stops the drive, a second one ends it at once."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
+        begin_anew()
         drive.stop()
 
-    loop.add_signal_handler(signal.SIGINT, stop)
+    def begin_anew() -> None:
+        for number in STOPS:
+            loop.remove_signal_handler(number)
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+    before = signal.getsignal(signal.SIGTERM)
+    for number in STOPS:
+        loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        begin_anew()
 
 
 def _allow_sockets() -> None:

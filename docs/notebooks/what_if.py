@@ -51,7 +51,8 @@ FLEETS = {
 
 # %% [markdown]
 # A sweep runs every value of a setting with the same seeds. (`InProcess` keeps it in this
-# process, as a notebook wants it; left out, a script's sweep takes all cores.)
+# process, which is quickest for so few and short runs; left out, a sweep takes all cores, from a
+# script as from a notebook.)
 
 # %%
 swept = sweep(

@@ -20,7 +20,7 @@ from simulator.results.columns import FloatArray
 from simulator.results.parquet import read_requests
 from simulator.results.summary import as_text
 from simulator.runs.cells import Cell, Plan, folder_of
-from simulator.runs.comparison import BETTER, METRICS, OPEN, WORSE, Metric
+from simulator.runs.comparison import BETTER, DIFFERS, METRICS, OPEN, WORSE, Metric, established
 
 SHOWN: Final = ("ttft_s.p50", "ttft_s.p99", "e2e_s.mean", "e2e_s.p99", "goodput.requests_per_s",
                 "goodput.attainment", "throughput.completion_tokens_per_s")  # fmt: skip
@@ -93,9 +93,13 @@ def _differences(policy: str, reference: str, differences: Mapping[str, Any]) ->
         tone = {BETTER: "good", WORSE: "bad"}.get(found["verdict"], "open")
         ends = [None if end is None else 100 * end for end in (low, high)]
         rows.append(Range(METRICS[name].label, 100 * mean, ends[0], ends[1], tone))
-    better = sum(found["verdict"] == BETTER for found in differences.values())
-    worse = sum(found["verdict"] == WORSE for found in differences.values())
-    words = f"Established: better in {better} numbers, worse in {worse}. Zero is {reference}."
+    better, worse, else_ = (
+        len(established(differences, said)) for said in (BETTER, WORSE, DIFFERS)
+    )
+    words = (
+        f"Established: better in {better} numbers, worse in {worse}, different in {else_} that "
+        f"have no good direction. Zero is {reference}."
+    )
     svg = ranges(f"{policy} against {reference}", rows, Axis("difference", "%"))
     behind = table(
         "Relative differences", ("", "mean", "from", "to"),

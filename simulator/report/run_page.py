@@ -158,6 +158,8 @@ def _bounds_table(summary: Mapping[str, Any]) -> str:
          short(bounds["no_queue_e2e_s"], "s"), short(bounds["e2e_over_no_queue"], "×")),
         ("whole answer, mean", short(whole, "s"), "one pooled server, shortest first",
          short(bounds["srpt_e2e_s"], "s"), short(bounds["e2e_over_srpt"], "×")),
+        ("whole answer, mean", short(whole, "s"), "the higher of these two",
+         short(bounds.get("bound_e2e_s"), "s"), short(bounds.get("e2e_over_bound"), "×")),
         ("requests a second", short(summary["throughput"]["offered_per_s"]),
          "work as a fluid", short(bounds["fluid_requests_per_s"]),
          short(bounds["load"], "×")),

@@ -17,6 +17,7 @@ import numpy as np
 
 from market.errors import InvalidRequest
 from simulator.results import folders
+from simulator.results.alike import check_side, unlike
 from simulator.results.columns import AnyArray, FloatArray, Requests
 from simulator.results.metrics import tpot_ms
 from simulator.results.parquet import read_requests
@@ -67,16 +68,20 @@ class Matched:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The answered requests of both sides after the warm-up of both, of one seed."""
+    """The answered requests of both sides after the warm-up of both, of one seed. `notes` has
+    what else differs between them.
+    """
 
     real: Requests
     simulated: Requests
+    notes: tuple[str, ...] = ()
 
 
 def calibrate(real: Path, simulated: Path) -> dict[str, Any]:
     """Both sides' numbers beside each other. Each is a run, or a folder of several.
 
-    Raises InvalidRequest when there is too little, or nothing that belongs together.
+    Raises InvalidRequest when there is too little, or nothing that belongs together: `real` must
+    have been measured and `simulated` not, of the same models and workload.
     """
     pairs = pairs_of(real, simulated)
     errors = compared(pairs)
@@ -89,6 +94,7 @@ def calibrate(real: Path, simulated: Path) -> dict[str, Any]:
                 sum(len(pair.real) for pair in pairs),
                 sum(len(pair.simulated) for pair in pairs),
             ],
+            "notes": sorted({note for pair in pairs for note in pair.notes}),
             "tolerance": TOLERANCE,
             "calibrated": all(each.within for each in errors),
             "errors": [
@@ -110,7 +116,7 @@ def calibrate(real: Path, simulated: Path) -> dict[str, Any]:
 
 def pairs_of(real: Path, simulated: Path) -> list[Pair]:
     """The runs of both sides by their seeds; one run of each belongs together in any case."""
-    sides = [_by_seed(folder) for folder in (real, simulated)]
+    sides = [_by_seed(real, measured=True), _by_seed(simulated, measured=False)]
     if all(len(side) == 1 for side in sides):
         (one,), (other,) = (side.values() for side in sides)
         return [_pair(one, other)]
@@ -125,7 +131,7 @@ def pairs_of(real: Path, simulated: Path) -> list[Pair]:
     return [_pair(sides[0][seed], sides[1][seed]) for seed in shared]
 
 
-def _by_seed(folder: Path) -> dict[int, Path]:
+def _by_seed(folder: Path, *, measured: bool) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for place in folders.runs_in(folder):
         manifest = folders.read_manifest(place)
@@ -135,6 +141,7 @@ def _by_seed(folder: Path) -> dict[int, Path]:
                 "of the whole. Measure it again.",
                 "folder",
             )
+        check_side(place, manifest, measured=measured)
         if manifest["seed"] in found:
             raise InvalidRequest(
                 f"{place} and {found[manifest['seed']]} have the same seed, so it is not known "
@@ -146,6 +153,7 @@ def _by_seed(folder: Path) -> dict[int, Path]:
 
 
 def _pair(real: Path, simulated: Path) -> Pair:
+    notes = tuple(unlike(real, simulated))
     sides, from_s = [], 0.0
     for folder in (real, simulated):
         requests = _answered(read_requests(folder / folders.REQUESTS))
@@ -160,7 +168,7 @@ def _pair(real: Path, simulated: Path) -> Pair:
                 "needed to say anything.",
                 "folder",
             )
-    return Pair(*cut)
+    return Pair(cut[0], cut[1], notes)
 
 
 def compared(pairs: Sequence[Pair]) -> list[Error]:

@@ -16,18 +16,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 from market.errors import Conflict, InvalidRequest
-from simulator.results.parquet import versions as parquet_versions
 from simulator.results.summary import as_text
+from simulator.results.surroundings import surroundings
 from simulator.setup.scenario import Scenario
 
 MANIFEST: Final = "manifest.json"
@@ -40,21 +37,45 @@ COMPARED: Final = (REQUESTS, MACHINES, SUMMARY)
 """Equal for equal runs, to the byte."""
 
 SCHEMA: Final = 1
-GIT_S_MAX: Final = 5.0
 PARTIAL: Final = ".partial-"
+SHAPE: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "complete": bool,
+    "seed": int,
+    "config": dict,
+    "inputs": dict,
+    "versions": dict,
+}
+SHAPES: Final[Mapping[str, Mapping[str, type | tuple[type, ...]]]] = {
+    "run": {"policy": str, "policy_named": bool, "files": dict},
+    "comparison": {
+        "policies": list,
+        "points": list,
+        "repeat": int,
+        "repeated": int,
+        "metric": str,
+        "until": (float, int, type(None)),
+    },
+}
+"""What manifests hold beside names, by their kind: enough for the readers to rely on."""
+
+DAMAGED: Final = "damaged"
 
 
 @contextmanager
 def whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to write into that becomes `folder` when the block ends, or never.
 
-    Raises Conflict when there is something already and it may not be replaced.
+    Raises Conflict when there is something already and it may not be replaced, InvalidRequest
+    when nothing can be written there.
     """
-    check_free(folder, replace=replace)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    partial = folder.with_name(f".{folder.name}{PARTIAL}{os.getpid()}")
-    partial.mkdir()
+    try:
+        check_free(folder, replace=replace)
+        partial = folder.with_name(f".{folder.name}{PARTIAL}{os.getpid()}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        partial.mkdir()
+    except OSError as error:
+        raise unwritable(folder, error) from error
     try:
         yield partial
         check_free(folder, replace=replace)
@@ -64,6 +85,12 @@ def whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     finally:
         if partial.exists():
             shutil.rmtree(partial)
+
+
+def unwritable(path: Path, error: OSError) -> InvalidRequest:
+    """What to say of a place where nothing can be written."""
+    why = error.strerror or type(error).__name__
+    return InvalidRequest(f"{path} cannot be written: {why}. Give another --out.", "out")
 
 
 def check_free(folder: Path, *, replace: bool) -> None:
@@ -115,52 +142,6 @@ def manifest_of(
     }
 
 
-def surroundings() -> dict[str, Any]:
-    """The versions that ran, and the checkout's revision where there is one."""
-    return {
-        "versions": {
-            "coster": _version(),
-            "python": platform.python_version(),
-            **parquet_versions(),
-        },
-        "git": git_revision(Path(__file__).parent),
-    }
-
-
-def _version() -> str | None:
-    try:
-        return metadata.version("coster")
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def git_revision(place: Path) -> dict[str, Any] | None:
-    """The commit that is checked out there and whether something is changed; None elsewhere.
-
-    Only a checkout of ours counts: an environment inside somebody's repository is no part of it.
-    """
-    try:
-        top = _git(place, "rev-parse", "--show-toplevel")
-        if top is None or not Path(__file__).is_relative_to(Path(top) / "simulator"):
-            return None
-        revision = _git(place, "rev-parse", "HEAD")
-        changed = _git(place, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return None if revision is None else {"revision": revision, "changed": bool(changed)}
-
-
-def _git(place: Path, *args: str) -> str | None:
-    done = subprocess.run(  # noqa: S603 - fixed arguments
-        ["git", "-C", str(place), *args],  # noqa: S607 - whichever git the user has
-        capture_output=True,
-        text=True,
-        timeout=GIT_S_MAX,
-        check=False,
-    )
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
 def inputs_of(scenario: Scenario) -> dict[str, str]:
     """The digests of the files that a workload reads."""
     tables = json.loads(scenario.config)["workload"]
@@ -205,7 +186,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise InvalidRequest(f"{folder / MANIFEST} is of another version of coster.", "folder")
+    _check_shape(manifest, folder / MANIFEST)
     return manifest
+
+
+def _check_shape(manifest: Mapping[str, Any], path: Path) -> None:
+    """Raise InvalidRequest for values that no run of ours has: somebody has edited them."""
+    kind = manifest.get("kind")
+    wanted: Mapping[str, type | tuple[type, ...]] = {**SHAPE, **SHAPES.get(str(kind), {})}
+    if kind not in SHAPES:
+        wanted = {"kind": ()}
+    for key, types in wanted.items():
+        value = manifest.get(key)
+        if not isinstance(value, types) or (types is int and isinstance(value, bool)):
+            said = "missing" if key not in manifest else f"{value!r}"[:40]
+            raise InvalidRequest(
+                f"{path}: {key} is {said}, which no run of ours has: the manifest was edited. "
+                "Run it again.",
+                "folder",
+            )
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -231,12 +230,19 @@ def runs_in(folder: Path) -> list[Path]:
 
 def is_whole(folder: Path, expected: Mapping[str, Any]) -> bool:
     """Whether a complete run with these manifest values is there, its files as they were."""
-    if not (folder / MANIFEST).is_file():
-        return False
+    return (folder / MANIFEST).is_file() and unlike(folder, expected) is None
+
+
+def unlike(folder: Path, expected: Mapping[str, Any]) -> str | None:
+    """What keeps the run in a folder from being the one that is wanted: the name of the first of
+    these manifest values that is another one, or `damaged`. None when it can stand as it is.
+    """
     manifest = read_manifest(folder)
-    if not manifest.get("complete") or any(manifest.get(k) != v for k, v in expected.items()):
-        return False
-    return all(
+    for key, value in expected.items():
+        if manifest.get(key) != value:
+            return key
+    whole = manifest.get("complete") and all(
         (folder / name).is_file() and digest_of(folder / name) == digest
         for name, digest in manifest["files"].items()
     )
+    return None if whole else DAMAGED

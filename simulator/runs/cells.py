@@ -6,7 +6,9 @@ when every cell is there; what was interrupted goes on where it was.
 
 from __future__ import annotations
 
+import functools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any, Final
 from market.errors import Conflict, InvalidRequest
 from market.policy.registry import Policy
 from simulator.results import folders
+from simulator.results.surroundings import surroundings
 from simulator.runs.comparison import METRICS, Summaries, compared, settled
 from simulator.runs.executors import Executor
 from simulator.runs.tasks import WORLD, Task, policy_of
@@ -28,6 +31,23 @@ CELLS_MAX: Final = 100_000
 ROUND: Final = 5
 """Repetitions that are done before it is first asked whether they are enough, and from then on
 that many between two questions: stopping at each lucky moment would make intervals too narrow."""
+
+WHY_AGAIN: Final[Mapping[str, str]] = {
+    "scenario_hash": "its setting was another",
+    "policy": "its policy was another",
+    "policy_named": "its policy was a function",
+    "seed": "its seed was another",
+    "inputs": "a file that it reads has changed",
+    "versions": "it was run with other versions of coster, Python or its libraries",
+    "code": "it was run by other code of market/ or simulator/",
+    folders.DAMAGED: "its files are not as they were written",
+}
+"""Why a run that is there is done once more."""
+
+OWN: Final = "nobody knows whether a function is still the same"
+
+Again = Counter[str]
+"""How many runs were there and had to be done once more, by the reason."""
 
 Told = Callable[[int, int], None]
 """Told how many cells are done, and of how many."""
@@ -129,7 +149,7 @@ def manifest_of(plan: Plan, repeated: int = 0) -> dict[str, Any]:
         "scenario_hash": plan.scenario.hash,
         "config": json.loads(plan.scenario.config),
         "inputs": folders.inputs_of(plan.scenario),
-        **folders.surroundings(),
+        **surroundings(),
     }
 
 
@@ -152,48 +172,37 @@ def begin(plan: Plan, folder: Path, *, resume: bool, replace: bool) -> None:
     folders.write_json(folder / folders.MANIFEST, manifest)
 
 
-def do_all(plan: Plan, folder: Path, executor: Executor, told: Told | None = None) -> int:
-    """Do the cells that are missing, in rounds if the plan may end early; returns how many
-    repetitions there are in the end.
+def do_all(
+    plan: Plan, folder: Path, executor: Executor, told: Told | None = None
+) -> tuple[int, Again]:
+    """Do the cells that are missing, in rounds if the plan may end early. Returns how many
+    repetitions there are in the end, and which cells were there and could not stand.
     """
+    again = Again()
     if plan.until is None:
-        _do(plan, folder, executor, range(plan.repeat), told)
-        return plan.repeat
+        _do(plan, folder, executor, range(plan.repeat), told, again)
+        return plan.repeat, again
     repeat = 0
     while repeat < plan.repeat:
         more = range(repeat, min(repeat + ROUND, plan.repeat))
-        _do(plan, folder, executor, more, told)
+        _do(plan, folder, executor, more, told, again)
         repeat = more.stop
         points = summaries_of(plan, folder, repeat)
         if settled(points, plan.metric, plan.until):
             break
-    return repeat
+    return repeat, again
 
 
 def _do(
-    plan: Plan, folder: Path, executor: Executor, repetitions: range, told: Told | None
+    plan: Plan,
+    folder: Path,
+    executor: Executor,
+    repetitions: range,
+    told: Told | None,
+    again: Again,
 ) -> None:
     cells = list(_cells(plan, repetitions))
-    scenarios = [plan.at(point) for point in range(len(plan.points))]
-    missing: list[Task] = []
-    for cell in cells:
-        place, scenario = folder / folder_of(plan, cell), scenarios[cell.point]
-        seed, name = plan.seeds[cell.repetition], plan.names[cell.policy]
-        expected = {"scenario_hash": scenario.hash, "policy": name, "seed": seed}
-        # Nobody can say whether a function is still the one that an earlier attempt ran.
-        own = isinstance(plan.policies[cell.policy], Policy)
-        if own or not folders.is_whole(place, expected):
-            missing.append(
-                Task(
-                    config=scenario.config,
-                    policy=plan.policies[cell.policy],
-                    seed=seed,
-                    folder=place,
-                    report=False,
-                    replace=True,
-                    world=plan.world,
-                )
-            )
+    missing = _missing(plan, folder, cells, again)
     before = len(_cells_until(plan, repetitions.start))
     total = len(_cells_until(plan, plan.repeat))
     done = before + len(cells) - len(missing)
@@ -203,6 +212,43 @@ def _do(
         done += 1
         if told is not None:
             told(done, total)
+
+
+def _missing(plan: Plan, folder: Path, cells: Sequence[Cell], again: Again) -> list[Task]:
+    """What is to be done of these cells; `again` counts those that are there and cannot stand."""
+    scenarios = [plan.at(point) for point in range(len(plan.points))]
+    here = surroundings()
+    made_by = {key: here[key] for key in ("versions", "code")}
+    inputs = functools.cache(lambda point: folders.inputs_of(scenarios[point]))
+    missing: list[Task] = []
+    for cell in cells:
+        place, scenario = folder / folder_of(plan, cell), scenarios[cell.point]
+        policy, seed = plan.policies[cell.policy], plan.seeds[cell.repetition]
+        if (place / folders.MANIFEST).is_file():
+            expected = {
+                "scenario_hash": scenario.hash,
+                "policy": plan.names[cell.policy],
+                "policy_named": isinstance(policy, str),
+                "seed": seed,
+                "inputs": inputs(cell.point),
+                **made_by,
+            }
+            unlike = folders.unlike(place, expected)
+            if unlike is None and isinstance(policy, str):
+                continue
+            again[OWN if unlike is None else WHY_AGAIN[unlike]] += 1
+        missing.append(
+            Task(
+                config=scenario.config,
+                policy=policy,
+                seed=seed,
+                folder=place,
+                report=False,
+                replace=True,
+                world=plan.world,
+            )
+        )
+    return missing
 
 
 def _cells(plan: Plan, repetitions: range) -> Iterator[Cell]:

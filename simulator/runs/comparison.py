@@ -58,11 +58,12 @@ METRICS: Final[Mapping[str, Metric]] = {
         Metric("money.usd_per_million_tokens", "price", "$/1M", 0),
         Metric("bounds.ttft_over_no_queue", "TTFT / empty fleet", "×", -1),
         Metric("bounds.e2e_over_no_queue", "E2E / empty fleet", "×", -1),
+        Metric("bounds.e2e_over_bound", "E2E / bound", "×", -1),
         Metric("bounds.e2e_over_srpt", "E2E / pooled SRPT", "×", -1),
     )
 }
 
-BETTER, WORSE, OPEN = "better", "worse", "not told apart"
+BETTER, WORSE, DIFFERS, OPEN = "better", "worse", "differs", "not told apart"
 
 Summaries = Mapping[str, Sequence[Mapping[str, Any]]]
 """Of one point of a sweep: by policy, the summaries of its repetitions in order of the seeds."""
@@ -124,15 +125,28 @@ def _differences(
     return found
 
 
+def established(differences: Mapping[str, Any], said: str) -> list[str]:
+    """The labels of all numbers of which a verdict is said, shown in a table or not."""
+    return [
+        metric.label
+        for name, metric in METRICS.items()
+        if differences.get(name, {}).get("verdict") == said
+    ]
+
+
 def interval_of(metric: Metric, values: Sequence[float]) -> Interval:
     """By resampling for quantiles, by Student's t for what is a mean or a share."""
     return bootstrap_interval(values) if metric.is_quantile else t_interval(values)
 
 
 def verdict(metric: Metric, difference: Interval) -> str:
-    """Whether the sign of a difference is established, and whether it is the good one."""
-    if not difference.excludes_zero or metric.better == 0:
+    """Whether the sign of a difference is established, and whether it is the good one; of a
+    number without a good direction only the first.
+    """
+    if not difference.excludes_zero:
         return OPEN
+    if metric.better == 0:
+        return DIFFERS
     return BETTER if difference.mean * metric.better > 0 else WORSE
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -15,11 +16,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Final, NoReturn, Protocol
 
-from market.errors import Internal
+from market.errors import Internal, InvalidRequest
+from market.policy.registry import Policy
 from simulator.runs.tasks import Done, Task, run_task
 
 PROCESSES_MAX: Final = 256
 INTERRUPTED: Final = 130
+STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Executor(Protocol):
@@ -42,12 +45,18 @@ class InProcess:
 
 
 class LocalProcesses:
-    """Processes of this machine, each a fresh interpreter: nothing is inherited by accident."""
+    """Processes of this machine, each a fresh interpreter: nothing is inherited by accident, and
+    the caller's script is not run again in them, guarded or not.
+
+    Raises InvalidRequest for a policy whose function only the caller's script has.
+    """
 
     def __init__(self, processes: int | None = None) -> None:
         self._processes = min(processes or _cores(), PROCESSES_MAX)
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Done]]:
+        for task in tasks:
+            _check_travels(task.policy)
         strangers = set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(
             max_workers=min(self._processes, len(tasks)) or 1,
@@ -56,7 +65,7 @@ class LocalProcesses:
         )
         known: dict[Future[Done], int] = {}
         try:
-            with _interrupts_later():
+            with _interrupts_later(), _script_hidden():
                 known = {pool.submit(_run, task): number for number, task in enumerate(tasks)}
             left = set(known)
             while left:
@@ -86,23 +95,53 @@ def _cores() -> int:
 
 @contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """Hold an interrupt back until the block is over; processes begun in it hold it back, too."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Hold a stop back until the block is over; processes begun in it hold it back, too."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Processes begun in it do not run the script that began them.
+
+    A fresh process imports the main script of its parent, for what was pickled may be defined
+    there. Nothing of ours is, and a script that is not guarded would compare all over again in
+    each worker.
+    """
+    main = sys.modules["__main__"].__dict__
+    file, spec = main.pop("__file__", None), main.get("__spec__")
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main["__spec__"] = spec
+        if file is not None:
+            main["__file__"] = file
+
+
+def _check_travels(policy: str | Policy) -> None:
+    scorers = () if isinstance(policy, str) else policy.scorers.values()
+    if any(getattr(scorer, "__module__", None) == "__main__" for scorer in scorers):
+        assert isinstance(policy, Policy)
+        raise InvalidRequest(
+            f"The policy {policy.name} is a function of your script, which other processes do not "
+            "read: leave out the executor, or put the function into a module of its own.",
+            "policy",
+        )
 
 
 def _begin() -> None:
     """In a worker: being stopped ends the task quietly, its folder with it; the end of the
     parent ends the worker.
     """
-    if signal.SIGINT in signal.sigpending():
+    if signal.sigpending() & set(STOPS):
         os._exit(INTERRUPTED)
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in STOPS:
         signal.signal(name, _stop)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -8,8 +8,8 @@
     compare("multi_model", ["coster", "least_weighted"], repeat=10, out="runs/both")
 
 A policy is a name, or a function of one's own behind `custom`; only named ones travel to other
-processes and can be repeated by others. A script that compares on several cores keeps its calls
-under `if __name__ == "__main__":`, as Python wants it for processes that start afresh.
+processes and can be repeated by others. Those processes start afresh and do not read the script
+that asked for them, so it needs no `if __name__ == "__main__":`.
 """
 
 from __future__ import annotations
@@ -64,10 +64,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs that are in their folder. `summary["points"]` has one entry per point."""
+    """Several runs that are in their folder. `summary["points"]` has one entry per point.
+
+    `again` counts, by the reason, what was there already and could not stand beside the rest.
+    """
 
     folder: Path
     summary: Mapping[str, Any] = field(repr=False)
+    again: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def level(self, policy: str, metric: str, point: int = 0) -> Mapping[str, Any]:
         """A number of a policy: its `mean` and where it lies with 95 % confidence, from `low` to
@@ -201,14 +205,14 @@ def carry_out(
     cells.begin(plan, folder, resume=resume, replace=replace)
     own = any(isinstance(policy, Policy) for policy in plan.policies)
     chosen = executor or (InProcess() if own else LocalProcesses())
-    repeat = cells.do_all(plan, folder, chosen, told)
+    repeat, again = cells.do_all(plan, folder, chosen, told)
     summary = cells.comparison_of(plan, folder, repeat)
     folders.write_json(folder / folders.SUMMARY, summary)
     manifest = cells.manifest_of(plan, repeat)
     page = comparison_page(plan, folder, summary, manifest)
     (folder / folders.REPORT).write_text(page, "utf-8")
     folders.write_json(folder / folders.MANIFEST, manifest)
-    return Comparison(folder, summary)
+    return Comparison(folder, summary, again)
 
 
 def plan_of(manifest: Mapping[str, Any], source: str) -> Plan:

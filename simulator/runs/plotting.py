@@ -29,10 +29,13 @@ def write_plot(folder: Path, x: str, y: str, by: str = POLICY, out: Path | None 
     name = re.sub(r"[^\w.-]+", "-", f"plot-{y}-over-{x}-by-{by}.html")
     path = out if out is not None else folder / name
     if path.suffix == ".svg":
-        path.write_text(_alone(figure), "utf-8")
+        text = _alone(figure)
     else:
         text = page(title, [head(title, f"One curve per {by}."), plots([figure])])
+    try:
         path.write_text(text, "utf-8")
+    except OSError as error:
+        raise folders.unwritable(path, error) from error
     return path
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from market.errors import InvalidRequest
-from market.policy.registry import ORACLE, Policy, oracle, policy_named
+from market.policy.registry import Policy
 from simulator.records import Ended, MacUsed
 from simulator.report.run_page import run_page
 from simulator.results import folders
@@ -27,6 +27,7 @@ from simulator.results.columns import Requests
 from simulator.results.parquet import RequestWriter, read_machines, read_requests, write_machines
 from simulator.results.summary import as_text, summary_of
 from simulator.runs.own_policies import checked, listened
+from simulator.setup.policies import lab_policy
 from simulator.setup.scenario import Scenario
 from simulator.setup.scenario_files import of_config
 from simulator.world.run import Sink, Totals
@@ -165,9 +166,7 @@ def policy_of(policy: str | Policy) -> Policy:
 
     Raises InvalidRequest for a name that nobody has, and for one that is not the caller's to give.
     """
-    if policy == ORACLE:
-        return oracle({})
-    return policy_named(policy) if isinstance(policy, str) else checked(policy)
+    return lab_policy(policy) if isinstance(policy, str) else checked(policy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,10 +49,12 @@ def verify(
     """
     manifest = folders.read_manifest(folder)
     if not manifest["complete"]:
-        raise InvalidRequest(
-            f"{folder} is not complete: it was interrupted. Repeat its command with --resume.",
-            "folder",
+        fix = (
+            "Measure it again: half a load says little of the whole."
+            if "live" in manifest
+            else "Repeat its command with --resume."
         )
+        raise InvalidRequest(f"{folder} is not complete: it was interrupted. {fix}", "folder")
     if "live" in manifest:
         raise InvalidRequest(
             f"{folder} was measured on a running market, and no two measurements are alike. "
@@ -93,6 +95,7 @@ def _repeat(places: Sequence[Path], executor: Executor, world: str) -> list[Verd
 
 def _task(place: Path, again: Path, world: str) -> Task:
     manifest = folders.read_manifest(place)
+    _inputs_unchanged(manifest)
     if not manifest["policy_named"]:
         raise InvalidRequest(
             f"{place} was run under {manifest['policy']}, a function of its author; only who has "
@@ -131,7 +134,9 @@ def _why(
         for each in VERSIONS
         if manifest["versions"].get(each) != repeated["versions"].get(each)
     ]
-    if manifest["git"] != repeated["git"]:
+    if manifest.get("code") != repeated["code"]:
+        versions.append("other code of market/ or simulator/")
+    elif manifest["git"] != repeated["git"]:
         versions.append("another revision of the code")
     reason = f" (it was run with {'; '.join(versions)})" if versions else ""
     if name == folders.SUMMARY:

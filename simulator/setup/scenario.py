@@ -17,9 +17,9 @@ from market.errors import InvalidRequest, MarketError
 from market.fleet_file import MacSpec, fleet_of
 from market.hardware import GIB, memory_budget_bytes, profile_of
 from market.money import NANO_PER_USD
-from market.policy.registry import policy_named
 from market.settings import FEE_BPS_MAX, PlacementSettings
 from market.types import ModelId
+from simulator.setup.policies import lab_policy
 from simulator.setup.tables import Table
 from simulator.workloads.parsing import parse
 from simulator.workloads.spec import Workload
@@ -211,7 +211,7 @@ def _workloads(table: Table) -> tuple[Workload, ...]:
 def _policy(table: Table) -> str:
     name = table.text("policy", "coster", r"[\w\-]{1,60}")
     try:
-        policy_named(name)
+        lab_policy(name)
     except MarketError as error:
         raise InvalidRequest(f"{table.where('policy')}: {error.message}", "policy") from error
     return name

@@ -171,9 +171,35 @@ def test_the_lab_plays_what_was_exported(data: Path, tmp_path: Path, name: str) 
 
 def test_an_export_may_be_of_one_account_or_of_a_time(data: Path) -> None:
     """Other accounts' requests and those before the day are no part of it."""
-    assert export(data, "--account", "acct_nobody")[0] == ""
     assert export(data, "--since", "2100-01-01")[0] == ""
     assert len(lines_of(export(data, "--account", "acct_consumer")[0])) == COUNT
+
+
+def test_an_export_of_nothing_says_so(data: Path) -> None:
+    """An empty range is told with its day; an account that is in no book is an error."""
+    text, told = export(data, "--since", "2100-01-01", "--account", "acct_consumer")
+    assert (text, told) == ("", "no requests since 2100-01-01 of acct_consumer\n")
+
+    words = ("--data", str(data), "--account", "acct_nobody", "--out", str(data / "none.jsonl"))
+    result = CliRunner().invoke(app, ["ledger", "export", "--trace", *words])
+    assert result.exit_code == 1
+    assert "No account of 'acct_nobody' is in the books" in result.stderr
+    assert not (data / "none.jsonl").exists()
+
+
+def test_an_export_is_never_written_over_by_accident(data: Path, tmp_path: Path) -> None:
+    """What is at the place stays as it is until --replace is said."""
+    path = tmp_path / "thesis.jsonl"
+    path.write_text("years of work")
+    words = ["ledger", "export", "--trace", "--data", str(data), "--out", str(path)]
+
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert "exists already; give --replace" in result.stderr
+    assert path.read_text() == "years of work"
+
+    export(data, "--out", str(path), "--replace")
+    assert len(lines_of(path.read_text())) == COUNT
 
 
 def test_a_log_that_is_none_is_told(data: Path) -> None:

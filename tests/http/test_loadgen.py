@@ -209,7 +209,7 @@ def test_a_run_that_is_interrupted_is_kept_and_says_so(
     assert requests.is_("status", "open").any()
     with pytest.raises(InvalidRequest, match="not complete"):
         calibrate(folder, folder)
-    with pytest.raises(InvalidRequest, match="not complete"):
+    with pytest.raises(InvalidRequest, match=r"not complete.*Measure it again"):
         verify(folder)
 
 
@@ -270,3 +270,29 @@ def test_what_cannot_be_played_is_refused_before_anything_is_sent(
     assert result.exit_code == code, result.output
     assert said in result.output
     assert market.fleet.requests == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["sk-coster-none"], "The key is none of this market's"),
+        ([Market.KEY, "sk-coster-none"], "Key 2 of 2 is none of this market's"),
+        ([Market.MANAGEMENT], "may not ask for answers"),
+    ],
+    ids=["wrong", "one of two", "no inference"],
+)
+def test_a_key_that_cannot_ask_ends_it_before_anything_is_sent(
+    keys: list[str], said: str, server: Server, place: Path, market: Market
+) -> None:
+    """A load under a wrong key would be a table of refusals: it ends as without one, code 4, and
+    leaves no folder.
+    """
+    words = ["small.toml", "--url", server.base_url, "--out", "run"]
+    words += [word for key in keys for word in ("--key", key)]
+
+    result = CliRunner().invoke(app, ["loadgen", *words])
+
+    assert result.exit_code == 4, result.output
+    assert said in result.output
+    assert market.fleet.requests == []
+    assert not (place / "run").exists()

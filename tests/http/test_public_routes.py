@@ -265,7 +265,9 @@ async def test_no_public_body_holds_a_secret(market: LedgerMarket) -> None:
 
 
 async def test_a_market_of_larger_groups_withholds_what_is_of_fewer(market: LedgerMarket) -> None:
-    """One owner and one caller where groups are of two: null everywhere, and never a zero."""
+    """One owner and one caller where groups are of two: null everywhere, and never a zero,
+    in the shapes that are published.
+    """
     await served(market, 2)
     later(market, 900)
     app = market.gateway(group_min=2)
@@ -277,6 +279,14 @@ async def test_a_market_of_larger_groups_withholds_what_is_of_fewer(market: Ledg
     board = (await get(market, "/v1/leaderboard", app)).json
     await app.close()
 
+    for name, told in {
+        "stats": stats,
+        "network_totals": totals,
+        "network_analytics": analytics,
+        "leaderboard": board,
+    }.items():
+        jsonschema.validate(told, schema(name))
+        assert exactly_typed(told, schema(name))
     assert stats["total_requests"] is totals["jobs"] is totals["active_accounts"] is None
     assert set(analytics["totals"].values()) == {None}
     assert analytics["top_models"][0]["rank"] is None

@@ -57,7 +57,9 @@ def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]
 
 async def status_of(market: LedgerMarket, method: str, path: str, key: str | None) -> Exchange:
     filled = re.sub(r"\{(\w+)\}", r"no_such_\1", path)
-    return await Exchange(b"{}", path=filled, method=method, key=key).go(market.app)
+    query = b"format=csv" if path.endswith("/export") else b""
+    made = Exchange(b"{}", path=filled, method=method, key=key, query=query)
+    return await made.go(market.app)
 
 
 async def test_every_route_takes_exactly_the_scopes_it_names(market: LedgerMarket) -> None:

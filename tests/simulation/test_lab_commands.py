@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -15,8 +17,11 @@ import pytest
 from typer.testing import CliRunner
 
 import simulator.world.run
+from coster import sim_show
 from coster.main import app
 from simulator.results import folders
+from simulator.runs.comparison import METRICS
+from simulator.runs.experiment import Comparison
 from tests.support import lab_world
 
 COSTER = (sys.executable, "-m", "coster")
@@ -82,6 +87,12 @@ def test_json_is_one_document_and_errors_are_too(place: Path) -> None:
         (("verify", "."), "is not a run"),
         (("plot", ".", "--x", "a", "--y", "b"), "is not a run"),
         (("calibrate", ".", "--real", "."), "is not a run"),
+        (("run", "small.toml", "--resume"), "--resume is for several: add --repeat"),
+        (("run", "small.toml", "-j", "2"), "--jobs is for several: add --repeat"),
+        (("run", "small.toml", "--ray", "auto"), "--ray is for several: add --repeat"),
+        (("run", "small.toml", "--out", "small.toml/one"), "small.toml/one cannot be written: "),
+        (("run", "small.toml", "--out", "x" * 300), "cannot be written: File name too long"),
+        (("compare", "small.toml", "--out", "small.toml/a/b"), "small.toml/a/b cannot be written"),
     ],
 )
 def test_what_cannot_be_done_is_said_with_the_fix(
@@ -101,9 +112,29 @@ def test_a_comparison_tells_apart_what_differs(place: Path) -> None:
     text = call("compare", "small.toml", "--policies", "coster,random", "--repeat", "4", "-j", "1")
 
     assert "4 repetitions, paired by seed" in text
-    assert "random against coster: better in nothing; worse in" in text
+    assert "random against coster: better: nothing; worse: TTFT p50" in text
     assert "E2E mean" in text
     assert (place / "runs" / "small-compared-7" / folders.REPORT).is_file()
+
+
+def test_what_is_not_in_the_table_is_in_the_sentence(place: Path) -> None:
+    """The sentence under a table is of all numbers that are compared, as the report's is."""
+    call("compare", "small.toml", "--policies", "coster,random", "--repeat", "4", "-j", "1")
+    ((_, summary),) = ((path, json.loads(path.read_text())) for path in place.glob(
+        f"runs/*/{folders.SUMMARY}"))  # fmt: skip
+    point = summary["points"][0]
+    hidden = [name for name in METRICS if name not in sim_show.SHOWN]
+    for name, said in zip(hidden, ["better", "worse", "differs"], strict=False):
+        point["differences"]["random"].setdefault(name, {})["verdict"] = said
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        sim_show.print_comparison(Comparison(place, summary))
+
+    (line,) = [line for line in out.getvalue().splitlines() if "random against" in line]
+    parts = line.partition(": ")[2].split("; ")
+    for name, part in zip(hidden, parts, strict=False):
+        assert METRICS[name].label in part
+    assert [part.partition(":")[0] for part in parts] == ["better", "worse", "different"]
 
 
 def test_a_sweep_is_drawn_as_it_is_asked(place: Path) -> None:
@@ -117,6 +148,17 @@ def test_a_sweep_is_drawn_as_it_is_asked(place: Path) -> None:
     assert "<figure>" in (place / page).read_text()
     assert (place / "a.svg").read_text().startswith("<svg ")
     assert "there are" in call("plot", "swept", "--x", "nope", "--y", "ttft_s.p99", code=1)
+    words = (
+        "plot",
+        "swept",
+        "--x",
+        "workload.0.rate_per_s",
+        "--y",
+        "ttft_s.p99",
+        "--out",
+        "a/b.svg",
+    )
+    assert "a/b.svg cannot be written: No such file" in call(*words, code=1)
 
 
 def test_a_run_is_verified_and_a_changed_one_is_not(place: Path) -> None:
@@ -139,12 +181,17 @@ def test_a_comparison_is_verified_run_by_run(place: Path) -> None:
 
 
 def test_calibration_ends_with_what_it_found(place: Path) -> None:
-    """A run agrees with itself; against a slower world the exit code says degraded."""
-    call("run", "small.toml", "--out", "one")
-    call("run", "small.toml", "--out", "slow", "--policy", "random")
+    """The same times are calibrated; against a slower world the exit code says degraded."""
+    for name, policy in (("one", "coster"), ("real", "coster"), ("slow", "random")):
+        call("run", "small.toml", "--out", name, "--policy", policy)
+    told = folders.read_manifest(place / "real") | {"live": {"fleet_known": False}}
+    folders.write_json(place / "real" / folders.MANIFEST, told)
 
-    assert "everything within 10 %" in call("calibrate", "one", "--real", "one")
-    assert "not everything is within 10 %" in call("calibrate", "slow", "--real", "one", code=6)
+    text = call("calibrate", "one", "--real", "real")
+    assert "everything within 10 %" in text
+    assert "! the fleet is not known" in text
+    assert "not everything is within 10 %" in call("calibrate", "slow", "--real", "real", code=6)
+    assert "was simulated; --real wants" in call("calibrate", "one", "--real", "one", code=1)
 
 
 def test_repeats_are_a_folder_of_runs(place: Path) -> None:
@@ -162,6 +209,9 @@ def test_the_list_names_everything(place: Path) -> None:
 
     assert "demo" in found["scenarios"]
     assert found["policies"]["least_weighted"] == "fewest for its capacity"
+    assert found["policies"]["oracle"] == "ours with the true lengths, lab only"
+    assert "oracle, and coster-TERM" in call("run", "small.toml", "--policy", "best", code=1)
+    call("run", "small.toml", "--requests", "60", "--set", "policy=oracle")
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -182,6 +232,7 @@ def test_help_imports_nothing_heavy() -> None:
 SLOW = """
 import time
 import simulator.world.run
+from coster import sim_show
 from tests.support import lab_world
 
 def simulate(scenario, policy, seed, sink):
@@ -194,8 +245,11 @@ run()
 """
 
 
-def test_an_interrupt_ends_it_with_nothing_half_done(place: Path) -> None:
-    """Ctrl-C in the middle: exit code 130, a word on what stays, no folder of any kind."""
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_it_with_nothing_half_done(stop: signal.Signals, place: Path) -> None:
+    """Ctrl-C or SIGTERM in the middle: exit code 130, a word on what stays, no folder of any
+    kind.
+    """
     (place / "slow.py").write_text(SLOW)
     root = Path(__file__).parents[2]
     command = [sys.executable, "slow.py", "sim", "run", "small.toml", "--out", "one"]
@@ -206,11 +260,12 @@ def test_an_interrupt_ends_it_with_nothing_half_done(place: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
 
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, said = process.communicate(timeout=30)
 
     assert process.returncode == 130
-    assert "nothing half done was kept" in said
+    assert "nothing of this run was kept" in said
+    assert "--resume" not in said
     assert "Traceback" not in said
     assert {path.name for path in place.iterdir()} == {"small.toml", "slow.py"}
 
@@ -225,12 +280,15 @@ def simulate(scenario, policy, seed, sink):
     time.sleep(60)
 
 if __name__ == "__main__":
+    from coster.stopping import terminable
     from simulator.runs.experiment import compare
-    compare("small.toml", ["coster", "random"], 2, "both", world="slow:simulate")
+    with terminable():
+        compare("small.toml", ["coster", "random"], 2, "both", world="slow:simulate")
 """
 
 
-def test_an_interrupt_ends_the_other_processes_too(place: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_other_processes_too(stop: signal.Signals, place: Path) -> None:
     """The workers of a comparison stop at once, and take their unfinished folders with them."""
     (place / "slow.py").write_text(SEVERAL)
     root = Path(__file__).parents[2]
@@ -241,7 +299,7 @@ def test_an_interrupt_ends_the_other_processes_too(place: Path) -> None:
     while not (place / "begun").exists() and process.poll() is None:
         time.sleep(0.05)
 
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, said = process.communicate(timeout=30)
 
     assert process.returncode != 0

@@ -109,6 +109,11 @@ def test_the_real_world_agrees_with_itself(tmp_path: Path) -> None:
     assert result.summary["money"]["revenue_nano"] > 0
     assert result.summary["bounds"]["ttft_over_no_queue"] > 1
     assert result.summary["bounds"]["e2e_over_srpt"] > 1
+    assert (
+        1
+        < result.summary["bounds"]["e2e_over_bound"]
+        <= min(result.summary["bounds"][name] for name in ("e2e_over_no_queue", "e2e_over_srpt"))
+    )
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:

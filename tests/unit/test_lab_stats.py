@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.limits.numerics import t_quantile
-from simulator.runs.comparison import BETTER, METRICS, OPEN, WORSE, compared, verdict
+from simulator.runs.comparison import BETTER, DIFFERS, METRICS, OPEN, WORSE, compared, verdict
 from simulator.runs.stats import (
     Interval,
     batch_interval,
@@ -144,7 +144,8 @@ def test_a_verdict_needs_a_sign_that_is_established() -> None:
     assert verdict(ttft, Interval(-1.0, -2.0, -0.5, 9)) == BETTER
     assert verdict(goodput, Interval(-1.0, -2.0, -0.5, 9)) == WORSE
     assert verdict(ttft, Interval(-1.0, -2.0, 0.1, 9)) == OPEN
-    assert verdict(taste, Interval(-1.0, -2.0, -0.5, 9)) == OPEN
+    assert verdict(taste, Interval(-1.0, -2.0, -0.5, 9)) == DIFFERS
+    assert verdict(taste, Interval(-1.0, -2.0, 0.1, 9)) == OPEN
 
 
 def test_a_comparison_is_of_pairs_and_of_the_reference() -> None:
