@@ -139,6 +139,20 @@ async def caller(desk: Desk, request: Request, *scopes: str) -> KeyRecord:
     return record
 
 
+def refuse_unknown(request: Request) -> None:
+    """InvalidRequest for a query parameter that the route does not have: a filter that is not
+    heeded would answer another question than the one asked.
+    """
+    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    for name in request.query_params:
+        if name not in known:
+            raise InvalidRequest(
+                f"There is no parameter {name[:40]!r} here; there are {', '.join(sorted(known))}.",
+                name[:40],
+                "unknown_parameter",
+            )
+
+
 async def read_shape(request: Request, bodies: Bodies, shape: type[Body]) -> Body:
     """The request's JSON body as `shape`; an absent body is an empty object."""
     raw = await bodies.read(dict(request.scope["headers"]), request.receive)

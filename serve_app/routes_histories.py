@@ -32,7 +32,7 @@ from serve_app.histories import (
     sums_asked,
 )
 from serve_app.openapi import operation
-from serve_app.rest import answer, caller
+from serve_app.rest import answer, caller, refuse_unknown
 from serve_app.routes_payments import PAGE_DEFAULT, PAGE_MOST
 from serve_app.schemas import UsageEntry
 from serve_app.schemas_histories import EarningsSums, UsagePageAnswer, UsageSums
@@ -103,6 +103,7 @@ def _add_usage(app: FastAPI, desk: Desk, passed: Callable[[AccountId], None]) ->
         by some of model, key, and hour or day.
         """
         record = await caller(desk, request, BILLING_READ)
+        refuse_unknown(request)
         filters = Filters(begin, to, window, tuple(model), tuple(key), (), by)
         if cursor is None and not filters.given:
             rows = await accountant.usage(record.account, limit)
@@ -145,6 +146,7 @@ def _add_usage_export(
     ) -> Response:
         """Every charged request, newest first, as one stream of CSV, JSON or a JSON line each."""
         record = await caller(desk, request, BILLING_READ)
+        refuse_unknown(request)
         passed(record.account)
         filters = Filters(begin, to, window, tuple(model), tuple(key))
 
@@ -184,6 +186,7 @@ def _add_earnings(app: FastAPI, desk: Desk, passed: Callable[[AccountId], None])
         as `by` says: told apart by some of machine, model, and hour or day, in pages.
         """
         record = await caller(desk, request, FLEET_READ, BILLING_READ)
+        refuse_unknown(request)
         filters = Filters(begin, to, window, tuple(model), (), tuple(machine), by)
         if cursor is None and not filters.given:
             if limit > PAGE_MOST:
@@ -226,6 +229,7 @@ def _add_earnings_export(
     ) -> Response:
         """Every paid job, newest first, as one stream of CSV, JSON or a JSON line each."""
         record = await caller(desk, request, FLEET_READ, BILLING_READ)
+        refuse_unknown(request)
         passed(record.account)
         filters = Filters(begin, to, window, tuple(model), (), tuple(machine))
 

@@ -24,7 +24,7 @@ from market.accounting.histories import (
     WorkWhere,
 )
 from market.accounting.paging import Fetch, Sum, page_of
-from market.accounting.periods import Between, Period, Stretch, stretch_of
+from market.accounting.periods import Between, Period, Rolling, Stretch, stretch_of
 from market.accounting.registry import UNCLAIMED, unclaimed
 from market.accounting.rollups import HOUR_S, MINUTE_S, NS_PER_S, Work
 from market.accounting.statistics import Told, Used, UseQuestion, Worked, WorkQuestion
@@ -153,7 +153,8 @@ class HistoryMethods(AccountantCore):
         try:
             return now_s, stretch_of(period, now_s, grain_s)
         except ValueError as error:
-            raise InvalidRequest(str(error), "window", "invalid_period") from error
+            named = "window" if isinstance(period, Rolling) else "from"
+            raise InvalidRequest(str(error), named, "invalid_period") from error
 
     def _moments(self, period: Period) -> tuple[int | None, int | None]:
         """From when on, and before when, in nanoseconds; None where there is no such bound."""
@@ -182,7 +183,10 @@ class HistoryMethods(AccountantCore):
         self._check_alive()
         self._books.customers.get(account)
         for key in keys:
-            self._books.customers.key(account, key)
+            try:
+                self._books.customers.key(account, key)
+            except NotFound as error:
+                raise NotFound(str(error), "key", "key_not_found") from error
 
     async def _check_own_machines(self, account: AccountId, machines: Sequence[MachineId]) -> None:
         """A machine is an account's own that is linked to it, or has ever earned for it."""
