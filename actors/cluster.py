@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import worker
 from ray.exceptions import (
     ActorUnschedulableError,
     GetTimeoutError,
@@ -275,6 +276,12 @@ def start_local_ray(temp_dir: Path, num_cpus: int) -> None:
         namespace=NAMESPACE,
         _temp_dir=str(temp_dir),
     )
+    # It prints, raw, what it has to say of each process that dies; its session logs keep that.
+    worker.print_to_stdstream = _told_by_ray
+
+
+def _told_by_ray(data: dict[str, Any], **_: Any) -> None:
+    log.info("ray: %s", " ".join(data["lines"]))
 
 
 def stop_local_ray() -> None:

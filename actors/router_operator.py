@@ -6,6 +6,7 @@ Drains and pins are remembered before they are acknowledged. Everything else her
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import time
@@ -18,6 +19,7 @@ from market.policy.registry import POLICIES
 from market.policy.scorers import SCORERS
 from market.routing.log import Intent, explain
 from market.routing.notes import replay
+from market.routing.readings import PRESENT
 from market.routing.roster import KnownMac
 from market.routing.stories import replayed_by, story_of
 from market.types import MachineId, ModelId, RequestId
@@ -53,7 +55,10 @@ class OperatorMethods(RouterCore):
         """
         known = self._state.roster.get(machine)
         called = known.called if known is not None else machine
-        words = self._state.placing.outlook(machine, called, model, time.monotonic())
+        now_s = time.monotonic()
+        mac = self._state.mac_of_fleet(machine, now_s)
+        drained = mac["drain"] is not None and mac["health"] != "lost"
+        words = self._state.placing.outlook(machine, called, model, now_s, drained=drained)
         self._state.placing.pin(machine, model, reason)
         await self._store.put_intent(Intent(machine, "pin", reason, time.time(), model))
         self._planning.look_now()
@@ -127,8 +132,10 @@ class OperatorMethods(RouterCore):
                 decision = await self._replayed(request_id, attempt["attempt"])
             if decision is None:
                 continue
+            if told["refusal"] is not None:
+                decision = dataclasses.replace(decision, refused=True)
             last = await asyncio.to_thread(story_of, decision)
-            told |= {name: last[name] for name in ("verdicts", "changes")}
+            told |= {name: last[name] for name in ("verdicts", "changes", "said_tokens")}
             if policy is not None:
                 told["replayed"] = await asyncio.to_thread(replayed_by, decision, policy)
         return story | last
@@ -173,10 +180,12 @@ class OperatorMethods(RouterCore):
 
     async def policies(self) -> dict[str, Any]:
         """Which policy routes now, which one does after a restart, and all there are."""
+        present = self._state.policy_called(PRESENT)
+        every = {**POLICIES, present.name: present}  # it may be one that is made by its name
         return {
-            "policy": self._state.policy,
+            "policy": present.name,
             "after_restart": self._policy,
-            "policies": [{"name": each.name, "about": each.about} for each in POLICIES.values()],
+            "policies": [{"name": each.name, "about": each.about} for each in every.values()],
             "terms": list(SCORERS),
         }
 

@@ -52,8 +52,12 @@ class MarketSteering(MarketOperator):
     async def queue(self) -> dict[str, Any]:
         return {"queues": await self._route("queue")}
 
-    async def placement(self) -> dict[str, Any]:
+    async def placement(self, model: str) -> dict[str, Any]:
         answer: dict[str, Any] = await self._route("placement")
+        if model:
+            answer["models"] = [each for each in answer.get("models", ()) if each["model"] == model]
+            if not answer["models"]:
+                raise NotFound(f"The market does not offer {model[:80]!r}.", "model")
         return {**answer, "names": await self._route("names")}
 
     async def policies(self) -> dict[str, Any]:
@@ -166,6 +170,7 @@ def _left(mac: Mapping[str, Any]) -> dict[str, Any]:
         "here": mac["health"] != "lost",
         "in_flight": mac["in_flight"],
         "only_here": mac["only_here"],
+        "no_room": mac["no_room"],
         "verdict": mac["verdict"],
     }
 

@@ -113,11 +113,17 @@ def _print_drain(answer: dict[str, Any]) -> None:
         return
     left = f"{_requests(answer['in_flight'])} left there" if answer["in_flight"] else "nothing runs"
     print_text(out, f"{name} takes nothing new ({answer['reason']}); {left}.")
-    if answer["only_here"]:
-        models = ", ".join(answer["only_here"])
-        print_text(
-            out, f"! No other Mac that takes work has {models}: requests for it wait until one has."
+    nowhere = ", ".join(answer["no_room"])
+    soon = ", ".join(model for model in answer["only_here"] if model not in answer["no_room"])
+    if soon:
+        said = f"! No other Mac that takes work has {soon}: requests for it wait until one has."
+        print_text(out, said)
+    if nowhere:
+        said = (
+            f"! No other Mac that takes work has {nowhere}, and none would load it: requests for "
+            "it are refused (503) until one does or this one is undrained."
         )
+        print_text(out, said)
 
 
 def undrain(mac: MacName, data: Data = None, json: Json = False) -> None:

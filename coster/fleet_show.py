@@ -69,14 +69,15 @@ def _counts(verdicts: Mapping[str, int]) -> str:
 
 def _row(mac: Mapping[str, Any]) -> list[Cell]:
     slots = mac["slots"]
+    busy = mac["running"] and mac["verdict"] != "OFFLINE"  # its last words are no news
     memory = f" {mac['memory_gb']}G" if mac["memory_gb"] else ""
     return [
         called(mac),
         (mac["verdict"], STYLES.get(mac["verdict"], "yellow")),
         _models(mac["places"]) or NOTHING,
         NOTHING if slots is None else f"{mac['in_flight']}/{slots}",
-        f"{mac['decode_tps']:.0f}" if mac["running"] and mac["decode_tps"] else NOTHING,
-        _each(mac["places"]),
+        f"{mac['decode_tps']:.0f}" if busy and mac["decode_tps"] else NOTHING,
+        _each(mac["places"]) if mac["verdict"] != "OFFLINE" else NOTHING,
         f"{mac['chip'] or NOTHING}{memory}",
         NOTHING if mac["uptime_s"] is None else _short(span(mac["uptime_s"])),
         NOTHING if mac["ask_pct"] is None else f"{mac['ask_pct']}%",

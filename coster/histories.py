@@ -95,7 +95,13 @@ def print_csv(rows: Sequence[dict[str, Any]], columns: Iterable[str]) -> None:
     names = [name for name in columns if any(row.get(name) is not None for row in rows)]
     writer = csv.DictWriter(sys.stdout, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow({name: _cell(row.get(name)) for name in names})
+
+
+def _cell(value: Any) -> Any:
+    """Dollars with all their nine decimals: spreadsheets take 3.3851e-05 for text."""
+    return f"{value:.9f}" if isinstance(value, float) else value
 
 
 def print_table(rows: Sequence[Sequence[str]], head: Sequence[str], left: int) -> None:

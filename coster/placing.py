@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
 from coster.fleet import MacName
 from coster.options import Data, Json, reported
 from coster.output import print_json
-from market.errors import NotFound
 
 placement = typer.Typer(
     help="Which model is on which Mac and why, and what comes next.", invoke_without_command=True
@@ -40,14 +40,11 @@ def show(
     from coster.placing_show import print_model, print_placement
 
     with reported(as_json=json):
-        answer = operations(data).request("GET", "/admin/placement")
-        if model is not None:
-            answer["models"] = [m for m in answer.get("models", ()) if m["model"] == model]
-            if not answer["models"]:
-                raise NotFound(f"The market does not offer {model[:80]!r}.", "model")
+        only = f"?model={quote(model, safe='')}" if model else ""
+        answer = operations(data).request("GET", f"/admin/placement{only}")
     if json:
         print_json(answer)
-    elif model is not None:
+    elif model:
         print_model(sys.stdout, answer, answer["models"][0])
     else:
         print_placement(sys.stdout, answer, every=every)

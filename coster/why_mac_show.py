@@ -51,7 +51,7 @@ def _print_models(out: TextIO, story: Mapping[str, Any]) -> None:
     rows: list[list[Cell]] = []
     notes = []
     for each in story["models"]:
-        ready = each["state"] == "ready"
+        ready = each["state"] == "ready" and story["verdict"] != "OFFLINE"
         ttft_ms, tps = each["predicted_ttft_ms"], each["predicted_tps"]
         rows.append(
             [
@@ -103,6 +103,8 @@ def _print_decisions(out: TextIO, decisions: Any) -> None:
         elif each["reason"] is not None:
             rule = BY_NAME.get(each["reason"])
             said = f"ruled out: {rule.phrase if rule is not None else each['reason']}"
+        elif each.get("aside"):
+            said = f"set aside: others meet {each['aside']}"
         elif each["behind_ms"] is None:
             said = "nobody was chosen"
         else:

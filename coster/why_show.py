@@ -70,7 +70,7 @@ def _print_attempt(
         waiting = f"waited {waited:.3f} s" if waited else "did not wait"
         print_text(out, joined([decision["summary"], waiting, by]), indent="  ")
         if decision["refusal"]:
-            print_text(out, f"refused with the code {decision['refusal']}", indent="  ")
+            print_text(out, _refused(decision), indent="  ")
         for fault in decision["faults"]:
             print_text(out, f"! left out: {fault}", indent="  ", style="yellow")
     _print_times(out, decision, outcome)
@@ -79,6 +79,13 @@ def _print_attempt(
         _print_changes(out, decision.get("changes") or (), names, every=every)
         if "replayed" in decision:
             _print_replayed(out, decision, names)
+
+
+def _refused(decision: Mapping[str, Any]) -> str:
+    """With which code, and how long the quickest way there was would have taken."""
+    said = f"refused with the code {decision['refusal']}"
+    needed_ms = decision.get("predicted_total_ms")
+    return said if needed_ms is None else f"{said}: it would have taken about {_ms(needed_ms)}"
 
 
 def _print_times(out: TextIO, decision: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
@@ -94,7 +101,9 @@ def _print_times(out: TextIO, decision: Mapping[str, Any], outcome: Mapping[str,
         if was is not None:
             beside = "" if predicted is None else f" (predicted {_ms(predicted)})"
             parts.append(f"{name} {_ms(was)}{beside}")
-    tokens = f"{outcome['completion_tokens']} tokens"
+    before = decision.get("said_tokens") or 0  # by Macs that were lost
+    own = outcome["completion_tokens"] - before
+    tokens = f"{own} tokens" + (f" after {before} of others" if before else "")
     cached = f"{outcome['cached_tokens']} of the prompt cached" if outcome["cached_tokens"] else ""
     print_text(out, joined([*parts, tokens, cached]), indent="  ")
 

@@ -80,8 +80,11 @@ class SteeringPort(Protocol):
         """Who waits for which model, in order."""
         ...
 
-    async def placement(self) -> dict[str, Any]:
-        """What lives where and why, and what would be moved next."""
+    async def placement(self, model: str) -> dict[str, Any]:
+        """What lives where and why, and what would be moved next; of one model unless it is "".
+
+        Raises NotFound for a model that is not on offer.
+        """
         ...
 
     async def policies(self) -> dict[str, Any]: ...

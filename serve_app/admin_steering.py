@@ -49,6 +49,7 @@ STEERING_BODIES: Final[dict[str, type[BaseModel]]] = {
     shape.__name__: shape for shape in (DrainBody, PinBody, PolicyBody, UnpinBody)
 }
 Replay = Annotated[str, Query(max_length=NAME_CHARS_MAX)]
+Named = Annotated[str, Query(max_length=NAME_CHARS_MAX)]
 
 
 def add_steering(app: FastAPI, port: SteeringPort, bodies: Bodies) -> None:
@@ -75,9 +76,9 @@ def _add_reads(app: FastAPI, port: SteeringPort) -> None:
         return json_answer(await port.queue())
 
     @app.get("/admin/placement", tags=["operations"])
-    async def placement() -> Response:
-        """Which model is where and why, and what would be moved next."""
-        return json_answer(await port.placement())
+    async def placement(model: Named = "") -> Response:
+        """Which model is where and why, and what would be moved next; with `model` only of it."""
+        return json_answer(await port.placement(model))
 
     @app.get("/admin/policy", tags=["operations"])
     async def policies() -> Response:

@@ -18,6 +18,7 @@ from serve_app.ports import GatewayPorts
 from serve_app.public_figures import PublicFigures
 from serve_app.request_ids import RANDOM_BYTES, echoed_id, new_request_id
 from serve_app.routes import build_routes
+from serve_app.routes_public import open_to_all
 
 _log = logging.getLogger("coster.door")
 HOT: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
@@ -51,8 +52,8 @@ class GatewayApp:
     def counters(self) -> dict[str, float]:
         """Cumulative metrics of this process, by the names of `metric_names`.
 
-        What has no labels is there from the beginning: a count that appears as 1 is no increase
-        to whoever watches it.
+        What has no labels, or known ones, is there from the beginning: a count that appears as 1
+        is no increase to whoever watches it.
         """
         return {**metric_names.ZEROS, **self._desk.counters.snapshot()}
 
@@ -92,6 +93,7 @@ class GatewayApp:
         ours = request_id.encode()
         ids = [(b"x-request-id", echoed_id(theirs, request_id).encode())]
         ids.append((b"x-coster-request-id", ours))
+        ids += open_to_all(scope["path"])
         started = False
 
         async def with_ids(message: Message) -> None:

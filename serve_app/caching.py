@@ -28,13 +28,17 @@ MAKE_S_MAX = 10.0
 """Making figures takes no longer; a store that hangs is a store that fails."""
 
 PATIENCE_S = 1.0
-"""Who can be given the last good figures does not wait longer for new ones."""
+"""Who can be given the last good figures does not wait longer for new ones. Once somebody has
+waited in vain nobody does: the next making goes on behind the old figures."""
 
 STALE_S_MAX = 600
 """Figures are served for this long beyond their lifetime when none can be made."""
 
 RETRY_S = 1.0
 """After a failure nobody tries again sooner: what is down is not asked by everybody."""
+
+GRACE_S = 30
+"""What is made in the background is not called late sooner: making it takes its time."""
 
 ETAG_BYTES = 12
 
@@ -91,6 +95,7 @@ class EachEpoch(Generic[Value]):
         self._making: asyncio.Task[Made[Value]] | None = None
         self._failed: MarketError | None = None
         self._failed_s = float("-inf")
+        self._hangs = False  # the last making took longer than anybody's patience
 
     async def get(self) -> Made[Value]:
         """The figures of this epoch, or the last good ones; raises why there are none."""
@@ -100,12 +105,16 @@ class EachEpoch(Generic[Value]):
             return made  # one ahead: the clock was set back a little
         kept = self._kept()
         try:
-            async with asyncio.timeout(None if kept is None else PATIENCE_S):
-                return await self._fresh(epoch)
-        except (MarketError, TimeoutError):
+            making = self._making_of(epoch)
+            patience_s = None if kept is None else 0.0 if self._hangs else PATIENCE_S
+            async with asyncio.timeout(patience_s):
+                # A caller that leaves must not take the figures of the others with it.
+                return await asyncio.shield(making)
+        except (MarketError, TimeoutError) as error:
+            self._hangs = self._hangs or isinstance(error, TimeoutError)
+            self._count_late()
             if kept is None:
                 raise
-        self._counters.add(labelled(STALE_BODIES, name=self._name))
         return kept
 
     def latest(self) -> Made[Value] | None:
@@ -115,17 +124,24 @@ class EachEpoch(Generic[Value]):
         """
         kept = self._kept()
         if kept is None and self._failed is not None:
+            self._count_late()
             raise self._failed
+        if kept is not None and kept.epoch.age_s(self._clock.now_s()) > self._period_s + GRACE_S:
+            self._count_late()
         return kept
 
-    async def _fresh(self, epoch: Epoch) -> Made[Value]:
+    def _count_late(self) -> None:
+        """Somebody was told old figures, or none: it goes on for as long as that is so."""
+        self._counters.add(labelled(STALE_BODIES, name=self._name))
+
+    def _making_of(self, epoch: Epoch) -> asyncio.Task[Made[Value]]:
+        """The making that is under way, or a new one; raises what it would meet again."""
         if self._making is None:
             if self._failed and self._clock.monotonic_s() - self._failed_s < RETRY_S:
                 raise self._failed
             self._making = asyncio.create_task(self._begin(epoch))
             self._making.add_done_callback(_heard)  # perhaps nobody waits for it any more
-        # A caller that leaves must not take the figures of the others with it.
-        return await asyncio.shield(self._making)
+        return self._making
 
     async def _begin(self, epoch: Epoch) -> Made[Value]:
         try:
@@ -139,7 +155,7 @@ class EachEpoch(Generic[Value]):
             raise self._failing(describe_fault(error), None) from error
         finally:
             self._making = None
-        self._failed = None
+        self._failed, self._hangs = None, False
         self._made = Made(epoch, value)
         return self._made
 

@@ -150,7 +150,13 @@ class _Lines(list[str]):
     write = list.append
 
 
+def _cell(cell: object) -> object:
+    """Dollars with all their nine decimals: spreadsheets take 3.3851e-05 for text."""
+    return f"{cell:.9f}" if isinstance(cell, float) else cell
+
+
 def _csv(rows: Iterable[Sequence[object]]) -> bytes:
     lines = _Lines()
-    csv.writer(lines, lineterminator="\n").writerows(rows)
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerows([_cell(cell) for cell in row] for row in rows)
     return "".join(lines).encode()

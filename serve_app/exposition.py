@@ -43,7 +43,8 @@ class _Page(Collector):
         self._values = values
 
     def collect(self) -> Iterator[Metric]:
-        metrics: dict[str, Metric] = {}
+        # Also what has no sample yet: a page says by itself which names there will be.
+        metrics = {name: _metric(name, family) for name, family in FAMILIES.items()}
         for key, value in sorted(self._values.items(), key=lambda sample: _order(sample[0])):
             name, labels = parts_of(key)
             family = family_of(name, FAMILIES)

@@ -46,7 +46,10 @@ From = Annotated[
 ]
 WindowName = Annotated[
     Literal["24h", "7d", "30d", "all"] | None,
-    Query(description="A rolling window, in place of from and to"),
+    Query(
+        description="A rolling window, in place of from and to; to the minute in lists, of whole "
+        "hours in sums"
+    ),
 ]
 Cursor = Annotated[
     str | None,

@@ -20,7 +20,7 @@ Point an OpenAI client at `/v1` of this host with a key `sk-coster-…` as the b
 whole API with all its shapes is in [OpenAPI](/openapi.json). Errors are
 `{"error": {"message", "type", "param", "code"}}`; 429 and 503 say in `Retry-After` when to come
 again, and 402 says what is lacking. Amounts are USD: `*_nano_usd` is exact and a string,
-`*_micro_usd` an integer. Public statistics need no key and carry an `ETag`.
+`*_micro_usd` an integer. What is under Statistics needs no key and carries an `ETag`.
 """
 
 

@@ -104,7 +104,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     counter(REPLAYS, "Requests answered by what their idempotency key had got.", "kept"),
     counter(LATE_EVENTS, "Events of tries that were over."),
     counter(INTERNAL_ERRORS, "Faults of our own; each is in the log."),
-    counter(STALE_BODIES, "Public statistics served beyond their lifetime.", "name"),
+    counter(STALE_BODIES, "Public statistics asked for that were old or not to be had.", "name"),
     counter(LEFT_OUT, "Times something was not counted because there are too many labels."),
     TTFT,
     REQUEST_SECONDS,
@@ -114,5 +114,15 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ATTEMPTS,
 )
 
-ZEROS: Final = {f.name: 0.0 for f in FAMILIES if f.kind == "counter" and not f.labels}
-"""What a process that has counted nothing yet has counted."""
+PUBLIC_BODIES: Final = ("stats", "leaderboard", "totals", "analytics")
+"""What `STALE_BODIES` tells apart."""
+
+BOOK_ENTRIES: Final = ("settle", "void")
+"""What `SETTLE_GIVEN_UP` tells apart."""
+
+ZEROS: Final = {
+    **{f.name: 0.0 for f in FAMILIES if f.kind == "counter" and not f.labels},
+    **{labelled(STALE_BODIES, name=name): 0.0 for name in PUBLIC_BODIES},
+    **{labelled(SETTLE_GIVEN_UP, op=op): 0.0 for op in BOOK_ENTRIES},
+}
+"""What a process that has counted nothing yet has counted, where the labels are known."""

@@ -119,9 +119,25 @@ def _unknown(field: str, value: Mapping[str, Any], known: tuple[str, ...]) -> tu
 
 
 _IDS: Final = array_of(string(PROVIDER_CHARS), PROVIDERS)
+
+
+def _somebody() -> Check:
+    """Ids, one at least: an empty list would ask for nobody, and must not be served by anyone."""
+
+    def apply(field: str, value: Any) -> tuple[str, ...]:
+        found: tuple[str, ...] = _IDS.apply(field, value)
+        if not found:
+            raise InvalidRequest(
+                f"{field} names nobody; name a provider, or leave it out.", field, "names_nobody"
+            )
+        return found
+
+    return Check(apply, {**_IDS.schema, "minItems": 1})
+
+
 FIELDS: Final[Mapping[str, Check]] = {
     "order": _IDS,
-    "only": _IDS,
+    "only": _somebody(),
     "ignore": _IDS,
     "allow_fallbacks": boolean(),
     "sort": _sort(),

@@ -87,6 +87,7 @@ class Race:
         completion_tokens: int = 0,
         cached_tokens: int = 0,
         prefix: tuple[int, ...] = (),
+        truncated: bool = False,
     ) -> None:
         """Report a try and free its slots, once."""
         if attempt not in self.live:
@@ -110,6 +111,7 @@ class Race:
                 ttft_ms=None if first_s is None else (first_s - begun_s) * 1e3,
                 total_ms=(now_s - begun_s) * 1e3,
                 prefix=prefix,
+                truncated=truncated,
             )
         )
 

@@ -277,4 +277,5 @@ class Relay:
             completion_tokens=progress.tokens,
             cached_tokens=progress.cached_tokens,
             prefix=prefix,
+            truncated=any(choice.finish == "length" for choice in progress.choices),
         )

@@ -51,9 +51,9 @@ def add_quotes(app: FastAPI, desk: Desk, bodies: Bodies, preparing: Preparing) -
             response.headers["x-coster-ignored-params"] = ignored_header(told.ignored)
         return response
 
-    @app.get("/v1/quote/calibration", response_model=CalibrationList, tags=["statistics"])
+    @app.get("/v1/quote/calibration", response_model=CalibrationList, tags=["inference"])
     async def calibration() -> Response:
-        """How predictions compare with what happened, by model, from cache. No key is needed."""
+        """How predictions on public Macs compare with what happened. No key is needed."""
         known = desk.ports.router.calibration()
         return answer(
             CalibrationList(

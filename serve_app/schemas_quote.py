@@ -99,22 +99,30 @@ class InferenceQuote(Shape):
     models: list[ModelQuote]
 
 
-class ModelCalibration(Shape):
-    """How predicted times to the first token compare with what happened.
+class Calibrated(Shape):
+    """How predicted times compare with what happened.
 
     `bias` above 1 says that it took longer than predicted, `typical_error` by how much in
     either direction; `within_p90` should be 0.9. Null before there is anything to compare.
     """
 
-    model: str
     requests: int
     bias: float | None
     typical_error: float | None
     within_p90: float | None
 
 
+class ModelCalibration(Calibrated):
+    """Of one model's times to the first token, and of the whole answers under `total`: there the
+    length was a guess, too.
+    """
+
+    model: str
+    total: Calibrated
+
+
 class CalibrationList(Shape):
-    """Every model that has been served since the router began."""
+    """Every model that a public Mac has served since the router began, up to the present."""
 
     object: Literal["list"] = "list"
     data: list[ModelCalibration]

@@ -72,7 +72,8 @@ def analytics(
     """`days` are told by model and day, `hours` by hour."""
     whole = added(days)
     told = k <= 1 or consumers.everyone >= k or not days
-    daily = _day_buckets(epoch, days, consumers, k)
+    hidden = _hidden_days(epoch, days, consumers, k)
+    daily = _day_buckets(epoch, days, hidden)
     return NetworkAnalytics(
         generated_at=_to_the_millisecond(epoch.end_s),
         totals=AnalyticsTotals(
@@ -86,7 +87,7 @@ def analytics(
         top_models=_top_models(days, whole, catalogue, consumers, k),
         trend=AnalyticsTrend.model_validate(
             {
-                "24h": _hour_buckets(epoch, hours, consumers, k),
+                "24h": _hour_buckets(epoch, hours, days, hidden, consumers, k),
                 "7d": daily[-WEEK_DAYS:],
                 "30d": daily,
             }
@@ -96,10 +97,10 @@ def analytics(
 
 def no_analytics() -> NetworkAnalytics:
     """What is told before the first snapshot: that there is none yet."""
-    nothing = dict.fromkeys(AnalyticsTotals.model_fields, 0)
+    unknown = dict.fromkeys(AnalyticsTotals.model_fields)
     return NetworkAnalytics(
         generated_at=None,
-        totals=AnalyticsTotals(**nothing),
+        totals=AnalyticsTotals(**unknown),
         top_models=[],
         trend=AnalyticsTrend.model_validate({"24h": [], "7d": [], "30d": []}),
     )
@@ -149,30 +150,54 @@ def _model(
     )
 
 
-def _day_buckets(
+def _hidden_days(
     epoch: Epoch, figures: Sequence[Worked], consumers: Consumers, k: int
-) -> list[AnalyticsBucket]:
+) -> frozenset[int]:
+    """By their starts. Days add up to the totals."""
     starts, by_day = day_starts(epoch.end_s), by_start(figures)
     counts = [_accounts(by_day.get(start), consumers.days.get(start, 0), k) for start in starts]
-    hidden = withheld(counts, k)
+    return frozenset(starts[at] for at in withheld(counts, k))
+
+
+def _day_buckets(
+    epoch: Epoch, figures: Sequence[Worked], hidden: frozenset[int]
+) -> list[AnalyticsBucket]:
+    by_day = by_start(figures)
     return [
-        _bucket(_date(start), by_day.get(start, []), told=at not in hidden)
-        for at, start in enumerate(starts)
+        _bucket(_date(start), by_day.get(start, []), told=start not in hidden)
+        for start in day_starts(epoch.end_s)
     ]
 
 
 def _hour_buckets(
-    epoch: Epoch, figures: Sequence[Worked], consumers: Consumers, k: int
+    epoch: Epoch,
+    figures: Sequence[Worked],
+    days: Sequence[Worked],
+    hidden_days: frozenset[int],
+    consumers: Consumers,
+    k: int,
 ) -> list[AnalyticsBucket]:
-    """Today's hours add up to today's bucket, so they are withheld among themselves."""
-    starts, by_hour = list(hour_starts(epoch.end_s)), by_start(figures)
-    counts = [_accounts(by_hour.get(start), consumers.hours.get(start, 0), k) for start in starts]
-    today = sum(start < day_starts(epoch.end_s)[-1] for start in starts)
-    hidden = withheld(counts[:today], k) | {today + at for at in withheld(counts[today:], k)}
+    """Hours add up to their day, so they are withheld among those of one day; all where it is."""
+    by_hour, by_day = by_start(figures), by_start(days)
+    hidden: set[int] = set()
+    for day in day_starts(epoch.end_s)[-2:]:
+        starts = [start for start in hour_starts(epoch.end_s) if start // DAY_S == day // DAY_S]
+        used = [by_hour.get(start, []) for start in starts]
+        counts = [
+            _accounts(found, consumers.hours.get(start, 0), k)
+            for start, found in zip(starts, used, strict=True)
+        ]
+        if day in hidden_days:
+            hidden |= {start for start, count in zip(starts, counts, strict=True) if count}
+            continue
+        # Yesterday's first hours are not shown: what they were is the day less the other hours.
+        shown = sum(added(found).requests for found in used)
+        rest = int(added(by_day.get(day, [])).requests > shown)
+        hidden |= {starts[at] for at in withheld([*counts, rest], k) if at < len(starts)}
     return [
         _bucket(f"{_date(start)} {start % DAY_S // HOUR_S:02}:00", by_hour.get(start, []),
-                told=at not in hidden)
-        for at, start in enumerate(starts)
+                told=start not in hidden)
+        for start in hour_starts(epoch.end_s)
     ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from market.accounting.asking import UsePage, WorkPage
 from market.accounting.histories import Job, UseSum, WorkSum
 from market.accounting.rollups import Use, Work
 from market.accounting.rows import RequestRow
-from market.money import NANO_PER_USD, format_usd_exact
+from market.money import NANO_PER_USD, usd_number
 from serve_app.schemas_histories import (
     ChargedEntry,
     EarningsSum,
@@ -109,13 +109,13 @@ JOB_COLUMNS: Final = (
 
 
 def usage_cells(row: RequestRow) -> tuple[object, ...]:
-    """A charged request by USAGE_COLUMNS; sums in USD have all their nine decimals."""
+    """A charged request by USAGE_COLUMNS."""
     return (
         *(row.request_id, stamp_ns(row.created_ns), stamp_ns(row.finished_ns), row.model),
         *(row.key_id, row.provider or "", row.finish_reason),
         *(row.prompt_tokens, row.completion_tokens, row.cached_tokens, row.reasoning_tokens),
         row.prompt_tokens + row.completion_tokens,
-        *(str(row.cost_nano), _usd(row.cost_nano)),
+        *(str(row.cost_nano), usd_number(row.cost_nano)),
     )
 
 
@@ -127,9 +127,5 @@ def job_cells(job: Job) -> tuple[object, ...]:
         *(row.finish_reason, row.prompt_tokens, row.completion_tokens, row.cached_tokens),
         row.prompt_tokens + row.completion_tokens,
         *(str(row.cost_nano), str(row.fee_nano), str(row.provider_nano)),
-        _usd(row.provider_nano),
+        usd_number(row.provider_nano),
     )
-
-
-def _usd(nano: int) -> str:
-    return format_usd_exact(nano).replace("$", "")

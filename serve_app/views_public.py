@@ -155,15 +155,16 @@ def by_start(figures: Sequence[Worked]) -> dict[int, list[Worked]]:
 def network_totals(
     epoch: Epoch, window: Window, figures: Sequence[Worked], k: int
 ) -> NetworkTotals:
-    """`figures` are the window's, by account."""
+    """`figures` are the window's, by account. Earnings are of those that were paid alone."""
     whole, told = added(figures), len(figures) >= k or not figures
     paid = sum(figure.work.earned_nano > 0 for figure in figures)
+    paid_told = told and (paid >= k or not paid)
     return NetworkTotals(
         window=window,
-        earnings_micro_usd=whole.earned_nano // NANO_PER_MICRO if told else None,
+        earnings_micro_usd=whole.earned_nano // NANO_PER_MICRO if paid_told else None,
         tokens=whole.tokens if told else None,
         jobs=whole.jobs if told else None,
-        active_accounts=paid if told else None,
+        active_accounts=paid if paid_told else None,
         updated_at=stamp(epoch.end_s),
     )
 

@@ -262,13 +262,17 @@ class Planner:
         names = [model.size.model for model in self._view.models]
         return {name: sum(name in models for models in wanted) for name in names}
 
-    def outlook(self, pin: Pin, now_s: float) -> Outlook:
-        """What would become of a pin if it were made now. Promises nothing."""
+    def outlook(self, pin: Pin, now_s: float, *, drained: bool = False) -> Outlook:
+        """What would become of a pin if it were made now. Promises nothing.
+
+        `drained`: the Mac is here, and takes nothing until it is undrained.
+        """
         tables = self._tables
         if tables is None or pin.model not in tables.models:
             return Outlook(True, "it waits for the first plan")
         if pin.machine not in tables.machines:
-            return Outlook(True, "it waits until the Mac is back")
+            until = "undrained" if drained else "back"
+            return Outlook(True, f"it waits until the Mac is {until}")
         place = (tables.machines.index(pin.machine), tables.models.index(pin.model))
         return outlook_of(self.case_now(now_s), place, unloads_max_of(tables))
 

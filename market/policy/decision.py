@@ -28,7 +28,7 @@ from market.policy.picker import near_ties
 from market.policy.predictor import Prediction, high_factor, predict
 from market.policy.registry import COSTER, Policy
 from market.policy.scorers import View
-from market.policy.soft import narrow
+from market.policy.soft import narrow, set_aside
 from market.types import MachineId, ProviderId
 
 TOP_KEPT = 8
@@ -54,7 +54,8 @@ class Verdict:
 class Decision:
     """The outcome for one request. `counts` says how many Macs each reason ruled out.
 
-    `narrowed` are the soft filters that counted, `faults` the terms that were left out.
+    `narrowed` are the soft filters that counted, `faults` the terms that were left out. One that
+    was `refused` although a Mac was free has the best Mac's `index` and nobody `chosen`.
     """
 
     ask: Ask
@@ -68,6 +69,7 @@ class Decision:
     narrowed: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     view: View | None = None
+    refused: bool = False
 
     @property
     def fleet_version(self) -> int:
@@ -75,7 +77,15 @@ class Decision:
 
     @property
     def chosen(self) -> MachineId | None:
-        return self.candidates.name(self.index).machine if self.index is not None else None
+        """The Mac that was given the request."""
+        if self.index is None or self.refused:
+            return None
+        return self.candidates.name(self.index).machine
+
+    def late(self, index: int) -> bool:
+        """Whether this Mac is not expected to have finished by the caller's deadline."""
+        by_s = self.ask.finish_by_s
+        return by_s is not None and float(self.predicted.total_ms[index]) > by_s * 1e3
 
     @property
     def hopeless(self) -> bool:
@@ -103,8 +113,19 @@ class Decision:
         """How much worse than predicted the chosen Mac may be, nine times in ten."""
         return high_factor(self.candidates, self.index) if self.index is not None else 1.0
 
+    def high_total_ms(self) -> float:
+        """What the whole answer on the chosen Mac takes at most, nine times in ten."""
+        if self.index is None:
+            return 0.0
+        predicted, at = self.predicted, self.index
+        tokens = max(self.ask.high_tokens, self.ask.expected_tokens, 1.0)
+        most_ms = predicted.ttft_ms[at] + predicted.step_ms[at] * (tokens - 1.0)
+        return float(most_ms) * self.high_factor()
+
     def total_ms(self) -> FloatArray:
-        return sum_of(self.terms, len(self.candidates))
+        # Only for the eligible ones are a plugin's numbers known to add up to one.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return sum_of(self.terms, len(self.candidates))
 
     def in_words(self) -> str:
         """How the fleet stood: `0 of 3 Macs can take this now: 2 draining, 1 starting`."""
@@ -131,9 +152,19 @@ class Decision:
         return candidates.name(int(indices[lacking[indices].argmin()])).machine
 
 
-def decide(candidates: Candidates, ask: Ask, seed: int, policy: Policy = COSTER) -> Decision:
-    """Choose a Mac for this request, or say how many were ruled out by what."""
-    eligible, counts = _filter(candidates, ask)
+def decide(
+    candidates: Candidates,
+    ask: Ask,
+    seed: int,
+    policy: Policy = COSTER,
+    *,
+    let_in: int | None = None,
+) -> Decision:
+    """Choose a Mac for this request, or say how many were ruled out by what.
+
+    The Mac at `let_in` is not ruled out whatever it is like: what would have been, had it been fit.
+    """
+    eligible, counts = _filter(candidates, ask, let_in)
     if not eligible.any():
         return Decision(ask, candidates, policy.name, seed, None, eligible, counts, {})
     # A plugin sees them and must not be able to let a Mac in that a hard filter keeps out.
@@ -154,7 +185,9 @@ def decide(candidates: Candidates, ask: Ask, seed: int, policy: Policy = COSTER)
     )
 
 
-def _filter(candidates: Candidates, ask: Ask) -> tuple[BoolArray, dict[str, int]]:
+def _filter(
+    candidates: Candidates, ask: Ask, let_in: int | None
+) -> tuple[BoolArray, dict[str, int]]:
     eligible = np.ones(len(candidates), dtype=np.bool_)
     counts: dict[str, int] = {}
     left = len(candidates)
@@ -168,6 +201,8 @@ def _filter(candidates: Candidates, ask: Ask) -> tuple[BoolArray, dict[str, int]
         if passes is None:
             continue
         eligible &= passes
+        if let_in is not None:
+            eligible[let_in] = True
         now_left = int(np.count_nonzero(eligible))
         if now_left != left:
             counts[rule.name] = left - now_left
@@ -215,27 +250,37 @@ def sum_of(terms: dict[str, FloatArray], count: int) -> FloatArray:
 def materialise(decision: Decision) -> list[Verdict]:
     """Every candidate's verdict and terms, from what the decision saw."""
     reasons = reasons_of(decision)
-    preferred = decision.view.eligible if decision.view is not None else decision.eligible
-    aside = decision.narrowed[-1] if decision.narrowed else None
+    asides = asides_of(decision)
     return [
         Verdict(who.machine, who.provider, reason)
         if reason is not None
-        else _verdict(decision, at, None if preferred[at] else aside)
+        else _verdict(decision, at, asides[at])
         for at, (who, reason) in enumerate(zip(decision.candidates.who(), reasons, strict=True))
     ]
 
 
 def reasons_of(decision: Decision) -> list[str | None]:
     """Per candidate the first filter that rules it out."""
-    reasons: list[str | None] = [None] * len(decision.candidates)
+    return [reasons[0] if reasons else None for reasons in all_reasons(decision)]
+
+
+def all_reasons(decision: Decision) -> list[tuple[str, ...]]:
+    """Per candidate every filter that rules it out, in their order."""
+    reasons: list[tuple[str, ...]] = [()] * len(decision.candidates)
     for rule in FILTERS:
         passes = rule.passes(decision.candidates, decision.ask)
         if passes is None:
             continue
         for index in np.flatnonzero(~passes):
-            if reasons[index] is None:
-                reasons[index] = rule.name
+            reasons[index] += (rule.name,)
     return reasons
+
+
+def asides_of(decision: Decision) -> list[str | None]:
+    """Per candidate the soft filter that preferred others, if one did."""
+    if not decision.narrowed:
+        return [None] * len(decision.candidates)
+    return set_aside(View(decision.candidates, decision.ask, decision.eligible, decision.seed))
 
 
 def _verdict(decision: Decision, index: int, aside: str | None = None) -> Verdict:

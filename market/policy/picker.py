@@ -55,6 +55,13 @@ def lowest(view: View, total_ms: FloatArray) -> int:
     return int(best[draw(view.seed, _name(view), len(best))]) if len(best) > 1 else int(best[0])
 
 
+def window_ms(view: View, best_ms: float) -> float:
+    """How much worse than the best still counts as equal; nothing where the caller sorts."""
+    if view.ask.preferences.sort is not None:
+        return 0.0
+    return max(TIE_WINDOW_MS, TIE_WINDOW_SHARE * best_ms)
+
+
 def near_ties(view: View, total_ms: FloatArray) -> int:
     """The lowest total, near-ties by load."""
     wished = view.ask.preferences.sort is not None
@@ -64,8 +71,8 @@ def near_ties(view: View, total_ms: FloatArray) -> int:
     candidates = view.candidates
     scores = np.where(view.eligible, total_ms, np.inf)
     best_ms = float(scores.min())
-    window_ms = 0.0 if wished else max(TIE_WINDOW_MS, TIE_WINDOW_SHARE * best_ms)
-    tied = np.flatnonzero(scores <= best_ms + window_ms)
+    # A plugin's numbers may be so large that the window has no end.
+    tied = np.flatnonzero(view.eligible & (scores <= best_ms + window_ms(view, best_ms)))
     if len(tied) == 1:
         return int(tied[0])
     load = candidates["in_flight"][tied] / np.maximum(candidates["slots"][tied], 1)

@@ -85,6 +85,15 @@ def predict(candidates: Candidates, ask: Ask) -> Prediction:
     )
 
 
+def alone_total_ms(candidates: Candidates, predicted: Prediction, ask: Ask) -> FloatArray:
+    """The whole answer where nothing else runs: no load can make it quicker."""
+    step_ms = candidates["step_1_ms"] * candidates["scale_step"] * candidates["bias_step"]
+    total_ms: FloatArray = (
+        HANDOVER_MS + predicted.alone_ms + step_ms * max(ask.expected_tokens, 1.0)
+    )
+    return total_ms
+
+
 def high_factor(candidates: Candidates, index: int) -> float:
     """By how much to multiply a prediction for this Mac to be right nine times in ten.
 

@@ -5,7 +5,7 @@ Each narrows the eligible Macs to those that it likes, unless it likes none of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -110,6 +110,25 @@ SOFT: dict[str, Likes] = {
 def narrow(view: View) -> tuple[View, tuple[str, ...]]:
     """The view with fewer Macs eligible, and the filters that made them fewer."""
     done: list[str] = []
+    for name, fewer in _narrowed(view):
+        view = fewer
+        done.append(name)
+    return view, tuple(done)
+
+
+def set_aside(view: View) -> list[str | None]:
+    """Per Mac the filter that set it aside; None for those that none did, or were not eligible."""
+    asides: list[str | None] = [None] * len(view.eligible)
+    before = view.eligible
+    for name, narrowed in _narrowed(view):
+        for index in np.flatnonzero(before & ~narrowed.eligible):
+            asides[index] = name
+        before = narrowed.eligible
+    return asides
+
+
+def _narrowed(view: View) -> Iterator[tuple[str, View]]:
+    """Each filter that counts, with the view that it leaves."""
     for name, likes in SOFT.items():
         liked = likes(view)
         if liked is None:
@@ -117,5 +136,4 @@ def narrow(view: View) -> tuple[View, tuple[str, ...]]:
         left = view.eligible & liked
         if left.any() and not (left == view.eligible).all():
             view = view.narrowed(left)
-            done.append(name)
-    return view, tuple(done)
+            yield name, view

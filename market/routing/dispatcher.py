@@ -7,7 +7,8 @@ once, and whenever a slot becomes free the queue is asked first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from market.errors import MarketError
 from market.metrics import labelled
@@ -28,7 +29,7 @@ from market.routing.notes import Noted
 from market.routing.placing import Placing
 from market.routing.recent import RecentDecisions
 from market.routing.reservations import GrantKey, Reservation, Reservations
-from market.routing.waits import retry_after_s, wait_s
+from market.routing.turns import Turns
 from market.types import MachineId, ModelId
 
 CACHE_SHARE = 0.125
@@ -45,13 +46,15 @@ class Dispatcher:
         self.gateways = Gateways()
         self.reservations = Reservations()
         self.asker = Asker(self.macs.fleet, seed)
-        self.learning = Learning(self.macs.fleet)
+        self.learning = Learning(self.macs.fleet, self.macs.private)
         self.hedges = Hedges()
         self.queues: dict[ModelId, FairQueue] = {}
         self.counters: dict[str, float] = {}
         self.recent = RecentDecisions()
         self.journal: list[Noted | OutcomeRecord] = []
         self.placing = placing
+        lengths = self.asker.lengths
+        self.turns = Turns(self.macs.fleet, self.reservations, lengths, placing)
         self.collecting = Collecting(self.macs.fleet)
         self._rebuilt_s = rebuilt_s
 
@@ -109,7 +112,7 @@ class Dispatcher:
                 return self._refuse_now(request, decision, late, now_s)
         cost = cost_tokens(request, decision.ask.expected_tokens)
         try:
-            queue.push(request, now_s, cost, self._place_s(request.model))
+            queue.push(request, now_s, cost, self.turns.place_s(request.model))
         except MarketError as full:
             return self._refuse_now(request, decision, full, now_s)
         self.count("queued")
@@ -157,7 +160,7 @@ class Dispatcher:
 
     def _turned_away(self, request: RouteRequest, decision: Decision, now_s: float) -> None:
         """Where no Mac is able to serve, what is refused is still wanted."""
-        if request.attempt == 1 and self._slots(request.model) == 0:
+        if request.attempt == 1 and self.turns.slots(request.model) == 0:
             self.placing.turned_away(request, decision.ask.expected_tokens, now_s)
 
     def _refuse_now(
@@ -226,7 +229,8 @@ class Dispatcher:
         for entry in queue.expired(now_s):
             decision = self.decide(entry.request, now_s, waited_s=now_s - entry.enqueued_s)
             self.collecting.stop_for(entry.request.request_id)
-            wait_s = self.wait_s(queue.model, len(queue), now_s)
+            ahead = [waiting.cost for waiting in queue.in_order()]
+            wait_s = self.wait_s(queue.model, ahead, now_s)
             error = refusals.timed_out(entry.request, decision, wait_s)
             self._refuse(entry, decision, error, now_s)
 
@@ -235,30 +239,9 @@ class Dispatcher:
         queue.remove(entry.request.request_id)
         self.collecting.stop_for(entry.request.request_id)
 
-    def _place_s(self, model: ModelId) -> float:
-        """When a full queue will have a place: slots are freed one after the other."""
-        slots = max(float(self.macs.fleet.candidates(model)["slots"].sum()), 1.0)
-        return retry_after_s(self.asker.lengths.service_s(model) / slots)
-
-    def wait_s(self, model: ModelId, ahead: int, now_s: float) -> float:
-        """How long the request with `ahead` others before it will wait for a slot."""
-        slots = self._slots(model)
-        if slots == 0:
-            later = self.placing.ready_in_s(model, now_s)
-            return float("inf") if later is None else later
-        candidates = self.macs.fleet.candidates(model)
-        usable = (candidates["standing"] == 0) & (candidates["place"] == 0)
-        here = {who.machine for who, able in zip(candidates.who(), usable, strict=True) if able}
-        ends = [held.ends_s for held in self.reservations if held.machine in here]
-        # Nobody could be added now, so what runs now is what these Macs can do at once.
-        slots = min(slots, max(len(ends), 1))
-        return wait_s(ends, ahead, slots, self.asker.lengths.service_s(model), now_s)
-
-    def _slots(self, model: ModelId) -> int:
-        """Of all Macs that serve this model now."""
-        candidates = self.macs.fleet.candidates(model)
-        usable = (candidates["standing"] == 0) & (candidates["place"] == 0)
-        return int(candidates["slots"][usable].sum())
+    def wait_s(self, model: ModelId, ahead: Sequence[float], now_s: float) -> float:
+        """How long the request with these cost tokens before it will wait for a slot."""
+        return self.turns.wait_s(model, ahead, now_s)
 
     # ── slots ─────────────────────────────────────────────────────────────────────────
 
@@ -299,12 +282,15 @@ class Dispatcher:
             return
         tokens = outcome.completion_tokens / max(held.slots, 1)
         service_s = (outcome.total_ms or 0.0) / 1000.0
-        self.asker.lengths.learn(held.model, held.consumer, tokens, service_s)
+        cut, lengths = outcome.truncated, self.asker.lengths
+        lengths.learn(held.model, held.consumer, tokens, cut=cut)
+        expected = held.said_tokens + held.expected_tokens * held.slots
+        more = OUTPUT_COST * (outcome.completion_tokens - expected)
+        lengths.learn_service(held.model, held.work + more, service_s)
         self._learn_prefix(held, outcome)
         queue = self.queues.get(held.model)
         if held.cost > 0 and held.consumer is not None and queue is not None:
-            expected = held.said_tokens + held.expected_tokens * held.slots
-            queue.correct(held.consumer, OUTPUT_COST * (outcome.completion_tokens - expected))
+            queue.correct(held.consumer, more)
 
     def _learn_prefix(self, held: Reservation, outcome: Outcome) -> None:
         """What the Mac had read before, and what it has read now."""
@@ -376,6 +362,8 @@ class Dispatcher:
         since_s: float,
         refusal: str | None = None,
     ) -> None:
+        if refusal is not None and decision.index is not None:
+            decision = replace(decision, refused=True)
         self.recent.keep(decision)
         self.journal.append(Noted(decision, request, request.gateway, now_s, since_s, refusal))
 

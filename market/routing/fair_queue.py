@@ -22,6 +22,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from market.errors import RateLimited, Unavailable
 from market.routing.messages import RouteRequest
@@ -179,19 +180,24 @@ class FairQueue:
         """Since when the first in its line has waited longest; now it must not be empty."""
         return min(line[0].enqueued_s for line in self._lines.values())
 
-    def ahead_of(self, request: RouteRequest) -> int:
-        """How many would be served before this one, if it joined now."""
-        line = self._lines.get(_line_of(request))
-        own = len(line) if line is not None else 0
+    def ahead_of(self, request: RouteRequest) -> list[float]:
+        """The costs of those who would be served before this one, if it joined now."""
+        line = self._lines.get(_line_of(request), ())
         is_batch = request.request_class == "batch"
         # Others of its class share turns with it: of each, as many as it has itself.
-        shared = sum(
-            min(len(other), own + 1)
-            for (batch, consumer), other in self._lines.items()
+        ahead = [
+            other
+            for (batch, _), others in self._lines.items()
+            if batch < is_batch
+            for other in others
+        ]
+        ahead += [
+            other
+            for (batch, consumer), others in self._lines.items()
             if batch == is_batch and consumer != request.consumer
-        )
-        first = sum(len(other) for (batch, _), other in self._lines.items() if batch < is_batch)
-        return own + shared + first
+            for other in islice(others, len(line) + 1)
+        ]
+        return [waiting.cost for waiting in (*ahead, *line)]
 
     def of_gateway(self, gateway: GatewayId) -> list[Waiting]:
         """Requests this gateway waits for."""

@@ -72,6 +72,9 @@ def one_mac(desk: Dispatcher, roster: Roster, machine: MachineId, now_s: float) 
     }
     ready = [place["model"] for place in entry["places"] if place["state"] == "ready"]
     entry["only_here"] = [model for model in ready if model not in elsewhere]
+    entry["no_room"] = [
+        model for model in entry["only_here"] if desk.placing.ready_in_s(model, now_s) is None
+    ]
     entry["declared"] = known is not None and known.declared
     return entry
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from market.policy.decision import Decision
 from market.policy.fleet import Load
+from market.routing.fair_queue import cost_tokens
 from market.routing.messages import Grant, ProviderBeat, RouteRequest
 from market.routing.reservations import Reservation
 from market.types import ModelFacts
@@ -63,5 +64,7 @@ def reservation_of(
         predicted_ttft_ms=ttft_ms,
         high_ttft_ms=ttft_ms * decision.high_factor(),
         predicted_step_ms=float(predicted.step_ms[at]),
+        high_total_ms=decision.high_total_ms(),
+        work=cost_tokens(request, decision.ask.expected_tokens),
         ends_s=now_s + float(predicted.total_ms[at]) / 1e3,
     )

@@ -3,11 +3,13 @@
 Faults open a breaker, refusals open it too and lower how much the Mac is given (added back by
 one slot a minute, taken away by a third: a Mac that says no is not asked again and again). What
 a request took, over what was predicted for it, corrects the next prediction for that model on
-that Mac, and is counted, so that anyone can see how good predictions are.
+that Mac, and is counted, so that anyone can see how good predictions are. A private Mac learns
+like any other and is not counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from math import exp, log
 
@@ -41,21 +43,19 @@ SPREAD_MIN, SPREAD_MAX = 0.05, 1.5
 
 @dataclass(slots=True)
 class Calibration:
-    """How predictions of one model's times to the first token compare with what was."""
+    """How predictions of one model's times compare with what was: to the first token, or whole."""
 
     count: int = 0
     log_error_sum: float = 0.0
     log_error_abs_sum: float = 0.0
     within_high: int = 0
 
-    def note(self, predicted_ms: float, actual_ms: float, high_ms: float) -> float:
-        """Count one; returns the logarithm of the error."""
-        error = log(max(actual_ms, 0.1) / max(predicted_ms, 0.1))
+    def note(self, error: float, *, within_high: bool) -> None:
+        """Count one, by the logarithm of what it took over what was predicted."""
         self.count += 1
         self.log_error_sum += error
         self.log_error_abs_sum += abs(error)
-        self.within_high += actual_ms <= high_ms
-        return error
+        self.within_high += within_high
 
     def as_json(self) -> dict[str, object]:
         """`bias` above 1 says that it took longer than predicted; `within_p90` should be 0.9."""
@@ -72,9 +72,12 @@ class Calibration:
 class Learning:
     """Writes what outcomes teach into the fleet's columns."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, private: AbstractSet[MachineId]) -> None:
+        """`private` are the Macs that enter no public figure, at any time."""
         self._fleet = fleet
+        self._private = private
         self.calibration: dict[ModelId, Calibration] = {}
+        self.totals: dict[ModelId, Calibration] = {}
         self.opened = 0  # breakers, ever
 
     def outcome(self, outcome: Outcome, held: Reservation | None, now_s: float) -> None:
@@ -86,6 +89,7 @@ class Learning:
             self._worked(machine)
             if held is not None:
                 self._measure(outcome, held)
+                self._count_total(outcome, held)
         elif outcome.result in ("failed", "rejected"):
             if outcome.result == "rejected":
                 self._lower_cap(machine, now_s)
@@ -117,8 +121,10 @@ class Learning:
         """Compare what was predicted at the grant with what was seen at the gateway."""
         if held.model is None or outcome.ttft_ms is None or held.predicted_ttft_ms <= 0:
             return
-        calibration = self.calibration.setdefault(held.model, Calibration())
-        error = calibration.note(held.predicted_ttft_ms, outcome.ttft_ms, held.high_ttft_ms)
+        error = log(max(outcome.ttft_ms, 0.1) / max(held.predicted_ttft_ms, 0.1))
+        if outcome.machine not in self._private:  # the count can be read without a key
+            calibration = self.calibration.setdefault(held.model, Calibration())
+            calibration.note(error, within_high=outcome.ttft_ms <= held.high_ttft_ms)
         fleet, machine, model = self._fleet, outcome.machine, held.model
         values = {
             "bias_prefill": _corrected(fleet.place(machine, model, "bias_prefill"), error),
@@ -131,6 +137,17 @@ class Learning:
             error = log(max(step_ms, 1e-3) / held.predicted_step_ms)
             values["bias_step"] = _corrected(fleet.place(machine, model, "bias_step"), error)
         fleet.write_place(machine, model, values)
+
+    def _count_total(self, outcome: Outcome, held: Reservation) -> None:
+        """The same of the whole answer: of its length, too, there was only an expectation."""
+        predicted_ms = (held.ends_s - held.granted_s) * 1e3
+        if held.model is None or outcome.total_ms is None or predicted_ms <= 0:
+            return
+        if outcome.machine in self._private:
+            return
+        error = log(max(outcome.total_ms, 0.1) / max(predicted_ms, 0.1))
+        totals = self.totals.setdefault(held.model, Calibration())
+        totals.note(error, within_high=outcome.total_ms <= held.high_total_ms)
 
 
 def breaker_of(fleet: Fleet, machine: MachineId, now_s: float) -> int:

@@ -3,6 +3,10 @@
 Answers are counted in a histogram of quarter octaves, per model and per consumer of a model, that
 forgets slowly. A consumer's own answers count as far as there are any; the model's fill the
 rest. Used where a request must be judged before it has run, and never its true length.
+
+An answer that was cut says only that it would have been longer: it counts as the longer ones that
+are known, in their proportions, as in Kaplan and Meier's estimate. Otherwise a few requests for
+one token would make every answer look short, to everybody.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ MAX_CONSUMERS = 10_000
 
 FIRST_TOKENS = 128.0
 FIRST_SERVICE_S = 2.0
+FIRST_WORK = 640.0  # cost tokens: those of 128 tokens said, and as many read
 """Guesses before the first request of a model has ended."""
 
 NEWS = 32
@@ -51,9 +56,9 @@ class _Histogram:
         self.weight = 1.0
         self.answers = 0.0
 
-    def add(self, tokens: float) -> None:
-        at = int(np.log2(max(tokens, 1.0)) * PER_OCTAVE)
-        self.counts[min(at, BINS - 1)] += self.weight
+    def add(self, shares: FloatArray) -> None:
+        """One answer, whose length is spread like this; the shares add up to 1."""
+        self.counts += self.weight * shares
         self.weight *= FORGET
         self.answers = min(self.answers + 1.0, 1.0 / (FORGET - 1.0))
         if self.weight > 1e6:
@@ -72,7 +77,7 @@ class Lengths:
     def __init__(self) -> None:
         self._models: dict[ModelId, _Histogram] = {}
         self._consumers: OrderedDict[tuple[ModelId, AccountId], _Histogram] = OrderedDict()
-        self._service_s: dict[ModelId, float] = {}
+        self._service: dict[ModelId, tuple[float, float]] = {}
         self._cache: dict[_Asked, tuple[int, tuple[float, float]]] = {}
         self._news: dict[ModelId, int] = {}
 
@@ -129,25 +134,53 @@ class Lengths:
             shares = share * own.shares() + (1.0 - share) * shares
         return shares
 
-    def service_s(self, model: ModelId) -> float:
-        """How long a slot is held."""
-        return self._service_s.get(model, FIRST_SERVICE_S)
+    def service_s(self, model: ModelId, work: float | None = None) -> float:
+        """How long a slot is held by a request of so many cost tokens, by a usual one if None.
+
+        In proportion to its work: what comes may be ten times longer than what was.
+        """
+        seconds, usual = self._service.get(model, (FIRST_SERVICE_S, FIRST_WORK))
+        return seconds if work is None else seconds * work / usual
+
+    def learn_service(self, model: ModelId, work: float, service_s: float) -> None:
+        """A request of so many cost tokens has held its slots for so long."""
+        seconds, usual = self._service.get(model, (FIRST_SERVICE_S, FIRST_WORK))
+        self._service[model] = (
+            seconds + SERVICE_WEIGHT * (service_s - seconds),
+            usual + SERVICE_WEIGHT * (max(work, 1.0) - usual),
+        )
 
     def learn(
-        self, model: ModelId, consumer: AccountId | None, tokens: float, service_s: float
+        self, model: ModelId, consumer: AccountId | None, tokens: float, *, cut: bool = False
     ) -> None:
-        """One choice of a request ended well."""
-        self._models.setdefault(model, _Histogram()).add(tokens)
+        """One choice of a request ended well; a `cut` one would have said more than `tokens`."""
+        at = min(int(np.log2(max(tokens, 1.0)) * PER_OCTAVE), BINS - 1)
+        if cut and model not in self._models and tokens < FIRST_TOKENS:
+            return  # less than what is guessed without it
         if consumer is not None:
             key = (model, consumer)
+            spread = _spread(at, self._shares(model, consumer) if cut else None)
             own = self._consumers.pop(key, None) or _Histogram()
             self._consumers[key] = own
-            own.add(tokens)
+            own.add(spread)
             if len(self._consumers) > MAX_CONSUMERS:
                 self._consumers.popitem(last=False)
-        before = self._service_s.get(model, FIRST_SERVICE_S)
-        self._service_s[model] = before + SERVICE_WEIGHT * (service_s - before)
+        of_model = self._models.setdefault(model, _Histogram())
+        of_model.add(_spread(at, of_model.shares() if cut else None))
         self._news[model] = self._news.get(model, 0) + 1
+
+
+def _spread(at: int, known: FloatArray | None) -> FloatArray:
+    """An answer in this bin; with `known` shares, one that was cut there."""
+    spread = np.zeros(BINS)
+    if known is not None:
+        spread[at + 1 :] = known[at + 1 :]
+        longer = float(spread.sum())
+        if longer > 0:
+            spread /= longer
+            return spread
+    spread[at] = 1.0  # of cut ones too, where none is known to be longer
+    return spread
 
 
 def _quantile(shares: FloatArray, lengths: FloatArray, share: float) -> float:

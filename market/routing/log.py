@@ -6,7 +6,7 @@ how many Macs each reason ruled out: enough to answer "why this Mac?" for a week
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -112,11 +112,10 @@ def explain(
     if not attempts:
         return None
     model = next((d.model for d in decisions.values()), None)
-    last = outcomes.get(attempts[-1])
     return {
         "request_id": request_id,
         "model": model,
-        "state": "ended" if last is not None and last.final else "open",
+        "state": "ended" if _ended(decisions, outcomes, attempts[-1]) else "open",
         "attempts": [
             {
                 "attempt": attempt,
@@ -126,6 +125,16 @@ def explain(
             for attempt in attempts
         ],
     }
+
+
+def _ended(
+    decisions: Mapping[int, DecisionRecord], outcomes: Mapping[int, OutcomeRecord], last: int
+) -> bool:
+    """Its last attempt ended for good, or nobody was found for it: nothing follows a refusal."""
+    outcome, decision = outcomes.get(last), decisions.get(last)
+    if outcome is not None and outcome.final:
+        return True
+    return decision is not None and decision.refusal is not None
 
 
 def _decision_data(record: DecisionRecord | None) -> dict[str, Any] | None:

@@ -148,7 +148,7 @@ class Macs:
         elif known.lost_s is None:
             known.here_s += now_s - known.last_beat_s
         if beat.private != (machine in self.private):
-            self.private ^= {machine}
+            self.private ^= {machine}  # in place: others look into the same set
             self._unkept_private.append(machine)
         wrong = impossible(beat)
         known.beat = beat if wrong is None else scrubbed(beat)

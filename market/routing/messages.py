@@ -161,7 +161,8 @@ class Outcome:
     """How one attempt ended. Frees its slots and teaches the router.
 
     `result`: "ok", "cancelled" (the client left), "failed" (the Mac's fault), "rejected"
-    (the Mac said no). `final` closes the request's decision record. `prefix` are the block
+    (the Mac said no). `truncated`: a choice was ended by its limit and would have said more.
+    `final` closes the request's decision record. `prefix` are the block
     hashes of prompt and answer together, which this Mac may now have in its cache.
     """
 
@@ -175,6 +176,7 @@ class Outcome:
     ttft_ms: float | None = None
     total_ms: float | None = None
     prefix: tuple[int, ...] = ()
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,10 @@ def _counted(desk: Dispatcher) -> Samples:
     for family in COUNTS:
         if not family.labels:  # there from the beginning, so that the first one is an increase
             yield family.name, 0.0
+    models = desk.macs.fleet.models
+    for family in COUNTS:
+        if family.labels == ("model",):
+            yield from ((labelled(family.name, model=model), 0.0) for model in sorted(models))
     for counts in (desk.counters, desk.macs.counters):
         for key, value in counts.items():
             name, brace, labels = key.partition("{")

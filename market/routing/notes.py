@@ -38,7 +38,9 @@ class Noted:
     def record(self) -> DecisionRecord:
         """What is stored of it."""
         decision, request, index = self.decision, self.request, self.decision.index
-        chosen = decision.candidates.name(index) if index is not None else None
+        chosen = None
+        if index is not None and self.refusal is None:
+            chosen = decision.candidates.name(index)
         predicted = decision.predicted if index is not None else None
         return DecisionRecord(
             request_id=request.request_id,

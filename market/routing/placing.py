@@ -117,7 +117,15 @@ class Placing:
                 "unknown_model",
             )
 
-    def outlook(self, machine: MachineId, called: str, model: ModelId, now_s: float) -> str:
+    def outlook(
+        self,
+        machine: MachineId,
+        called: str,
+        model: ModelId,
+        now_s: float,
+        *,
+        drained: bool = False,
+    ) -> str:
         """What will become of a pin, in words. Raises InvalidRequest, with the arithmetic, for one
         that this Mac, `called` so, can never carry out, and for a model that is not on offer.
         """
@@ -129,7 +137,7 @@ class Placing:
                 None,
                 "placement_off",
             )
-        found = self.planner.outlook(Pin(machine, model), now_s)
+        found = self.planner.outlook(Pin(machine, model), now_s, drained=drained)
         if not found.possible:
             raise InvalidRequest(
                 f"{model} cannot be pinned to {called}: {found.words}.", "model", "pin_impossible"

@@ -90,7 +90,7 @@ def _wait(
     if error is not None:
         return None, error
     queue = desk.queues.get(request.model)
-    ahead = queue.ahead_of(request) if queue is not None else 0
+    ahead = queue.ahead_of(request) if queue is not None else []
     wait_s = desk.wait_s(request.model, ahead, now_s)
     late = None
     if not desk.rebuilding(now_s):

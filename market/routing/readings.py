@@ -11,6 +11,7 @@ from market.policy.decision import Decision
 from market.policy.registry import Policy, policy_named
 from market.routing.dispatcher import Dispatcher
 from market.routing.fleet_view import fleet, one_mac
+from market.routing.learning import Calibration
 from market.routing.messages import ModelAvailability
 from market.routing.metrics import mac_metrics, metrics
 from market.routing.placing import Placing
@@ -80,9 +81,16 @@ class Readings:
         return models(self._desk, now_s)
 
     def calibration(self) -> dict[str, dict[str, object]]:
-        """How predicted times to the first token compare with what was, by model."""
-        known = self._desk.learning.calibration
-        return {model: known[model].as_json() for model in sorted(known)}
+        """How predicted times compare with what was, by model: to the first token, and whole."""
+        firsts, totals = self._desk.learning.calibration, self._desk.learning.totals
+        unknown = Calibration()
+        return {
+            model: {
+                **firsts.get(model, unknown).as_json(),
+                "total": totals.get(model, unknown).as_json(),
+            }
+            for model in sorted(firsts.keys() | totals.keys())
+        }
 
     @property
     def policy(self) -> str:
@@ -95,7 +103,7 @@ class Readings:
 
     def mac_of_fleet(self, machine: MachineId, now_s: float) -> dict[str, Any]:
         """One Mac as it stands in the fleet, here or away; `only_here` are models that no other
-        Mac which takes work has ready.
+        Mac which takes work has ready, `no_room` those of them that none would load.
         """
         return one_mac(self._desk, self.roster, machine, now_s)
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from math import isinf
 
+import numpy as np
+
 from market.errors import InvalidRequest, Unavailable
-from market.policy.decision import Decision
-from market.policy.filters import WISHES, reasons_in_words
+from market.policy.decision import Decision, all_reasons
+from market.policy.filters import LASTING, WISHES, reasons_in_words
+from market.policy.predictor import alone_total_ms
 from market.routing.messages import RouteRequest
 from market.routing.waits import retry_after_s
-from market.types import ModelId
+from market.types import ModelId, ProviderId
 
 NO_PROVIDER_RETRY_S = 5.0
 FOREVER_RETRY_S = 30.0
 """When to come back where nobody can say when it will be better."""
+
+NAMED_MAX = 8
+"""Most Macs named in a message."""
 
 _FIELDS = {
     "not_only": "provider.only",
@@ -41,13 +47,27 @@ def no_provider(model: ModelId, decision: Decision, starting: int) -> Unavailabl
 def unwanted(decision: Decision) -> InvalidRequest:
     """Macs could serve it; the caller's own wishes leave none of them."""
     fields = " or ".join(_FIELDS[name] for name in decision.counts if name in WISHES)
+    lacking = _without_it(decision)
+    model = decision.ask.model
+    more = ""
+    if lacking:
+        named, verb = ", ".join(lacking), "does" if len(lacking) == 1 else "do"
+        more = f"{named} {verb} not have {model} loaded. "
     return InvalidRequest(
-        f"Your routing preferences leave no Mac for {decision.ask.model}: of "
-        f"{len(decision.candidates)} Macs {reasons_in_words(decision.counts)}. "
+        f"Your routing preferences leave no Mac for {model}: {more}Of the "
+        f"{len(decision.candidates)} Macs with it {reasons_in_words(decision.counts)}. "
         f"Relax {fields}, or leave it out.",
         "provider",
         "no_provider_matches",
     )
+
+
+def _without_it(decision: Decision) -> list[ProviderId]:
+    """The Macs that the caller insists on and that do not have the model."""
+    wished = decision.ask.preferences
+    insisted = wished.only or (() if wished.allow_fallbacks else wished.order)
+    having = {who.provider for who in decision.candidates.who()}
+    return [provider for provider in insisted if provider not in having][:NAMED_MAX]
 
 
 def unknown_provider(name: str, field: str) -> InvalidRequest:
@@ -97,7 +117,7 @@ def late_turn(
         None,
         "deadline_infeasible",
         retry_after_s(wait_s - most_s),
-        True,
+        ever_in_time(decision),
     )
 
 
@@ -106,14 +126,27 @@ def too_late(decision: Decision) -> Unavailable | None:
     ask, at = decision.ask, decision.index
     if ask.finish_by_s is None or at is None:
         return None
-    total_s = float(decision.predicted.total_ms[at]) / 1e3
-    if total_s <= ask.finish_by_s:
+    if not decision.late(at):
         return None
+    total_s = float(decision.predicted.total_ms[at]) / 1e3
     return Unavailable(
         f"The fastest Mac that is free would take about {total_s:.1f} s for this, longer than its "
         f"deadline of {ask.finish_by_s:g} s; ask for fewer tokens or allow more time.",
         None,
         "deadline_infeasible",
         retry_after_s(total_s - ask.finish_by_s),
-        True,
+        ever_in_time(decision),
     )
+
+
+def ever_in_time(decision: Decision) -> bool:
+    """Whether the fastest Mac could make the caller's deadline if it had nothing else to do: if
+    not, asking again is no use.
+    """
+    ask, candidates = decision.ask, decision.candidates
+    if ask.finish_by_s is None:
+        return True
+    alone_ms = alone_total_ms(candidates, decision.predicted, ask)
+    unknown = candidates["prefill_ms"] <= 0
+    able = np.array([LASTING.isdisjoint(why) for why in all_reasons(decision)], dtype=np.bool_)
+    return bool((able & (unknown | (alone_ms <= ask.finish_by_s * 1e3))).any())

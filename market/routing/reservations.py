@@ -28,7 +28,8 @@ class Reservation:
 
     `model`, `consumer`, `cost` and `grant` are None or 0 for a reservation that was
     adopted from a gateway's declaration after a restart. What was predicted is kept to be
-    compared with what comes; `ends_s` is when its slots are expected to be free.
+    compared with what comes; `ends_s` is when its slots are expected to be free, `work` what it
+    is expected to take in cost tokens, whether or not its consumer is charged for it in a queue.
     """
 
     request_id: RequestId
@@ -49,6 +50,8 @@ class Reservation:
     high_ttft_ms: float = 0.0
     predicted_step_ms: float = 0.0
     ends_s: float = 0.0
+    high_total_ms: float = 0.0
+    work: float = 0.0
 
     @property
     def key(self) -> GrantKey:

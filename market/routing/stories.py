@@ -5,13 +5,14 @@ Reading only. Macs appear under their public ids; admin readers also get private
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isinf
 from typing import Any
 
 from market.policy.ask import SUSPECT_AFTER_S
 from market.policy.columns import PLACES, STANDINGS
 from market.policy.counterfactual import changes
-from market.policy.decision import Decision, materialise, reasons_of
+from market.policy.decision import Decision, asides_of, materialise, reasons_of
 from market.policy.filters import BY_NAME, effective_slots
 from market.policy.registry import Policy
 from market.routing.dispatcher import Dispatcher
@@ -49,6 +50,7 @@ def story_of(decision: Decision) -> dict[str, Any]:
         ],
         "changes": [change.as_json() for change in changes(decision)],
         "faults": list(decision.faults),
+        "said_tokens": decision.ask.said_tokens,
     }
 
 
@@ -57,13 +59,16 @@ def replayed_by(decision: Decision, policy: Policy) -> dict[str, Any]:
     choice is by the terms that decided.
     """
     other = again(decision, policy)
+    if decision.refused and other.index is not None and other.late(other.index):
+        other = replace(other, refused=True)
     behind_ms = None
     if decision.index is not None and other.index is not None and decision.terms:
         total = decision.total_ms()
         behind_ms = round(float(total[other.index] - total[decision.index]), 3)
+    chosen = None if other.refused else other.index
     return {
         "policy": policy.name,
-        "chosen": None if other.index is None else other.candidates.name(other.index).provider,
+        "chosen": None if chosen is None else other.candidates.name(chosen).provider,
         "same": other.chosen == decision.chosen,
         "behind_ms": behind_ms,
         "faults": list(other.faults),
@@ -189,8 +194,8 @@ def _recent(desk: Dispatcher, machine: MachineId) -> list[dict[str, Any]]:
             continue
         reason = reasons_of(decision)[at]
         total = decision.total_ms()
-        behind = None
-        if reason is None and decision.index is not None:
+        aside, behind = asides_of(decision)[at], None
+        if reason is None and aside is None and decision.chosen is not None:
             behind = round(float(total[at] - total[decision.index]), 3)
         found.append(
             {
@@ -198,6 +203,7 @@ def _recent(desk: Dispatcher, machine: MachineId) -> list[dict[str, Any]]:
                 "model": decision.ask.model,
                 "chosen": decision.chosen == machine,
                 "reason": reason,
+                "aside": aside,
                 "behind_ms": behind,
             }
         )
@@ -218,7 +224,8 @@ def queue_story(desk: Dispatcher, now_s: float) -> list[dict[str, Any]]:
     for model, queue in sorted(desk.queues.items()):
         if not len(queue):
             continue
-        first = next(iter(queue.in_order()))
+        waiting = list(queue.in_order())
+        first, costs = waiting[0], [entry.cost for entry in waiting]
         decision = desk.asker.decide(first.request, now_s, rebuilding=desk.rebuilding(now_s))
         story.append(
             {
@@ -234,10 +241,9 @@ def queue_story(desk: Dispatcher, now_s: float) -> list[dict[str, Any]]:
                         "waited_s": round(now_s - entry.enqueued_s, 3),
                         "gives_up_in_s": round(entry.expires_s - now_s, 3),
                         "cost_tokens": round(entry.cost, 1),
-                        "predicted_wait_s": _finite(desk.wait_s(model, number, now_s)),
+                        "predicted_wait_s": _finite(desk.wait_s(model, costs[:number], now_s)),
                     }
-                    for number, entry in enumerate(queue.in_order())
-                    if number < RECENT_SHOWN
+                    for number, entry in enumerate(waiting[:RECENT_SHOWN])
                 ],
             }
         )

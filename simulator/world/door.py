@@ -321,6 +321,7 @@ class Door:
             ttft_ms=None if one.first_s is None else (one.first_s - one.begun_s) * 1e3,
             total_ms=(now_s - one.begun_s) * 1e3,
             prefix=call.arrival.leaves if result == "ok" else (),
+            truncated=call.said >= call.arrival.max_tokens,
         )
         self._router.report([outcome], now_s)
 

@@ -17,8 +17,14 @@ import numpy as np
 import pytest
 
 from actors.router import Router
-from market.policy.counterfactual import regret_ms
-from market.policy.decision import Decision, materialise
+from market.errors import MarketError
+from market.messages import Funding
+from market.policy import decision as deciding
+from market.policy.ask import Ask
+from market.policy.candidates import BoolArray, Candidates
+from market.policy.counterfactual import SHOWN_MAX, regret_ms
+from market.policy.decision import Decision, all_reasons, decide, materialise
+from market.policy.filters import FILTERS, Filter
 from market.policy.picker import (
     EXPLORE_WORST,
     KNOWN_AFTER,
@@ -91,7 +97,7 @@ class Life:
         )
 
     def wish(self) -> RouteRequest:
-        random = self.random
+        random, uniform = self.random, self.random.uniform
         self.number += 1
         prompt = random.randint(1, 1500)
         named = tuple(ProviderId(f"prv_{name}") for name in random.sample(MACS, 5))
@@ -124,7 +130,7 @@ class Life:
             preferences=Preferences(**random.choice(wishes)),
             price_in_nano=100,
             price_out_nano=700,
-            finish_by_s=random.choice([None, None, random.uniform(0.5, 60)]),
+            finish_by_s=random.choice([None, None, uniform(0.1, 3), uniform(0.5, 60)]),
             prefix=block_hashes([random.randint(0, 1)] * prompt, "acct", MODEL),
             session=random.choice(["", "talk"]),
         )
@@ -135,6 +141,8 @@ class Life:
                 self.running[told.request_id] = (reply, told)
             elif isinstance(reply, Busy) and told.funding is not None:
                 self.waiting[told.request_id] = told
+            elif isinstance(reply, MarketError) and told.attempt == 1:
+                self.finished.append(told.request_id)
 
     async def poll(self) -> None:
         beat = gateway_beat(
@@ -144,6 +152,8 @@ class Life:
             told = self.waiting.pop(letter.request_id)
             if isinstance(letter, Grant):
                 self.running[letter.request_id] = (letter, told)
+            else:
+                self.finished.append(letter.request_id)
 
     async def end(self, name: RequestId) -> None:
         """An attempt ends; a failed one is tried again, or goes on elsewhere after some tokens."""
@@ -175,7 +185,7 @@ class Life:
             digest=grant.digest if goes_on else "",
             said_tokens=min(said, told.max_tokens - 1) if goes_on else 0,
             finish_by_s=None if goes_on else told.finish_by_s,
-            funding=told.funding,
+            funding=Funding(1, 0),
         )
         await self.ask([again])
         if name not in self.running and name not in self.waiting:
@@ -206,9 +216,63 @@ def assert_the_least_won(decision: Decision) -> None:
     assert own_ms <= EXPLORE_WORST * best_ms
 
 
-async def test_why_is_true_of_a_thousand_requests(tmp_path: Path) -> None:
+def without(reason: str, at: int) -> tuple[Filter, ...]:
+    """The filters, one of which has nothing against this one Mac."""
+
+    def forgiving(rule: Filter) -> Filter:
+        def passes(candidates: Candidates, ask: Ask) -> BoolArray | None:
+            passed = rule.passes(candidates, ask)
+            if passed is None:
+                return None
+            forgiven: BoolArray = passed.copy()
+            forgiven[at] = True
+            return forgiven
+
+        return replace(rule, passes=passes)
+
+    return tuple(forgiving(rule) if rule.name == reason else rule for rule in FILTERS)
+
+
+def winners(decision: Decision, refused: bool, patch: pytest.MonkeyPatch) -> set[ProviderId]:
+    """Who is chosen, and in time, when the decision is made again without what ruled it out."""
+    found = set()
+    for at, reasons in enumerate(all_reasons(decision)):
+        for reason in reasons:
+            with patch.context() as changed:
+                changed.setattr(deciding, "FILTERS", without(reason, at))
+                policy = policy_named(decision.policy)
+                again = decide(decision.candidates, decision.ask, decision.seed, policy)
+            late = again.late(at) and (refused or decision.index is None)
+            if again.index == at and at != decision.index and not late:
+                found.add(decision.candidates.name(at).provider)
+    return found
+
+
+def assert_changes(
+    changes: list[dict[str, Any]], decision: Decision, refused: bool, patch: pytest.MonkeyPatch
+) -> int:
+    """Whoever is said to have won wins without its reason, and nobody else is said to; how many."""
+    told = {change["provider"] for change in changes if change["would_win"]}
+    won = winners(decision, refused, patch)
+    late = {w.provider for at, w in enumerate(decision.candidates.who()) if decision.late(at)}
+    assert told <= won
+    assert told == won - late or len(told) == SHOWN_MAX
+    asides = {verdict.provider: verdict.aside for verdict in materialise(decision)}
+    for change in changes:
+        assert ("better, if" in change["words"]) <= change["would_win"]
+        if change["reason"] is None and not refused:
+            aside = asides[change["provider"]]
+            assert ("set aside" in change["words"]) == (aside is not None)
+            assert ("tie window" not in change["words"]) or change["gain_ms"] == 0
+    return len(told)
+
+
+async def test_why_is_true_of_a_thousand_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a restart: terms add up to totals, the winner is the least, each candidate is told
-    once, and the decision made again from what was stored is the same decision.
+    once, the decision made again from what was stored is the same decision, and whoever is said
+    to have won without its reason is chosen when the decision is made again without it.
     """
     first = Router(tmp_path / "router.db")
     await first.start()
@@ -218,19 +282,24 @@ async def test_why_is_true_of_a_thousand_requests(tmp_path: Path) -> None:
 
     router = Router(tmp_path / "router.db")
     await router.start()
-    told = decided = explored = 0
+    told = decided = explored = changed = refused = 0
     policies: set[str] = set()
     for name in life.finished:
         story = await router.explain(name)
         assert story is not None
         assert json.loads(json.dumps(story)) == story
+        assert story["state"] == "ended"
         for attempt in story["attempts"]:
             record = attempt["decision"]
             assert record is not None
-            if record["refusal"] is not None:
+            decision = await _replayed(router, name, attempt["attempt"])
+            turned_away = record["refusal"] is not None
+            changed += assert_changes(record["changes"], decision, turned_away, monkeypatch)
+            if turned_away:
+                assert record["chosen"] is None
+                refused += decision.index is not None
                 continue
             assert attempt["outcome"] is not None
-            decision = await _replayed(router, name, attempt["attempt"])
             _assert_record(record, decision)
             assert_the_least_won(decision)
             policies.add(decision.policy)
@@ -242,7 +311,9 @@ async def test_why_is_true_of_a_thousand_requests(tmp_path: Path) -> None:
 
     assert told >= FINISHED
     assert policies == set(POLICIES)
+    assert min(changed, refused) > 0
     print(f"{told} requests, {decided} decisions replayed, {explored} of them by a tie or a try")
+    print(f"{changed} would have won, {refused} were refused though a Mac was free")
 
 
 async def _replayed(router: Router, name: RequestId, attempt: int) -> Decision:

@@ -145,7 +145,7 @@ class Fleet:
 
     def calibration(self) -> dict[ModelId, dict[str, object]]:
         told = {"requests": 3, "bias": 1.1, "typical_error": 0.2, "within_p90": 0.9}
-        return {DEMO_MODEL: dict(told)}
+        return {DEMO_MODEL: {**told, "total": dict(told)}}
 
     async def public_fleet(self, epoch: int) -> PublicFleet:
         """Every Mac is an M4 Max with the demo model; those in `private` are left out."""

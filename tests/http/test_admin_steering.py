@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -29,6 +30,9 @@ HOSTILE = [
     "", " ", "..", "../../etc/passwd", "\0", "\x1b[2J", "x" * 4000, "é", "𝕏" * 50, "null", "req_",
     "prv_", "mac_", "%", "%2F", "'; DROP TABLE macs; --", "a\nb", "{}", "-1", "req_" + "z" * 26,
 ]  # fmt: skip
+
+PLAN_LOOKS = 100
+"""How often it is looked whether the plan has taken notice of a drain."""
 
 
 @dataclass
@@ -167,6 +171,7 @@ async def test_a_drain_says_what_is_left_and_what_the_market_misses(desk: Desk) 
     status, told = await desk.ask("POST", "/admin/drain/studio", {"reason": "RAM swap"})
     assert (status, told["machine"], told["drain"]) == (200, "mac_studio", True)
     assert (told["only_here"], told["in_flight"], told["here"]) == ([LARGE], 0, True)
+    assert told["no_room"] == [LARGE], "the minis are too small for it"
     (mac,) = [m for m in (await desk.get("/admin/fleet"))["macs"] if m["name"] == "studio"]
     assert mac["drain"] == "RAM swap"
     answers = [await desk.ask("POST", "/admin/undrain/prv_studio") for _ in range(2)]
@@ -197,6 +202,28 @@ async def test_a_policy_is_switched_by_name(desk: Desk) -> None:
     assert (await desk.get("/admin/policy"))["policy"] == "round_robin"
     status, refused = await desk.ask("POST", "/admin/policy", {"name": "nope"})
     assert (status, refused["error"]["type"]) == (400, "invalid_request")
+    _, told = await desk.ask("POST", "/admin/policy", {"name": "coster-prefill"})
+    assert told["policy"] in {each["name"] for each in told["policies"]}
+
+
+async def test_a_pin_on_a_drained_mac_waits_until_it_is_undrained(desk: Desk) -> None:
+    """It is here, so nobody waits for it to come back."""
+    await desk.ask("POST", "/admin/drain/mini-1", {"reason": "update"})
+    body = {"mac": "mini-1", "model": SMALL}
+    for _ in range(PLAN_LOOKS):
+        _, told = await desk.ask("POST", "/admin/placement/pin", body)
+        if "waits" in told["words"]:
+            break
+        await asyncio.sleep(0.05)
+    assert told["words"] == "it waits until the Mac is undrained"
+
+
+async def test_the_placement_of_one_model_is_told_alone(desk: Desk) -> None:
+    """And one that is not on offer is a 404."""
+    told = await desk.get(f"/admin/placement?model={SMALL}")
+    assert [each["model"] for each in told["models"]] == [SMALL]
+    status, refused = await desk.ask("GET", "/admin/placement?model=nosuch")
+    assert (status, refused["error"]["param"]) == (404, "model")
 
 
 async def test_a_reason_is_one_line_that_can_be_printed(desk: Desk) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from market.errors import Unavailable
+from market.money import NANO_PER_USD
 from serve_app import exporting
 from tests.http.asgi_client import Exchange
 from tests.http.past_market import (
@@ -56,6 +57,10 @@ async def test_an_export_holds_everything_whatever_its_form(
     for job in jobs:
         shares = int(job["amount_nano_usd"]) + int(job["fee_nano_usd"])
         assert shares == int(job["cost_nano_usd"])
+    for row, name in [(row, "cost") for row in rows] + [(job, "amount") for job in jobs]:
+        dollars = int(row[f"{name}_nano_usd"]) / NANO_PER_USD
+        expected = f"{dollars:.9f}" if form == "csv" else dollars
+        assert row[f"{name}_usd"] == expected, "a number; in CSV with nine decimals"
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "jsonl"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -113,7 +114,9 @@ def test_earnings_in_sums_add_up_in_every_form(town: Town, by: str) -> None:
     table = town.run("owner", "earnings", "--by", by).stdout
 
     assert cost(told["data"], "earned_nano_usd") == nano
-    assert cost(list(csv.DictReader(io.StringIO(text))), "earned_nano_usd") == nano
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert cost(rows, "earned_nano_usd") == nano
+    assert all(re.fullmatch(r"\d+\.\d{9}", row["earned_usd"]) for row in rows)
     assert table.splitlines()[-1].split()[0] == "total"
     assert f"{nano % 10**9:09d}" in table.splitlines()[-1]
     assert ("device" in table) == ("device" in by)

@@ -318,3 +318,12 @@ async def test_a_request_ends_at_its_deadline(tmp_path: Path) -> None:
     assert (exchange.status, exchange.error["code"]) == (503, "deadline")
     await settled(market)
     assert market.ada.credit_nano == TEN_DOLLARS
+
+
+@pytest.mark.parametrize(("limit", "cut"), [(3, True), (400, False)])
+async def test_the_router_is_told_which_answers_were_cut(
+    market: Market, limit: int, cut: bool
+) -> None:
+    """One that ended at its limit says nothing of how long answers are, and is told apart."""
+    await ask(chat(max_tokens=limit)).go(market.app)
+    assert [outcome.truncated for outcome in market.fleet.outcomes] == [cut]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from serve_app.exposition import FAMILIES, exposition
 from serve_app.limits import Limits
 from serve_app.measures import Measures
 from tests.http.asgi_client import Exchange, ask, chat, settled
+from tests.http.ledger_market import open_market
 from tests.http.memory_accountant import TEN_DOLLARS
+from tests.http.memory_fleet import Mac
 from tests.http.memory_market import Market
+from tests.http.routed_fleet import RoutedFleet
 
 DASHBOARDS = Path(__file__).resolve().parents[2] / "dashboards"
 DEMO = "coster/demo"
@@ -246,6 +250,33 @@ def test_whatever_is_drawn_or_alarmed_on_is_exposed(expression: str) -> None:
         assert label in family.labels
     for grouped in GROUPED.findall(expression):
         assert {label.strip() for label in grouped.split(",")} <= labels
+
+
+async def test_a_quiet_market_s_page_has_what_is_drawn_and_alarmed_on(tmp_path: Path) -> None:
+    """Every name has its TYPE before its first event, and every count whose labels are known a
+    zero: an increase of what appears as 1 is none.
+    """
+    async with open_market(tmp_path, Mac("a")) as market:
+        fleet = RoutedFleet(*market.fleet.macs)
+        fleet.beat()
+        page = exposition({
+            **market.app.counters(),
+            **fleet.state.metrics(time.monotonic(), macs=True),
+            **await market.ledger.accountant.metrics(),
+        }).decode()  # fmt: skip
+    read = {family.name: family for family in text_string_to_metric_families(page)}
+
+    names_drawn = {name for e in (*drawn(), *alarms()) for name in NAME.findall(e)}
+    families = [found for name in names_drawn if (found := family_of(name, FAMILIES))]
+    for family in families:
+        assert read[family.name.removesuffix("_total")].type == family.kind, family.name
+    begun = {family.name for family in read.values() if family.samples}
+    known = {(), ("model",), ("name",), ("op",)}
+    counts = [f for f in families if f.kind == "counter" and f.labels in known]
+    from_the_start = {f.name.removesuffix("_total") for f in counts if "_tokens_" not in f.name}
+    assert from_the_start <= begun
+    stale = {sample.labels["name"] for sample in read["coster_gateway_stale_bodies"].samples}
+    assert stale == set(names.PUBLIC_BODIES)
 
 
 def test_the_dashboard_draws_what_an_operator_asks_first() -> None:

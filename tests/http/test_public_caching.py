@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from market.errors import Unavailable
+from serve_app.limits import Limits
 from storage.database import StorageError
 from tests.http.ledger_market import LedgerMarket, call
-from tests.http.public_market import ROUTES, dated_market, get, later, served, snapshot
+from tests.http.public_market import ROUTES, dated_market, get, later, schema, served, snapshot
 from tests.http.test_hostile import GENEROUS
+
+ORIGIN = b"access-control-allow-origin"
 
 
 @pytest.fixture
@@ -147,6 +152,8 @@ async def test_the_snapshot_is_made_in_the_background(market: LedgerMarket) -> N
     app = market.gateway(accountant=books)
     before = await get(market, "/api/v1/analytics/network", app)
     assert before.json["generated_at"] is None
+    assert set(before.json["totals"].values()) == {None}
+    jsonschema.validate(before.json, schema("network_analytics"))
     assert before.answer_headers["cache-control"] == "no-store"
     await app.figures.snapshot()
     made = await get(market, "/api/v1/analytics/network", app)
@@ -171,6 +178,59 @@ async def test_nothing_else_may_be_read_from_any_origin(market: LedgerMarket) ->
     for path in ("/v1/models", "/v1/pricing", "/health", "/v1/payments/balance", "/openapi.json"):
         exchange = await call(market, "GET", path)
         assert "access-control-allow-origin" not in exchange.answer_headers, path
+
+
+@pytest.mark.parametrize("path", sorted(ROUTES))
+async def test_whatever_a_public_path_answers_any_page_may_read_once(
+    market: LedgerMarket, path: str
+) -> None:
+    """Figures, 304, 400, 404, 429 and 503: the one header, so that a page sees what was wrong."""
+    await snapshot(market)
+    told = await get(market, path)
+    tag = told.answer_headers["etag"]
+    market.fleet.fleet_error = Unavailable("It has just started.", None, "starting")
+    down = market.gateway()
+    answers = [
+        (200, told),
+        (304, await get(market, path, if_none_match=tag)),
+        (404, await call(market, "POST", path)),
+    ]
+    if path in ("/v1/leaderboard", "/v1/network/totals"):
+        answers.append((400, await get(market, f"{path}?window=1d")))
+    if path != "/api/v1/analytics/network":
+        answers.append((503, await get(market, path, down)))
+    strict = market.gateway(replace(Limits(), strangers_per_minute=1, strangers_burst=1))
+    for _ in range(2):
+        await get(market, "/v1/models", strict)
+    answers.append((429, await get(market, path, strict)))
+
+    for status, exchange in answers:
+        assert exchange.status == status
+        said = [value for name, value in exchange.out[0]["headers"] if name == ORIGIN]
+        assert said == [b"*"], status
+
+
+@pytest.mark.parametrize("path", sorted(ROUTES))
+async def test_a_browser_may_ask_first_and_a_client_may_ask_for_the_head(
+    market: LedgerMarket, path: str
+) -> None:
+    """OPTIONS allows GET with any header; HEAD is GET's headers without its body."""
+    await snapshot(market)
+    asked = {"access-control-request-headers": "if-none-match", "origin": "https://example.org"}
+    may = await call(market, "OPTIONS", path, key=None, headers=asked)
+    assert (may.status, may.content) == (204, b"")
+    assert "GET" in may.answer_headers["access-control-allow-methods"]
+    assert "*" in may.answer_headers["access-control-allow-headers"]
+
+    whole, head = await get(market, path), await call(market, "HEAD", path, key=None)
+    ids = {"x-request-id", "x-coster-request-id"}
+    assert (head.status, head.content) == (200, b"")
+    assert {n: v for n, v in head.answer_headers.items() if n not in ids} == {
+        n: v for n, v in whole.answer_headers.items() if n not in ids
+    }
+    assert int(head.answer_headers["content-length"]) == len(whole.content)
+    for other in ("/v1/models", "/health"):
+        assert (await call(market, "OPTIONS", other)).status == 404
 
 
 # ── bad input ────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
@@ -29,6 +30,16 @@ from tests.http.public_market import (
     served,
     snapshot,
 )
+from tests.http.routed_fleet import RoutedFleet
+
+KEYLESS = (
+    "/v1/models",
+    "/v1/models/coster/demo",
+    "/v1/pricing",
+    "/v1/pricing/history?model=coster/demo",
+    "/v1/quote/calibration",
+)
+"""Answers that anybody gets and that are no statistics."""
 
 
 @pytest.fixture
@@ -203,6 +214,23 @@ async def test_a_private_mac_enters_no_public_figure(market: LedgerMarket) -> No
     assert sum(day["requests"] for day in analytics["trend"]["30d"]) == 1
 
 
+async def test_what_a_private_mac_does_changes_no_answer_that_needs_no_key(
+    market: LedgerMarket,
+) -> None:
+    """Models, prices and how good predictions are: byte for byte as before it served."""
+    fleet = RoutedFleet(*market.fleet.macs, a={"private": True}, b={"state": "draining"})
+    fleet.private = {MachineId("mac_a")}
+    market.fleet, market.app = fleet, market.gateway(router=fleet, providers=fleet)
+    before = {path: (await get(market, path)).content for path in KEYLESS}
+    await served(market, 3)
+    await asyncio.sleep(0)
+    assert {outcome.machine for outcome in fleet.outcomes} == {"mac_a"}
+    after = {path: (await get(market, path)).content for path in KEYLESS}
+
+    assert after == before
+    assert not [path for path, body in after.items() if b"prv_" in body]
+
+
 async def test_no_public_body_holds_a_secret(market: LedgerMarket) -> None:
     """A search for every id, name, key and address that the market knows finds nothing."""
     ledger = market.ledger.accountant
@@ -221,11 +249,13 @@ async def test_no_public_body_holds_a_secret(market: LedgerMarket) -> None:
         "Ada", "zed@example.org", "laptop", "mac_a", "mac_b", "acct_", "key_", "sk-coster",
     }  # fmt: skip
 
-    bodies = {path: await get(market, path) for path in [*ROUTES, "/llms.txt", "/openapi.json"]}
+    pages = "/llms.txt", "/openapi.json"
+    bodies = {path: await get(market, path) for path in [*ROUTES, *KEYLESS, *pages]}
     for path, exchange in bodies.items():
+        assert exchange.status == 200, path
         text = exchange.content.decode() + json.dumps(exchange.answer_headers)
         found = {one for one in secrets if one and one in text}
-        documented = {"acct_", "key_", "sk-coster"} if path not in ROUTES else set()
+        documented = {"acct_", "key_", "sk-coster"} if path in pages else set()
         assert found <= documented, path
     board = bodies["/v1/leaderboard"].content.decode()
     assert "prv_" not in board, "a pseudonym never stands beside a Mac's public id"
@@ -235,7 +265,9 @@ async def test_no_public_body_holds_a_secret(market: LedgerMarket) -> None:
 
 
 async def test_a_market_of_larger_groups_withholds_what_is_of_fewer(market: LedgerMarket) -> None:
-    """One owner and one caller where groups are of two: null everywhere, and never a zero."""
+    """One owner and one caller where groups are of two: null everywhere, and never a zero,
+    in the shapes that are published.
+    """
     await served(market, 2)
     later(market, 900)
     app = market.gateway(group_min=2)
@@ -247,6 +279,14 @@ async def test_a_market_of_larger_groups_withholds_what_is_of_fewer(market: Ledg
     board = (await get(market, "/v1/leaderboard", app)).json
     await app.close()
 
+    for name, told in {
+        "stats": stats,
+        "network_totals": totals,
+        "network_analytics": analytics,
+        "leaderboard": board,
+    }.items():
+        jsonschema.validate(told, schema(name))
+        assert exactly_typed(told, schema(name))
     assert stats["total_requests"] is totals["jobs"] is totals["active_accounts"] is None
     assert set(analytics["totals"].values()) == {None}
     assert analytics["top_models"][0]["rank"] is None

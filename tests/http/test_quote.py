@@ -236,6 +236,8 @@ async def test_calibration_is_public_and_from_cache(market: Market) -> None:
     assert (row["model"], row["requests"]) == ("coster/demo", 3)
     assert row["bias"] > 0
     assert 0 <= row["within_p90"] <= 1
+    assert row["total"]["requests"] == 3
+    assert row["total"]["bias"] > 0
 
 
 @pytest.fixture

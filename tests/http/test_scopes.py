@@ -20,6 +20,10 @@ PUBLIC = {
     ("GET", "/v1/pricing"),
     ("GET", "/v1/pricing/history"),
     ("GET", "/v1/quote/calibration"),
+    ("GET", "/v1/stats"),
+    ("GET", "/v1/leaderboard"),
+    ("GET", "/v1/network/totals"),
+    ("GET", "/api/v1/analytics/network"),
     ("POST", "/v1/accounts"),
     ("POST", "/v1/payments/webhook"),
     ("GET", "/health"),
@@ -57,7 +61,9 @@ def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]
 
 async def status_of(market: LedgerMarket, method: str, path: str, key: str | None) -> Exchange:
     filled = re.sub(r"\{(\w+)\}", r"no_such_\1", path)
-    return await Exchange(b"{}", path=filled, method=method, key=key).go(market.app)
+    query = b"format=csv" if path.endswith("/export") else b""
+    made = Exchange(b"{}", path=filled, method=method, key=key, query=query)
+    return await made.go(market.app)
 
 
 async def test_every_route_takes_exactly_the_scopes_it_names(market: LedgerMarket) -> None:

@@ -85,6 +85,7 @@ UNSERVED: list[tuple[dict[str, Any], str, list[str]]] = [
     ),
     ({"only": ["prv_typo"]}, "unknown_provider", ["prv_typo"]),
     ({"order": ["prv_typo"]}, "unknown_provider", ["prv_typo"]),
+    ({"only": []}, "names_nobody", ["provider.only names nobody"]),
     ({"quantizations": ["fp6"]}, "no_provider_matches", ["3 quantised otherwise"]),
 ]
 

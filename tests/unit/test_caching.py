@@ -9,7 +9,7 @@ import pytest
 from market.errors import MarketError, Unavailable
 from market.public.epochs import LAG_S, Epoch
 from serve_app import caching
-from serve_app.caching import RETRY_S, STALE_S_MAX, Body, EachEpoch, matches
+from serve_app.caching import GRACE_S, RETRY_S, STALE_S_MAX, Body, EachEpoch, matches
 from serve_app.counters import Counters
 from serve_app.metric_names import STALE_BODIES, labelled
 
@@ -132,7 +132,54 @@ async def test_a_failing_store_leaves_the_last_good_body(
     assert refused.value.code == "statistics_unavailable"
     assert refused.value.retry_after_s
     assert "a bug" not in str(refused.value)
-    assert counters.snapshot()[labelled(STALE_BODIES, name="thing")] == 2.0
+    assert counters.snapshot()[labelled(STALE_BODIES, name="thing")] == 3.0, "the refusal too"
+
+
+async def test_old_figures_are_counted_by_whom_they_are_told_to(
+    kept: EachEpoch[str], store: Store, time: Time, counters: Counters
+) -> None:
+    """Also where readers never make any: from a while after their lifetime, until there are new
+    ones, over the refusals that follow.
+    """
+
+    def late() -> float:
+        return counters.snapshot().get(labelled(STALE_BODIES, name="thing"), 0.0)
+
+    await kept.get()
+    for passed_s in (PERIOD_S, PERIOD_S + GRACE_S):
+        time.passed_s = passed_s
+        assert kept.latest() is not None
+    assert late() == 0.0
+    time.passed_s += 1.0
+    assert kept.latest() is not None
+    assert late() == 1.0
+    store.error = Unavailable("Down.")
+    time.passed_s = PERIOD_S + STALE_S_MAX + 1.0
+    with pytest.raises(Unavailable):
+        await kept.get()
+    with pytest.raises(Unavailable):
+        kept.latest()
+    assert late() == 3.0
+
+
+async def test_a_store_that_hangs_costs_one_reader_its_patience(
+    kept: EachEpoch[str], store: Store, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others get the old figures at once, and the new ones once they have been made."""
+    first = await kept.get()
+    store.gate = asyncio.Event()
+    time.passed_s = PERIOD_S + 1.0
+    monkeypatch.setattr(caching, "PATIENCE_S", 0.01)
+    assert await kept.get() is first
+    monkeypatch.setattr(caching, "PATIENCE_S", 3_600.0)  # nobody is to wait for so long
+    async with asyncio.timeout(10.0):  # else it would stand still here
+        for _ in range(3):
+            assert await kept.get() is first
+    assert len(store.made) == 2
+    store.gate.set()
+    while await kept.get() is first:
+        await asyncio.sleep(0)
+    assert len(store.made) == 2
 
 
 async def test_without_any_good_body_the_failure_is_the_answer(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from market.accounting.rollups import DAY_S, HOUR_S, Work
@@ -145,8 +145,11 @@ def test_a_leaderboard_ranks_every_account_once(
 
 
 @given(accounts, st.integers(1, 6))
+@example([(0, work(earned_nano=5_000)), (1, work(earned_nano=0)), (2, work(earned_nano=0))], 3)
 def test_totals_are_what_the_accounts_add_up_to(owners: list[tuple[int, Work]], k: int) -> None:
-    """To the nano-USD before it is shown in micro-USD; nothing of fewer than k accounts."""
+    """To the nano-USD before it is shown in micro-USD; nothing of fewer than k accounts,
+    and earnings not of fewer that were paid, for they are theirs alone.
+    """
     figures = [figure(done, account=f"acct_{number}") for number, done in owners]
     told = views.network_totals(NOON, "30d", figures, k)
 
@@ -155,10 +158,14 @@ def test_totals_are_what_the_accounts_add_up_to(owners: list[tuple[int, Work]], 
             None,
         ) * 4
         return
-    assert told.earnings_micro_usd == sum(done.earned_nano for _, done in owners) // 1_000
+    paid = [done.earned_nano for _, done in owners if done.earned_nano > 0]
+    if 0 < len(paid) < k:
+        assert told.earnings_micro_usd is told.active_accounts is None
+    else:
+        assert told.earnings_micro_usd == sum(paid) // 1_000
+        assert told.active_accounts == len(paid)
     assert told.tokens == sum(done.tokens for _, done in owners)
     assert told.jobs == sum(done.jobs for _, done in owners)
-    assert told.active_accounts == sum(done.earned_nano > 0 for _, done in owners)
 
 
 def test_a_board_of_too_few_is_empty() -> None:
@@ -303,10 +310,11 @@ def test_a_market_of_too_few_callers_tells_nothing_at_all() -> None:
 
 
 def test_before_the_first_snapshot_it_says_that_there_is_none() -> None:
-    """generated_at is null, and there are no buckets that could be taken for quiet ones."""
+    """Its date and totals are null, and no buckets are there that could be taken for quiet ones."""
     told = analytic.no_analytics()
 
     assert told.generated_at is None
+    assert set(told.totals.model_dump().values()) == {None}
     assert told.top_models == told.trend.month == told.trend.hours == []
 
 

@@ -15,13 +15,14 @@ from market.policy.prefixes import BLOCK_TOKENS, block_hashes
 from market.routing.hedges import HEDGE_SHARE, Hedges
 from market.routing.lengths import FIRST_TOKENS, Lengths
 from market.routing.macs import QUARANTINE_S
-from market.routing.messages import Busy, Grant, Outcome, Refused
+from market.routing.messages import Busy, Grant, Outcome, QuotedMac, Refused
 from market.routing.notes import Noted, replay
 from market.routing.prefixes import Prefixes
 from market.routing.state import RouterState
 from market.routing.waits import wait_s
 from market.types import AccountId, MachineId, ModelId, ProviderId, RequestId
 from tests.router_kit import (
+    FACTS,
     MODEL,
     granted,
     mail,
@@ -31,6 +32,8 @@ from tests.router_kit import (
     route_one,
     settled_router,
 )
+
+B = ProviderId("prv_b")
 
 
 def beating(state: RouterState, *names: str, now_s: float, slots: int = 4) -> None:
@@ -65,7 +68,37 @@ def test_a_deadline_no_mac_can_meet_is_refused_before_it_is_paid_for() -> None:
     reply = route_one(state, hurried)
     assert isinstance(reply, Unavailable)
     assert reply.code == "deadline_infeasible"
+    assert not reply.retry
     assert state.metrics(10.0)["coster_router_rejected_early_total"] == 1.0
+
+
+def test_asking_again_is_advised_only_where_an_idle_mac_would_be_in_time() -> None:
+    """What load makes late may come in time later; what is late on the fastest Mac never does."""
+    state = settled_router(provider_beat("a", bandwidth_gbs=100.0), provider_beat("b", slots=1))
+    (alone_s,) = {mac.total_ms / 1e3 for mac in quoted_macs(state) if mac.provider == "prv_b"}
+    running = granted(state, replace(request("r"), preferences=Preferences(only=(B,))))
+    for finish_by_s, again in ((1.5 * alone_s, True), (0.5 * alone_s, False)):
+        late = route_one(state, replace(request(f"q{again}"), finish_by_s=finish_by_s))
+        assert isinstance(late, Unavailable)
+        assert (late.code, late.retry) == ("deadline_infeasible", again)
+    state.report([outcome(running)], 10.0)
+    granted(state, replace(request("then"), finish_by_s=1.5 * alone_s))
+
+
+def quoted_macs(state: RouterState) -> tuple[QuotedMac, ...]:
+    (quote,) = state.quote([request("asked")], 10.0)
+    return quote.macs
+
+
+def test_whom_the_caller_insists_on_is_named_when_it_lacks_the_model() -> None:
+    """The refusal says that, and not only that others are not named; `order` alone insists too."""
+    other = replace(FACTS, model=ModelId("m/other"))
+    state = settled_router(provider_beat("a"), provider_beat("b", models=(other,)))
+    for wished in (Preferences(only=(B,)), Preferences(order=(B,), allow_fallbacks=False)):
+        reply = route_one(state, replace(request("r"), preferences=wished))
+        assert isinstance(reply, InvalidRequest)
+        assert reply.code == "no_provider_matches"
+        assert "prv_b does not have coster/demo loaded" in str(reply)
 
 
 def test_the_wait_is_that_of_a_simulation() -> None:
@@ -77,7 +110,7 @@ def test_the_wait_is_that_of_a_simulation() -> None:
         free = sorted(ends)
         for _ in range(ahead):
             free = sorted([free[0] + 3.0, *free[1:]])
-        assert wait_s(ends, ahead, slots, 3.0, 0.0) == pytest.approx(max(free[0], 0.0))
+        assert wait_s(ends, [3.0] * ahead, slots, 0.0) == pytest.approx(max(free[0], 0.0))
 
 
 # ── wishes ────────────────────────────────────────────────────────────────────────────
@@ -333,7 +366,7 @@ def test_expectations_follow_what_was_answered() -> None:
     assert lengths.expected(MODEL, None, 1000) == (FIRST_TOKENS, 2 * FIRST_TOKENS)
     said = [min(4000.0, random.lognormvariate(5.0, 0.9)) for _ in range(3000)]
     for tokens in said:
-        lengths.learn(MODEL, None, tokens, 1.0)
+        lengths.learn(MODEL, None, tokens)
     latest = said[-200:]
     for limit in (50, 300, 4000):
         mean, high = lengths.expected(MODEL, None, limit)
@@ -348,8 +381,8 @@ def test_a_consumers_own_answers_count_more_the_more_there_are() -> None:
     lengths = Lengths()
     ann, bob = AccountId("ann"), AccountId("bob")
     for _ in range(100):
-        lengths.learn(MODEL, ann, 10, 1.0)
-        lengths.learn(MODEL, bob, 1000, 1.0)
+        lengths.learn(MODEL, ann, 10)
+        lengths.learn(MODEL, bob, 1000)
     for_ann, _ = lengths.expected(MODEL, ann, 4000)
     for_new, _ = lengths.expected(MODEL, AccountId("new"), 4000)
     for_bob, _ = lengths.expected(MODEL, bob, 4000)

@@ -7,16 +7,20 @@ from dataclasses import replace
 
 import pytest
 
+from market.errors import MarketError
 from market.policy.counterfactual import changes, regret_ms
 from market.policy.decision import materialise
+from market.policy.preferences import Preferences
+from market.policy.rates import Rates
 from market.routing.macs import Mac
 from market.routing.messages import Place
 from market.routing.stories import story_of
-from market.types import MachineId
+from market.types import MachineId, ProviderId, RequestId
 from market.verdicts import Standing, judge
-from tests.fleet_kit import FAST, busy, choose, fleet_of, standing
+from tests.fleet_kit import FAST, busy, choose, fleet_of, standing, wish
 from tests.router_kit import (
     FACTS,
+    MODEL,
     granted,
     outcome,
     provider_beat,
@@ -68,6 +72,62 @@ def test_nobody_chosen_is_told_what_each_would_have_needed() -> None:
         "prv_0": "It could be used if it were undrained.",
         "prv_1": "It could be used if one of its requests ended.",
     }
+
+
+def test_who_was_set_aside_is_told_by_which_wish() -> None:
+    """However good it is: its wish decided, and not a tie."""
+    decision = choose(fleet_of({"chip": FAST}, {}), **wish(order=(ProviderId("prv_1"),)))
+    (change,) = changes(decision)
+    assert (change.provider, change.would_win) == ("prv_0", False)
+    assert change.words == "It was set aside: others meet order."
+
+
+def test_a_mac_whose_speed_is_not_known_is_not_said_to_be_better() -> None:
+    """One that is still starting has no rates, and no gain is made of that."""
+    fleet = fleet_of({}, {"standing": standing("starting")})
+    fleet.set_place(MachineId("mac_1"), MODEL, 0, Rates((1.0,) * 6, 0.0, 0.0), None)
+    (change,) = changes(choose(fleet))
+    assert (change.reason, change.would_win, change.gain_ms) == ("starting", False, None)
+    assert change.words.endswith("if it had started; how fast it is is not known yet.")
+
+
+def test_every_reason_is_told_and_one_of_two_wins_nothing() -> None:
+    """To lift one of them would not have been enough."""
+    fleet = fleet_of({}, {"chip": FAST, "standing": standing("draining")})
+    (change,) = changes(choose(fleet, **wish(only=(ProviderId("prv_0"),))))
+    assert change.reasons == ("not_only", "draining")
+    assert not change.would_win
+    assert change.words == (
+        "It could have been used if provider.only named it and it were undrained."
+    )
+
+
+def test_a_refusal_is_no_choice() -> None:
+    """Whom the deadline refuses is nobody's, and told how long each Mac would have taken."""
+    state = settled_router(provider_beat("a"), provider_beat("b"))
+    asked = replace(request("r", max_tokens=5000), finish_by_s=0.2)
+    error = route_one(state, asked)
+    assert isinstance(error, MarketError)
+    assert error.code == "deadline_infeasible"
+    story = state.story(RequestId("r"))
+    assert story is not None
+    assert [verdict["chosen"] for verdict in story["verdicts"]] == [False, False]
+    assert all("the deadline is 0.2 s" in change["words"] for change in story["changes"])
+    for mac in ("mac_a", "mac_b"):
+        told = state.machine_story(MachineId(mac), 10.0)
+        assert told is not None
+        assert [decision["chosen"] for decision in told["decisions"]] == [False]
+
+
+def test_a_mac_set_aside_did_not_lose_by_its_score() -> None:
+    """Its latest decisions name the wish, and no difference of scores."""
+    state = settled_router(provider_beat("a", bandwidth_gbs=800.0), provider_beat("b"))
+    wished = Preferences(order=(ProviderId("prv_b"),))
+    assert granted(state, replace(request("r"), preferences=wished)).machine == "mac_b"
+    story = state.machine_story(MAC_A, 10.0)
+    assert story is not None
+    (told,) = story["decisions"]
+    assert (told["aside"], told["behind_ms"]) == ("order", None)
 
 
 def test_choosing_the_best_has_no_regret() -> None:
@@ -195,6 +255,20 @@ def test_a_mac_that_leaves_often_is_riskier_than_one_that_stays() -> None:
     assert macs["mac_a"].hazard_per_ms() > 3 * macs["mac_b"].hazard_per_ms()
 
 
+def test_calibration_of_the_whole_answer_counts_its_length_too() -> None:
+    """Answers that always take three times as long as predicted in all have a bias of three."""
+    state = settled_router(provider_beat("a"))
+    for number in range(20):
+        grant = granted(state, request(f"r{number}"))
+        (held,) = state._desk.reservations
+        whole_ms = 3.0 * (held.ends_s - held.granted_s) * 1e3
+        state.report([replace(outcome(grant), total_ms=whole_ms)], 10.0)
+    told = state.calibration()["coster/demo"]["total"]
+    assert isinstance(told, dict)
+    assert (told["requests"], told["bias"]) == (20, pytest.approx(3.0, rel=0.01))
+    assert told["within_p90"] < 0.5
+
+
 def test_calibration_counts_what_was_predicted_against_what_came() -> None:
     """A model whose first tokens always take twice as long has a bias of two, then learns it."""
     state = settled_router(provider_beat("a"))
@@ -208,4 +282,28 @@ def test_calibration_counts_what_was_predicted_against_what_came() -> None:
     told = state.calibration()["coster/demo"]
     assert told["requests"] == 120
     assert told["bias"] == pytest.approx(2.0, rel=0.01)
+    assert told["total"]["requests"] == 120
     assert biases[-1] > 1.5 * biases[0]
+
+
+def test_a_private_mac_learns_and_is_not_counted() -> None:
+    """Whether it was private from the start or became so: its errors correct its own predictions
+    and stay out of what everybody can read.
+    """
+    state = settled_router(provider_beat("a"))
+
+    def served(number: int) -> float:
+        grant = granted(state, request(f"r{number}"), 10.0)
+        late = replace(outcome(grant), ttft_ms=2.0 * grant.predicted_ttft_ms, total_ms=1e4)
+        state.report([late], 10.0)
+        return grant.predicted_ttft_ms
+
+    first_ms = served(0)
+    state.beat_provider(replace(provider_beat("a"), private=True), 10.0)
+    last_ms = [served(number) for number in range(1, 61)][-1]
+    assert state.calibration()["coster/demo"]["requests"] == 1
+    assert last_ms > 1.2 * first_ms
+
+    private = settled_router(replace(provider_beat("a"), private=True))
+    private.report([replace(outcome(granted(private, request("r"))), ttft_ms=9.0)], 11.0)
+    assert private.calibration() == {}

@@ -15,6 +15,7 @@ from coster.status_show import print_status
 from coster.table import (
     COLUMNS_MIN,
     GAP,
+    NOTHING,
     TEXT_MIN,
     THE_SAME,
     Cell,
@@ -26,6 +27,7 @@ from coster.table import (
 from coster.why_show import CANDIDATES, print_request
 from market.policy.decision import TOP_KEPT
 from market.routing.stories import story_of
+from market.types import MachineId
 from tests.fleet_kit import choose, fleet_of, standing
 from tests.router_kit import provider_beat, settled_router
 
@@ -111,6 +113,17 @@ def test_a_hundred_macs_are_readable(wide: str, monkeypatch: pytest.MonkeyPatch)
     assert all(len(line) <= int(wide) for line in every)
 
 
+def test_a_mac_that_is_away_shows_no_speed() -> None:
+    """What it last did is no news of what it does."""
+    state = settled_router(provider_beat("a", running=1, decode_tps=207.0))
+    assert any("207" in line for line in shown(print_fleet, state.fleet(10.0), **ALL))
+    state.machine_lost(MachineId("mac_a"), "closed its lid", 10.0)
+    lines = shown(print_fleet, state.fleet(10.0), **ALL)
+    (row,) = [line for line in lines if "OFFLINE" in line and "prv_a" in line]
+    assert "207" not in row
+    assert row.split()[4:6] == [NOTHING, NOTHING]
+
+
 def test_an_empty_fleet_and_a_healthy_one_say_so() -> None:
     """Never a table without rows."""
     nobody = settled_router().fleet(10.0)
@@ -161,6 +174,9 @@ def test_status_without_a_router_says_what_is_not_known() -> None:
 
 
 # ── why ───────────────────────────────────────────────────────────────────────────────
+
+
+ALL = {"sick": False, "every": True}
 
 
 def told_of(macs: int, *, every: bool) -> list[str]:
