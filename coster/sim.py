@@ -28,6 +28,10 @@ Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="What run, compar
 Policies = Annotated[
     str, typer.Option("--policies", help="Names, separated by commas; the first is the yardstick.")
 ]
+Requests = Annotated[
+    str | None,
+    typer.Option(help="How many each, such as 10000 or 1e6 [default: the scenario's]."),
+]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="The first repetition's seed [default: the scenario's].")
 ]
@@ -59,9 +63,7 @@ def add_to(app: typer.Typer) -> None:
 def run(
     scenario: ScenarioName = "demo",
     policy: Annotated[str | None, typer.Option(help="A policy [default: the scenario's].")] = None,
-    requests: Annotated[
-        str | None, typer.Option(help="How many, such as 10000 or 1e6 [default: the scenario's].")
-    ] = None,
+    requests: Requests = None,
     repeat: Annotated[
         int | None, typer.Option(min=1, help="Repetitions [default: the scenario's].")
     ] = None,
@@ -113,6 +115,7 @@ def compare(
         typer.Option(help="Stop early once --metric is known to within this share, such as 0.05."),
     ] = None,
     metric: Annotated[str, typer.Option(help="What --until looks at.")] = "e2e_s.mean",
+    requests: Requests = None,
     seed: Seed = None,
     settings: Set = None,
     out: Out = None,
@@ -128,8 +131,9 @@ def compare(
 
     with reported(as_json=json), interruptible(SEVERAL), runs_told(quiet=json) as told:
         compared = experiment.compare(
-            _load(scenario, settings), _names(policies), repeat, out, seed=seed, until=until,
-            metric=metric, resume=resume, replace=replace, executor=_executor(jobs, ray), told=told,
+            _load(scenario, settings, requests), _names(policies), repeat, out, seed=seed,
+            until=until, metric=metric, resume=resume, replace=replace,
+            executor=_executor(jobs, ray), told=told,
         )  # fmt: skip
     _show_comparison(compared, as_json=json)
 
@@ -142,6 +146,7 @@ def sweep(
     ],
     policies: Policies = "coster",
     repeat: Annotated[int, typer.Option(min=2, help="Repetitions at each point.")] = 5,
+    requests: Requests = None,
     seed: Seed = None,
     out: Out = None,
     replace: Replace = False,
@@ -159,8 +164,8 @@ def sweep(
         fixed, over = swept_of(settings)
         with runs_told(quiet=json) as told:
             swept = experiment.sweep(
-                _load_with(scenario, fixed), over, _names(policies), repeat, out, seed=seed,
-                resume=resume, replace=replace, executor=_executor(jobs, ray), told=told,
+                _load_with(scenario, fixed, requests), over, _names(policies), repeat, out,
+                seed=seed, resume=resume, replace=replace, executor=_executor(jobs, ray), told=told,
             )  # fmt: skip
     _show_comparison(swept, as_json=json)
 
@@ -299,15 +304,15 @@ def _show_comparison(compared: object, *, as_json: bool) -> None:
 def _load(scenario: str, settings: list[str] | None, requests: str | None = None) -> Scenario:
     from simulator.setup.settings import settings_of
 
-    values = settings_of(settings or [])
-    count = count_of(requests)
-    return _load_with(scenario, values | ({} if count is None else {"run.requests": str(count)}))
+    return _load_with(scenario, settings_of(settings or []), requests)
 
 
-def _load_with(scenario: str, values: Mapping[str, str]) -> Scenario:
+def _load_with(scenario: str, values: Mapping[str, str], requests: str | None) -> Scenario:
     from simulator.setup.scenario_files import load
 
-    return load(scenario, values)
+    count = count_of(requests)
+    more = {} if count is None else {"run.requests": str(count)}
+    return load(scenario, {**values, **more})
 
 
 def _only_for_several(*, resume: bool, jobs: int | None, ray: str | None) -> None:

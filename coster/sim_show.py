@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from coster.output import styled
 from simulator.report.scale import short, with_half
+from simulator.report.words import alarm_words, counted, lasted
 from simulator.results import folders
 from simulator.runs.comparison import BETTER, DIFFERS, METRICS, WORSE, established
 from simulator.runs.experiment import Comparison, Result
@@ -34,13 +35,13 @@ def print_run(result: Result) -> None:
     _print_summary(
         result.folder,
         summary,
-        f"{summary['world']['simulated_s'] / 60:.0f} simulated minutes in {timing['wall_s']:.1f} s",
+        f"{lasted(summary['world']['simulated_s'])} simulated in {timing['wall_s']:.1f} s",
     )
 
 
 def print_measured(folder: Path, summary: Mapping[str, Any]) -> None:
     """The same of a market that was driven, and how well it was."""
-    took = f"{summary['world']['simulated_s'] / 60:.1f} minutes, measured by its client"
+    took = f"{lasted(summary['world']['simulated_s'])}, measured by its client"
     _print_summary(folder, summary, took)
     late, made = summary["generator"]["late_s"], summary["generator"]
     _say(
@@ -53,7 +54,8 @@ def _print_summary(folder: Path, summary: Mapping[str, Any], took: str) -> None:
     count = summary["world"]["requests"]
     _say(
         f"{styled(summary['name'], 'bold', sys.stdout)} under {summary['policy']}, seed "
-        f"{summary['seed']}: {count:,} requests, {summary['machines']['count']} Macs, {took}"
+        f"{summary['seed']}: {counted(count, 'request')}, "
+        f"{counted(summary['machines']['count'], 'Mac')}, {took}"
     )
     _say(f"  {'':14}" + "".join(f"{name:>10}" for name in ("p50", "p90", "p99", "p99.9")))
     for key, name, unit in (
@@ -66,7 +68,7 @@ def _print_summary(folder: Path, summary: Mapping[str, Any], took: str) -> None:
         _say(f"  {name:14}" + "".join(f"{cell:>10}" for cell in cells))
     for line in _lines(summary):
         _say(f"  {line}")
-    _print_alarms(summary["alarms"])
+    _print_alarms(summary["alarms"], summary["requests"]["by_code"])
     _say(f"  report  {folder / folders.REPORT}")
 
 
@@ -89,15 +91,12 @@ def _percent(share: float | None) -> str:
     return short(None if share is None else 100 * share, "%")
 
 
-def _print_alarms(alarms: Sequence[Mapping[str, Any]]) -> None:
+def _print_alarms(alarms: Sequence[Mapping[str, Any]], by_code: Mapping[str, int]) -> None:
     if not alarms:
         _say(f"  {styled('✓', 'green', sys.stdout)} nothing to look at")
     for alarm in alarms:
         name = alarm["name"].replace("_", " ")
-        _say(
-            f"  {styled('!', 'yellow', sys.stdout)} {name}: {short(alarm['value'])} "
-            f"{alarm['words']} (limit {short(alarm['limit'])})"
-        )
+        _say(f"  {styled('!', 'yellow', sys.stdout)} {name}: {alarm_words(alarm, by_code)}")
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -30,7 +30,13 @@ class Policy:
 
 
 def custom(name: str, score: Scorer, about: str = "a policy of your own") -> Policy:
-    """A policy of one function."""
+    """A policy of one function. Raises InvalidRequest for what is none."""
+    if not callable(score):
+        raise InvalidRequest(
+            f"The policy {str(name)[:60]} needs a function from a View to a score per Mac, not "
+            f"{type(score).__name__}.",
+            "policy",
+        )
     return Policy(name, about, {name: score})
 
 

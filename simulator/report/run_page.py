@@ -13,6 +13,7 @@ from simulator.records import MacUsed
 from simulator.report import charts
 from simulator.report.page import cards, folded, head, page, paragraph, plots, section, table
 from simulator.report.scale import short
+from simulator.report.words import alarm_words, counted, lasted
 from simulator.results.columns import Requests
 from simulator.results.metrics import QUANTILES, met, tpot_ms
 from simulator.setup.scenario import Scenario
@@ -28,17 +29,17 @@ def run_page(
     """Everything about a run on one page."""
     until_s = float((requests["at_s"] + np.nan_to_num(requests["e2e_s"])).max(initial=1.0))
     window = summary["window"]
-    counted = requests.where(requests["at_s"] >= window["from_s"])
-    answered = counted.where(counted.is_("status", "ok"))
+    after = requests.where(requests["at_s"] >= window["from_s"])
+    answered = after.where(after.is_("status", "ok"))
     title = f"{scenario.name} under {summary['policy']}"
-    below = f"{scenario.about} Seed {summary['seed']}, {len(requests):,} requests, "
-    minutes = "measured minutes" if "live" in manifest else "simulated minutes"
-    below += f"{len(macs)} Macs, {until_s / 60:.0f} {minutes}."
+    below = f"{scenario.about} Seed {summary['seed']}, {counted(len(requests), 'request')}, "
+    how = "measured" if "live" in manifest else "simulated"
+    below += f"{counted(len(macs), 'Mac')}, {lasted(until_s)} {how}."
     return page(
         title,
         [
             head(title, below.strip()),
-            alarm_list(summary["alarms"]),
+            alarm_list(summary["alarms"], summary["requests"]["by_code"]),
             cards(_first_numbers(summary)),
             section(
                 "How long it took",
@@ -54,7 +55,7 @@ def run_page(
                     ),
                 ]),
                 _latency_table(summary),
-                _by_model(scenario, counted),
+                _by_model(scenario, after),
             ),
             section("Over time", plots([
                 charts.flow(requests, until_s), charts.crowd(requests, until_s),
@@ -69,13 +70,13 @@ def run_page(
     )  # fmt: skip
 
 
-def alarm_list(alarms: Sequence[Mapping[str, Any]]) -> str:
+def alarm_list(alarms: Sequence[Mapping[str, Any]], by_code: Mapping[str, int]) -> str:
     """What somebody should look at."""
     if not alarms:
         return '<p class="good">✓ Nothing to look at: the run checked itself.</p>'
     items = "".join(
-        f"<li><b>{escape(alarm['name'].replace('_', ' '))}</b>: {short(alarm['value'])} "
-        f"{escape(alarm['words'])} (limit {short(alarm['limit'])}).</li>"
+        f"<li><b>{escape(alarm['name'].replace('_', ' '))}</b>: "
+        f"{escape(alarm_words(alarm, by_code))}.</li>"
         for alarm in alarms
     )
     return f'<ul class="alarms" aria-label="Alarms">{items}</ul>'

@@ -103,12 +103,16 @@ def short(value: float | None, unit: str = "") -> str:
 
 
 def with_half(mean: float | None, low: float | None, high: float | None, unit: str) -> str:
-    """`1.23 ± 0.04 s`: a mean and half of its interval, in one unit."""
+    """`1.23 ± 0.04 s`: a mean of what cannot be negative and half of its interval, in one unit.
+    Where that would reach below zero, `18.3 [0, 40.7] s`.
+    """
     if mean is None or low is None or high is None:
         return short(mean, unit)
     half = (high - low) / 2
     if unit == "s" and 0 < abs(mean) < 1:
         mean, half, unit = mean * 1e3, half * 1e3, "ms"
+    if half > mean >= 0:
+        return f"{_digits(mean)} [0, {_digits(mean + half)}] {unit}".rstrip()
     return f"{_digits(mean)} ± {_digits(half)} {unit}".rstrip()
 
 

@@ -20,6 +20,7 @@ from simulator.results import folders
 from simulator.results.surroundings import surroundings
 from simulator.runs.comparison import METRICS, Summaries, compared, settled
 from simulator.runs.executors import Executor
+from simulator.runs.own_policies import checked
 from simulator.runs.tasks import WORLD, Task, policy_of
 from simulator.setup.scenario import REPEAT_MAX, Scenario
 from simulator.setup.scenario_files import of_config, set_values
@@ -96,7 +97,7 @@ class Plan:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(p if isinstance(p, str) else p.name for p in self.policies)
+        return tuple(p if isinstance(p, str) else checked(p).name for p in self.policies)
 
     @property
     def seeds(self) -> tuple[int, ...]:

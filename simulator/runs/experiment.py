@@ -31,6 +31,7 @@ from simulator.results.parquet import read_machines, read_requests
 from simulator.runs import cells
 from simulator.runs.cells import Plan, Told
 from simulator.runs.executors import Executor, InProcess, LocalProcesses
+from simulator.runs.own_policies import checked
 from simulator.runs.tasks import WORLD, Progress, Task, run_task
 from simulator.setup.scenario import Scenario
 from simulator.setup.scenario_files import load, of_config
@@ -131,7 +132,7 @@ def run(
     what = _scenario(scenario, settings)
     seed = what.seed if seed is None else seed
     chosen = policy if policy is not None else what.policy
-    name = chosen if isinstance(chosen, str) else chosen.name
+    name = chosen if isinstance(chosen, str) else checked(chosen).name
     folder = Path(out) if out is not None else Path("runs") / f"{what.name}-{name}-{seed}"
     task = Task(what.config, chosen, seed, folder, replace=replace, world=world)
     done = run_task(task, progress)

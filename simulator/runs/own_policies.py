@@ -28,7 +28,13 @@ WORDS_MAX: Final = 200
 
 
 def checked(policy: Policy) -> Policy:
-    """The policy. Raises InvalidRequest where its name is none, or that of another policy."""
+    """The policy. Raises InvalidRequest where it or its name is none, or that of another policy."""
+    if not isinstance(policy, Policy):
+        raise InvalidRequest(
+            f"A policy is a name, or a function with one: custom('mine', function), not a "
+            f"{type(policy).__name__}.",
+            "policy",
+        )
     name = policy.name
     if not isinstance(name, str) or NAME.fullmatch(name) is None:
         raise InvalidRequest(

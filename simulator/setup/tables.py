@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from market.errors import InvalidRequest
 
@@ -51,6 +51,17 @@ def _resolved(names: tuple[str, ...], counts: Mapping[Path, int]) -> Path:
         if path in counts:
             path = (*path, counts[path])
     return path
+
+
+TEXTS: Final[Mapping[str, str]] = {
+    r"[\w.\-]{1,60}": "1 to 60 letters, digits, '_', '.' or '-'",
+    r"[\w.\-]{1,24}": "1 to 24 letters, digits, '_', '.' or '-'",
+    r"[\w\-]{1,60}": "1 to 60 letters, digits, '_' or '-'",
+    r".{1,200}": "a line of 1 to 200 characters",
+    r".{0,300}": "a line of at most 300 characters",
+    r"[^\x00]{1,4096}": "the path of a file",
+}
+"""In words, what texts must look like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +141,8 @@ class Table:
         if not isinstance(value, str) or (
             key in self.values and re.fullmatch(pattern, value) is None
         ):
-            self.refuse(key, f"it must be text like {pattern}, not {_shown(value)}.")
+            words = TEXTS.get(pattern) or f"one of {', '.join(pattern.split('|'))}"
+            self.refuse(key, f"it must be {words}, not {_shown(value)}.")
         return value
 
     def flag(self, key: str, default: bool) -> bool:

@@ -81,4 +81,7 @@ def header_of(line: str) -> list[str]:
 def _check_header(place: Place, columns: Columns, header: Mapping[str, int]) -> None:
     missing = [name for name in columns.needed if name.casefold() not in header]
     if missing:
-        place.refuse(f"no column {', '.join(missing)}; the header has {', '.join(header)[:200]}.")
+        place.refuse(
+            f"no column {', '.join(missing)}; the header has {', '.join(header)[:200]}. "
+            "Rename its columns, or say the format with `format`."
+        )

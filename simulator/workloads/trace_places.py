@@ -42,7 +42,7 @@ class Place:
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            self.refuse(f"{name} is no number: {value[:40]!r}.")
+            self.refuse(f"{name} is no number: {value[:40]!r}. Correct or remove the row.")
         return number
 
     def time(self, value: str | float, unit_s: float, name: str = "the time") -> float:

@@ -87,6 +87,12 @@ def test_json_is_one_document_and_errors_are_too(place: Path) -> None:
         (("verify", "."), "is not a run"),
         (("plot", ".", "--x", "a", "--y", "b"), "is not a run"),
         (("calibrate", ".", "--real", "."), "is not a run"),
+        (
+            ("run", "small.toml", "--set", "run.name=a b"),
+            "1 to 60 letters, digits",
+        ),
+        (("compare", "small.toml", "--requests", "many"), "whole number"),
+        (("sweep", "small.toml", "--set", "run.seed=1,2", "--requests", "0"), "whole number"),
         (("run", "small.toml", "--resume"), "--resume is for several: add --repeat"),
         (("run", "small.toml", "-j", "2"), "--jobs is for several: add --repeat"),
         (("run", "small.toml", "--ray", "auto"), "--ray is for several: add --repeat"),

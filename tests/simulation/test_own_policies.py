@@ -148,3 +148,16 @@ def test_what_an_earlier_attempt_made_of_it_is_not_believed(tmp_path: Path) -> N
         )  # fmt: skip
 
     assert done == [["random", "mine"] * 2, ["mine"] * 2]
+
+
+def test_what_is_no_policy_is_refused_at_once(tmp_path: Path) -> None:
+    """A bare function is told how it becomes one, and what is no function never becomes one."""
+    for call in (
+        lambda: run(small(), emptiest, out=tmp_path / "run", world=SKETCH),  # type: ignore[arg-type]
+        lambda: compare(small(), ["random", emptiest], 2, tmp_path / "cmp", world=SKETCH),  # type: ignore[list-item]
+    ):
+        with pytest.raises(InvalidRequest, match=r"custom\('mine', function\), not a function"):
+            call()
+    with pytest.raises(InvalidRequest, match="needs a function from a View"):
+        custom("x", 5)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from market.errors import InvalidRequest
 from simulator.report import page as pages
+from simulator.report import words
 from simulator.report.plots_of import measure_plot
 from simulator.report.scale import Scale, linear, logarithmic, short, steps, with_half
 from simulator.report.svg import Axis, Range, Series, bars, heat, lines, ranges
@@ -93,6 +94,7 @@ def test_a_mean_and_its_interval_have_one_unit() -> None:
     """Milliseconds for both or seconds for both; no interval, no sign of one."""
     assert with_half(0.5, 0.4, 0.6, "s") == "500 ± 100 ms"
     assert with_half(2.0, 1.5, 2.5, "s") == "2 ± 0.5 s"
+    assert with_half(18.3, -4.1, 40.7, "s") == "18.3 [0, 40.7] s"
     assert with_half(2.0, None, None, "s") == "2 s"
 
 
@@ -217,3 +219,19 @@ def test_every_metric_is_of_a_summary() -> None:
     """A metric's name leads to a number, its label is told once."""
     assert len({metric.label for metric in METRICS.values()}) == len(METRICS)
     assert all("." in name for name in METRICS)
+
+
+def test_words_are_of_what_they_count() -> None:
+    """One is no plural, a short run lasts seconds, a share is told in per cent with its causes."""
+    alarm = {
+        "name": "refusals",
+        "value": 1.0,
+        "limit": 0.05,
+        "words": "of the requests were refused",
+    }
+
+    assert [words.counted(1, "request"), words.counted(2_000, "Mac")] == ["1 request", "2,000 Macs"]
+    assert [words.lasted(8.0), words.lasted(600.0)] == ["8 seconds", "10 minutes"]
+    assert words.alarm_words(alarm, {"no_mac": 2, "queue_full": 40}) == (
+        "100 % of the requests were refused (limit 5 %): queue_full 40, no_mac 2"
+    )
