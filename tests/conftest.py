@@ -10,6 +10,7 @@ settings.register_profile("coster", deadline=None, print_blob=True)
 settings.load_profile("coster")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers a file stays together, and so do all that start a cluster: two at a
     time would wait for each other's start, and a file's fixtures would be made on each worker.
