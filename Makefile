@@ -28,7 +28,7 @@ demo: $(RUN_STAMP) ## run a real market on this machine until Ctrl-C; ARGS="--ma
 	@$(VENV)/bin/coster up $(ARGS)
 
 test: $(DEV_STAMP) ## the whole default suite on all cores; ARGS="-k ledger" narrows it
-	$(PYTHON) -m pytest -n logical --maxprocesses 4 --dist loadgroup $(ARGS)
+	$(PYTHON) -m pytest -n logical --maxprocesses 4 --no-loadscope-reorder $(ARGS)
 
 test-unit: $(DEV_STAMP) ## only the rules and the style: seconds, no Ray
 	$(PYTHON) -m pytest tests/unit tests/test_tidy.py $(ARGS)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # A deadline is a timed assertion, and machines are shared.
 settings.register_profile("coster", deadline=None, print_blob=True)
 settings.load_profile("coster")
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers a file stays together, and so do all that start a cluster: two at a
-    time would wait for each other's start, and a file's fixtures would be made on each worker.
+class Rooms(LoadScopeScheduling):  # type: ignore[misc]
+    """With several workers a file stays together, for its fixtures; and so does all that starts
+    a cluster, since two at a time would wait for each other's start.
     """
-    for item in items:
-        cluster = item.get_closest_marker("cluster") is not None
-        group = "cluster" if cluster else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "clusters" if file.startswith(("tests/chaos/", "tests/cluster/")) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Rooms:
+    """How the tests are shared out, whatever `--dist` says."""
+    return Rooms(config, log)
