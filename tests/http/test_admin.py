@@ -77,4 +77,6 @@ async def test_metrics_are_prometheus_text() -> None:
     assert 'coster_gateway_requests_total{route="chat",status="200"} 3.0\n' in text
     assert "# TYPE coster_router_queued gauge\ncoster_router_queued 2.0\n" in text
     assert "# TYPE coster_new untyped\ncoster_new 1.0\n" in text
-    assert exposition({}) == b""
+    bare = exposition({}).decode().splitlines()
+    assert "# TYPE coster_gateway_requests_total counter" in bare, "families are told from the start"
+    assert all(line.startswith("#") for line in bare)
