@@ -310,5 +310,9 @@ class Provider:
 
 
 def following_s(now_s: float, every_s: float, phase_s: float) -> float:
-    """The next moment of a clock that ticks `phase_s` after each multiple of `every_s`."""
-    return (math.floor((now_s - phase_s) / every_s) + 1) * every_s + phase_s
+    """The next moment of a clock that ticks `phase_s` after each multiple of `every_s`.
+
+    Always after `now_s`: where rounding makes the present a tick, the next one is meant.
+    """
+    next_s = (math.floor((now_s - phase_s) / every_s) + 1) * every_s + phase_s
+    return next_s if next_s - now_s > every_s * 1e-7 else next_s + every_s

@@ -78,5 +78,5 @@ async def test_metrics_are_prometheus_text() -> None:
     assert "# TYPE coster_router_queued gauge\ncoster_router_queued 2.0\n" in text
     assert "# TYPE coster_new untyped\ncoster_new 1.0\n" in text
     bare = exposition({}).decode().splitlines()
-    assert "# TYPE coster_gateway_requests_total counter" in bare, "families are told from the start"
+    assert "# TYPE coster_gateway_requests_total counter" in bare, "told from the start"
     assert all(line.startswith("#") for line in bare)

@@ -80,6 +80,13 @@ def test_a_gateway_finds_the_process_of_a_mac_by_itself(count: int) -> None:
             assert shared.get(mac.machine, provider_name(mac.machine)) == housing.actor
 
 
+@given(ticks=st.integers(0, 10**7), every_s=st.sampled_from([0.05, 0.1, 0.2, 0.3, 1.0]))
+def test_the_next_beat_is_never_now(ticks: int, every_s: float) -> None:
+    """A Mac that stands at a tick, as far as numbers go, does not beat without end."""
+    for now_s in (ticks * every_s, ticks / round(1 / every_s)):
+        assert now_s < following_s(now_s, every_s, 0.0) <= now_s + every_s * 1.01
+
+
 @given(
     st.floats(0, 1e6),
     st.floats(0.05, 5.0),
