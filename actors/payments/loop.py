@@ -110,6 +110,7 @@ class PaymentLoop:
                 await self._pass()
             except Exception:
                 log.exception("payments: the list of work could not be read")
+                self._counts["errands_failed"] += 1
             waiting = asyncio.create_task(self._news.wait())
             await asyncio.wait([waiting], timeout=PASS_S)
             waiting.cancel()

@@ -204,6 +204,8 @@ def _rates(macs: list[MacView], models: tuple[ModelView, ...], asked: list[Offer
     return rates
 
 
+RATES_KEPT_MAX = 4_096
+"""Rows of rates that are kept, the ones used last: sixteen for each of 256 Macs."""
 SLOWNESS_PER_OCTAVE = 16
 """Slowness is rounded to so many steps per octave, 4 %: nothing is known more exactly."""
 
@@ -213,7 +215,7 @@ def _octaves(slow: float) -> int:
     return round(log2(slow) * SLOWNESS_PER_OCTAVE)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=RATES_KEPT_MAX)
 def _rates_of(
     hardware: Hardware,
     slots: int,

@@ -16,6 +16,7 @@ from storage.export import export_lines
 from storage.opening import is_postgres, open_rows, verify_ledger
 from tests.support.ledger_bench import Bench
 from tests.support.places import Place
+from tests.support.postgres import REQUIRED
 
 NOW_NS = 1_800_000_000_000_000_000
 
@@ -70,7 +71,8 @@ async def test_an_export_and_the_report_balance(place: Place) -> None:
 async def test_a_copy_is_made_of_either(place: Place) -> None:
     """A file that was replayed, or a dump of a database that was; secrets only with files."""
     if is_postgres(place.database) and shutil.which("pg_dump") is None:
-        pytest.skip("pg_dump is not installed")
+        reason = "pg_dump is not installed (Debian: postgresql-client-15)"
+        pytest.fail(reason) if REQUIRED else pytest.skip(reason)
     bench = await place.start()
     await trade(bench, "req_1")
     made = backup(place.data, now_ns=NOW_NS, database=place.database)
