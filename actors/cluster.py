@@ -32,7 +32,7 @@ from actors.engines.factory import Workshop
 from actors.engines.sizes import model_sizes
 from actors.housing import Housing, actor_names, apart, housings
 from actors.macs import Macs
-from actors.nodes import NAMESPACE, macs_of_nodes, provider_name
+from actors.nodes import NAMESPACE, beside_the_books, macs_of_nodes, provider_name
 from actors.payments.actor import Payments
 from actors.payments.setup import PaymentSecrets, ProcessorSetup, places_of
 from actors.process import begin_process, begun, end_process, recorded_start
@@ -290,7 +290,7 @@ def stop_local_ray() -> None:
 
 def ensure_market(settings: MarketSettings, wire_secret: bytes) -> None:
     """Create the accountant and the router unless they run; the router keeps the rest."""
-    pin = {"label_selector": {"coster-role": "ledger"}} if settings.ledger_pinned else {}
+    pin = beside_the_books(settings)
     ray.remote(AccountantActor).options(**_options(ACCOUNTANT), **pin).remote(settings)
     # Whoever does not keep the books needs no password to them, Macs least of all.
     plain = replace(settings, database="")
@@ -299,7 +299,7 @@ def ensure_market(settings: MarketSettings, wire_secret: bytes) -> None:
 
 def ensure_payments(settings: MarketSettings, keys: PaymentSecrets | None) -> None:
     """Create the payments actor unless it runs; nothing waits for it."""
-    pin = {"label_selector": {"coster-role": "ledger"}} if settings.ledger_pinned else {}
+    pin = beside_the_books(settings)
     plain = replace(settings, database="")
     ray.remote(PaymentsActor).options(**_options(PAYMENTS), **pin).remote(plain, keys)
 

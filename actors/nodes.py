@@ -13,7 +13,7 @@ from typing import Any
 
 from market.accounting.registry import unclaimed
 from market.policy.preferences import TRUST
-from market.settings import MacSettings
+from market.settings import MacSettings, MarketSettings
 from market.types import AccountId, Hardware, MachineId, ProviderId
 
 NAMESPACE = "coster"
@@ -28,8 +28,14 @@ OWNER = "coster-owner"
 ASK_PCT = "coster-ask-pct"
 TRUST_TIER = "coster-trust"
 PRIVATE = "coster-private"
+ROLE, LEDGER = "coster-role", "ledger"
 
 log = logging.getLogger("coster.nodes")
+
+
+def beside_the_books(settings: MarketSettings) -> dict[str, Any]:
+    """Ray's options for what must not be lost with a Mac: it runs where the books are kept."""
+    return {"label_selector": {ROLE: LEDGER}} if settings.ledger_pinned else {}
 
 
 def provider_name(machine: MachineId) -> str:

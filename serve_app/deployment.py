@@ -31,6 +31,7 @@ from actors.cluster import (
     node_id,
 )
 from actors.gateway import StreamCalls, connect_gateway
+from actors.nodes import beside_the_books
 from actors.process import begin_process
 from market.keys import key_hash, well_formed
 from market.public.pseudonyms import alias_key
@@ -180,13 +181,18 @@ def gateway_application(settings: MarketSettings) -> Application:
     """
     deployment: Any = Gateway  # what the decorators have made of the class
     plain = replace(settings, database="")
-    return deployment.options(num_replicas=settings.gateways).bind(plain)
+    return deployment.options(num_replicas=settings.gateways, **_place(settings)).bind(plain)
 
 
 def operations_application(settings: MarketSettings, admin_key: str) -> Application:
     """The unrouted application with the operator's listener."""
     deployment: Any = Operations
-    return deployment.bind(settings, admin_key)
+    return deployment.options(**_place(settings)).bind(settings, admin_key)
+
+
+def _place(settings: MarketSettings) -> dict[str, Any]:
+    """Where replicas may run: a Mac that is lost must take no gateway with it."""
+    return {"ray_actor_options": {"num_cpus": 0, **beside_the_books(settings)}}
 
 
 def start_http(settings: MarketSettings) -> None:

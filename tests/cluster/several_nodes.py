@@ -56,6 +56,7 @@ def main(folder: Path) -> None:
         market = open_market(paths, config)
         market.until_ready(MACHINES[:2])
         tell(step="started", ready=market.ready(), answers=market.ask(6))
+        tell(step="gateways", nodes=market.gateway_nodes(), head=cluster.head_node.node_id)
 
         cluster.remove_node(nodes[MACHINES[0]], allow_graceful=False)
         tell(step="node killed", answers=market.ask(6))
@@ -161,6 +162,11 @@ class Story:
         return sorted(
             m["machine"] for m in machines if m["state"] == "ready" and m["health"] == "ok"
         )
+
+    def gateway_nodes(self) -> list[str]:
+        """Where each gateway runs."""
+        actors = self._admin.get("/admin/status").json()["actors"]
+        return [actor["node"] for actor in actors if actor["role"] == "gateway"]
 
     def verify(self) -> dict[str, Any]:
         report: dict[str, Any] = self._admin.post("/admin/ledger/verify").json()

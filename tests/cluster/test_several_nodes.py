@@ -17,7 +17,9 @@ STORY_S_MAX = 280
 
 
 def test_the_market_follows_its_nodes(tmp_path: Path) -> None:
-    """One provider per labelled node; a killed node costs no request, a new one joins."""
+    """One provider per labelled node; a killed one costs no request, for no gateway is on it; a new
+    one joins.
+    """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.cluster.several_nodes", str(tmp_path)],
         capture_output=True,
@@ -34,6 +36,7 @@ def test_the_market_follows_its_nodes(tmp_path: Path) -> None:
     first, second, third = MACHINES
     assert steps["started"]["ready"] == [first, second]
     assert steps["started"]["answers"] == {"200": 6}
+    assert steps["gateways"]["nodes"] == [steps["gateways"]["head"]] * 2
     assert steps["node killed"]["answers"] == {"200": 6}
     assert steps["noticed"]["ready"] == [second]
     assert steps["node added"]["ready"] == [second, third]
