@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from serve_app import metric_names
 from serve_app.counters import Counters
 from serve_app.faults import describe_fault
+
+T = TypeVar("T")
 
 _log = logging.getLogger("coster.door")
 
@@ -21,10 +23,12 @@ class Background:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._counters = counters
 
-    def start(self, work: Coroutine[Any, Any, Any]) -> None:
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin the work, which is kept until it ends; its task, for who waits for it too."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

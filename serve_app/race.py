@@ -21,7 +21,8 @@ REFUSALS: Final = frozenset({"invalid", "rejected", "draining"})
 class Attempt:
     """One try on one Mac. Seconds of the monotonic clock; None before it has happened.
 
-    `said_tokens` were said before it began, by Macs that were lost.
+    `said_tokens` were said before it began, by Macs that were lost. One that is `lost` itself
+    was the last to be listened to: another takes its place.
     """
 
     grant: Grant
@@ -29,6 +30,7 @@ class Attempt:
     begun_s: float | None = None
     first_s: float | None = None
     event_s: float = 0.0
+    lost: bool = False
 
     def silent_s(self, now_s: float) -> float:
         """How long it has said nothing since it was begun."""
@@ -57,6 +59,7 @@ class Race:
         if event.error is not None and self.lead is None and len(self.live) > 1:
             self.leave(attempt, result_of(event.error), final=False)
             return False
+        attempt.lost = event.error is not None
         if event.error is None and self.lead is None:
             attempt.first_s = now_s
             self.lead = attempt

@@ -6,10 +6,12 @@ told how far the answer has come and which try has led.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from market.errors import Internal, MarketError
 from market.messages import Admitted
@@ -61,7 +63,7 @@ class Relay:
         self._gap = desk.measures.of(prepared.call.kind, prepared.card.id).gap
         self._said_s = started_s  # last batch of tokens
         self._admitted: Admitted | None = None
-        self._hedged = False
+        self._hedging: asyncio.Task[Attempt | None] | None = None  # a second Mac is asked for
         self._pausing = False  # a Mac was lost in the middle; nobody goes on yet
         self._quiet_s = started_s  # last sign of life to the client
 
@@ -95,7 +97,7 @@ class Relay:
             raise Internal("The router left a funded request without an answer.")
         return answer
 
-    async def _until_answered(self, routing: Route) -> None:
+    async def _until_answered(self, routing: asyncio.Future[Any]) -> None:
         while not routing.done():
             await self._wait()
 
@@ -186,15 +188,19 @@ class Relay:
         """Another Mac for what a failed one leaves, or the error that ends the request."""
         lost = self.race.front
         assert lost is not None, "somebody has failed"
+        lost.lost = True
         answer, written = self.answer, self.reply.written
         goes_on = failure.code != "invalid" and answer.may_go_on(lost)
-        tried_out = self.seat.attempts >= self._desk.limits.attempts
+        spare = await self._spare(lost, same=goes_on)
+        tried_out = spare is None and self.seat.attempts >= self._desk.limits.attempts
         last = failure.code == "invalid" or tried_out or (written and not goes_on)
-        self.race.stop_all()
+        self.race.stop(lost)
         self.leave(lost, result_of(failure), final=last)
         if written:
             await self.reply.flush()  # what came before the loss in the same batch
         if last:
+            if spare is not None:
+                self.leave(spare, "cancelled", final=True)
             raise self._given_up(failure)
         self._desk.counters.add(metric_names.FAILOVERS)
         about = {"request_id": self._request_id, "provider": lost.grant.provider}
@@ -203,17 +209,33 @@ class Relay:
             answer.lose(lost)
             self._pausing = True
             try:
-                attempt = await self._queue(admitted, lost.grant.digest)
+                attempt = spare or await self._queue(admitted, lost.grant.digest)
             except MarketError:
                 if self.fault is not None:
                     raise
                 if self.reply.written:
                     raise self._given_up(failure) from None
             else:
+                attempt.said_tokens = len(answer.said)
                 self._desk.counters.add(metric_names.CONTINUATIONS)
                 return attempt
         answer.start(admitted.max_tokens)
-        return await self._queue(admitted)
+        return spare or await self._queue(admitted)
+
+    async def _spare(self, lost: Attempt, *, same: bool) -> Attempt | None:
+        """The second Mac that was being asked for when the first was lost, if there is one.
+
+        It takes the lost one's place instead of a third. To go on it must have the `same`
+        weights.
+        """
+        if self._hedging is not None and not self._hedging.done():
+            self._hedging.add_done_callback(lambda _: self.inbox.poke())
+            await self._until_answered(self._hedging)
+        spare = next((one for one in self.race.live if one is not lost), None)
+        if spare is not None and same and spare.grant.digest != lost.grant.digest:
+            self.leave(spare, "cancelled", final=False)
+            return None
+        return spare
 
     def _given_up(self, failure: JobFailure) -> MarketError:
         written = self.answer.progress.tokens if self.reply.written else None
@@ -234,22 +256,31 @@ class Relay:
                 self._begin_hedge(attempt)
 
     def _begin_hedge(self, beside: Attempt) -> None:
-        """Ask for a second Mac beside one that is slow to answer, once."""
-        if self._hedged or self.seat.attempts >= self._desk.limits.attempts:
+        """Ask for a second Mac beside one that is slow to begin an answer, once."""
+        tried_out = self.seat.attempts >= self._desk.limits.attempts
+        if self._hedging is not None or tried_out or self.answer.said:
             return
-        self._hedged = True
         assert self._admitted is not None, "who has a slot was admitted"
-        self._desk.background.start(self._hedge(beside, self._admitted))
+        start = self._desk.background.start
+        self._hedging = start(self.seat.hedge(self._admitted.max_tokens))
+        start(self._hedge(beside, self._hedging, self._admitted))
 
-    async def _hedge(self, beside: Attempt, admitted: Admitted) -> None:
-        attempt = await self.seat.hedge(admitted.max_tokens, beside)
-        if attempt is None:
+    async def _hedge(
+        self, beside: Attempt, asking: asyncio.Task[Attempt | None], admitted: Admitted
+    ) -> None:
+        attempt = await asking
+        if attempt is None or (beside.lost and not self.race.closed):
+            return  # after a loss it is not a second try but the next one
+        if self.race.closed or self.race.lead is not None:
+            self.race.leave(attempt, "cancelled", final=False)
             return
         self._desk.counters.add(metric_names.HEDGES)
         try:
             await self._submit(attempt, admitted)
-        except (AttemptFailedError, ClientLeftError):
-            self.race.leave(attempt, "rejected", final=False)
+        except ClientLeftError:
+            self.race.leave(attempt, "cancelled", final=False)
+        except AttemptFailedError as failed:
+            self._hear(attempt, Event(self._request_id, 0, (), "", 0, error=failed.failure))
 
     # ── leaving ──────────────────────────────────────────────────────────────────────
 

@@ -105,23 +105,15 @@ class Seat:
         self._race.enter(attempt)
         return attempt
 
-    async def hedge(self, max_tokens: int, beside: Attempt) -> Attempt | None:
+    async def hedge(self, max_tokens: int) -> Attempt | None:
         """A second try beside one that is slow, if the router has room for it."""
-        routing = asyncio.ensure_future(
-            self._desk.ports.router.route(self._request(max_tokens, None, hedge=True))
-        )
         try:
-            answer = await routing
+            answer = await self._desk.ports.router.route(
+                self._request(max_tokens, None, hedge=True)
+            )
         except MarketError:
             return None
-        if not isinstance(answer, Grant):
-            return None
-        attempt = self._taken(answer)
-        race = self._race
-        if race.closed or race.lead is not None or beside not in race.live[:-1]:
-            self._race.leave(attempt, "cancelled", final=False)
-            return None
-        return attempt
+        return self._taken(answer) if isinstance(answer, Grant) else None
 
     async def submit(self, attempt: Attempt, job: Job, on_event: Callable[[Event], None]) -> None:
         """Hand the job over; AttemptFailedError when this Mac cannot take it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -112,7 +111,7 @@ def test_a_mac_that_is_away_is_drained_too(market: Path) -> None:
 
 
 def test_a_drain_that_is_waited_for_ends_with_the_last_request(
-    market: Path, fleet: LiveFleet
+    market: Path, fleet: LiveFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In time: exit 0. Out of time: exit 1, what is left, and that it stays drained."""
     grant = granted(fleet, "slow", "studio-1", "mini-3")
@@ -121,15 +120,30 @@ def test_a_drain_that_is_waited_for_ends_with_the_last_request(
     answer = told(market, "drain", "max-2", "--wait", "--timeout", "1s")
     assert (answer["in_flight"], answer["drain"]) == (1, True)
 
-    ends = threading.Timer(0.5, fleet.call, ("report", [outcome(grant)]))
-    ends.start()
-    ended = run(market, "drain", "max-2", "--wait", "--timeout", "20s")
-    ends.join()
-
-    assert ended.exit_code == 0, ended.output
-    assert "Nothing runs on max-2 any more." in ended.output
-    assert run(market, "drain", "max-2", "--wait", "--timeout", "soon").exit_code == ERROR
     run(market, "undrain", "max-2")
+    try:
+        _report_after_drain(monkeypatch, fleet, grant)
+        ended = run(market, "drain", "max-2", "--wait", "--timeout", "20s")
+        assert ended.exit_code == 0, ended.output
+        assert "1 request is left there." in ended.output
+        assert "Nothing runs on max-2 any more." in ended.output
+        assert run(market, "drain", "max-2", "--wait", "--timeout", "soon").exit_code == ERROR
+    finally:
+        run(market, "undrain", "max-2")
+
+
+def _report_after_drain(monkeypatch: pytest.MonkeyPatch, fleet: LiveFleet, grant: Grant) -> None:
+    """The request ends once the command has been told that it runs, however slow the machine."""
+    router = fleet.router
+    assert router is not None
+    drain = router.drain
+
+    async def drain_and_end(machine: MachineId, reason: str) -> dict[str, Any]:
+        answer = await drain(machine, reason)
+        await router.report([outcome(grant)])
+        return answer
+
+    monkeypatch.setattr(router, "drain", drain_and_end)
 
 
 def test_who_waits_is_shown_in_order(market: Path, fleet: LiveFleet) -> None:

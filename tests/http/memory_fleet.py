@@ -78,6 +78,8 @@ class Fleet:
         self.digest = ""  # with one, a Mac can go on where another was lost
         self.hedge_after_ms = 0.0
         self.room_for_hedges = True
+        self.hedge_digest: str | None = None  # of the Mac that is granted, if it is another
+        self.hedge_answered: asyncio.Event | None = None  # until then the answer is on its way
         self.payee = MAC_OWNER
         self.error: MarketError | None = None
         self.errors: dict[str, MarketError] = {}  # by model
@@ -103,6 +105,9 @@ class Fleet:
             if mac is not None:
                 mac.running += request.n
                 self.grants += 1
+                if request.hedge and self.hedge_answered is not None:
+                    await self.hedge_answered.wait()
+                other = self.hedge_digest if request.hedge else None
                 return Grant(
                     request.request_id,
                     request.attempt,
@@ -111,7 +116,7 @@ class Fleet:
                     self.payee,
                     Endpoint("127.0.0.1", 1),
                     1.0,
-                    self.digest,
+                    self.digest if other is None else other,
                     hedge_after_ms=0.0 if request.hedge else self.hedge_after_ms,
                     ask_pct=mac.ask_pct,
                 )

@@ -238,6 +238,34 @@ async def test_without_room_for_a_second_try_there_is_none(tmp_path: Path) -> No
     assert market.nothing_is_left()
 
 
+@pytest.mark.parametrize("same", [True, False], ids=["same weights", "other weights"])
+@pytest.mark.parametrize("at", [0, 5], ids=["before a word", "in the middle"])
+async def test_a_mac_lost_while_a_second_is_asked_for(tmp_path: Path, at: int, same: bool) -> None:
+    """The one that was asked for takes its place: three tries at most, each its own number."""
+    first = Mac("a", pace_s=0.01, fail_after=at, silent=not at)
+    macs = [first, Mac("b", fail_after=at + 4), Mac("c"), Mac("d")]
+    market = Market(tmp_path, replace(QUICK, first_token_s=0.1), *macs)
+    market.fleet.digest = "weights"
+    fleet = market.fleet
+    fleet.hedge_after_ms = 1.0
+    fleet.hedge_answered = asyncio.Event()
+    fleet.hedge_digest = None if same else "other weights"
+    asking = asyncio.create_task(ask(chat(stream=True)).go(market.app))
+    await asyncio.sleep(0.3)  # Mac a has been lost, and its request waits for the answer
+    assert [r.hedge for r in fleet.requests] == [False, True]
+    fleet.hedge_answered.set()
+    exchange = await asking
+
+    (op,) = settles(market)
+    assert exchange.text == UNBROKEN
+    assert paid(op) == delivered(market, op)
+    assert op.attempts == 3
+    tried = [(outcome.attempt, outcome.machine[-1]) for outcome in fleet.outcomes]
+    assert sorted(tried) == [(1, "a"), (2, "b"), (3, "c")]
+    assert macs[1].jobs or (at and not same)
+    assert market.nothing_is_left()
+
+
 @pytest.mark.parametrize("seed", range(40))
 async def test_whatever_races_and_dies_there_is_one_answer_and_one_charge(
     tmp_path: Path, seed: int
