@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -258,7 +259,7 @@ async def test_a_restore_that_was_cut_short_is_not_opened(
     def cut(*_: object) -> bool:
         raise OSError(5, "Input/output error")
 
-    for step in ("_move_aside", "sync_folder"):
+    for step in ("_move_aside", "sync_to_disk"):
         real = getattr(restoring, step)
         calls = iter([real, cut] if step == "sync_folder" else [cut])
         monkeypatch.setattr(restoring, step, lambda *a, calls=calls: next(calls)(*a))
@@ -290,6 +291,34 @@ async def test_secrets_travel_with_the_books(data: Path, tmp_path: Path) -> None
     pepper = whole / "secrets" / "pepper"
     assert pepper.read_bytes() == (data / "secrets" / "pepper").read_bytes()
     assert pepper.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_tar_that_was_cut_short_changes_nothing(data: Path, tmp_path: Path) -> None:
+    """It is said of the backup, wherever the cut is."""
+    whole = backup(data, now_ns=NOW_NS, out=tmp_path / "all.tar", secrets=True).path.read_bytes()
+    before = seen(data)
+    cut = tmp_path / "cut.tar"
+    for size in (513, len(whole) // 3, len(whole) // 2):
+        cut.write_bytes(whole[:size])
+        with pytest.raises(StorageError, match=rf"The backup {cut} cannot be restored"):
+            await restore(data, cut, now_ns=NOW_NS)
+    assert seen(data) == before
+
+
+async def test_a_restore_on_a_full_disk_says_to_make_room(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even the lock cannot be written there; the next try is not locked out."""
+    made = backup(data, now_ns=NOW_NS)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as without_room:
+        without_room.setattr(os, "pwrite", full)
+        with pytest.raises(StorageError, match="Make room on its disk"):
+            await restore(data, made.path, now_ns=NOW_NS)
+    assert (await restore(data, made.path, now_ns=NOW_NS)).report.ok
 
 
 @pytest.mark.parametrize("name", ["../evil", "secrets/../../evil", "/evil", "other"])

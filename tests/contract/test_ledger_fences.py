@@ -35,7 +35,7 @@ Table = list[tuple[object, ...]]
 HOLDER = """
 import asyncio, sys
 from pathlib import Path
-from storage.database import FolderLock
+from storage.folder_lock import FolderLock
 async def hold():
     await FolderLock(Path(sys.argv[1])).acquire(1)
     print("locked", flush=True)
