@@ -54,6 +54,11 @@ class Candidates:
         values: FloatArray = self.data[AT[column]]
         return values
 
+    def lock(self) -> None:
+        """From now on nobody writes here: what a policy is shown is what is kept of a decision."""
+        for array in (self.data, self.cached, self.rows, self.names):
+            array.setflags(write=False)
+
     def name(self, index: int) -> Name:
         who: Name = self.names[self.rows[index]]
         return who
@@ -64,6 +69,12 @@ class Candidates:
 
     def index_of(self, machine: MachineId) -> int | None:
         return next((i for i, who in enumerate(self.who()) if who.machine == machine), None)
+
+
+def locked(values: BoolArray) -> BoolArray:
+    """The same to look at. What is shown of a locked array cannot be unlocked."""
+    values.setflags(write=False)
+    return values.view()
 
 
 def pack(candidates: Candidates) -> bytes:

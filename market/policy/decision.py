@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from market.policy.ask import Ask
-from market.policy.candidates import BoolArray, Candidates, FloatArray
+from market.policy.candidates import BoolArray, Candidates, FloatArray, locked
 from market.policy.filters import (
     FILTERS,
     LASTING,
@@ -167,9 +167,10 @@ def decide(
     eligible, counts = _filter(candidates, ask, let_in)
     if not eligible.any():
         return Decision(ask, candidates, policy.name, seed, None, eligible, counts, {})
-    # A plugin sees them and must not be able to let a Mac in that a hard filter keeps out.
-    eligible.flags.writeable = candidates.data.flags.writeable = False
-    view = View(candidates, ask, eligible, seed)
+    # A plugin sees them and must not be able to let a Mac in that a hard filter keeps out, nor
+    # to change the predictions by which it is measured.
+    candidates.lock()
+    view = View(candidates, ask, locked(eligible), seed)
     narrowed: tuple[str, ...] = ()
     if policy.soft:
         view, narrowed = narrow(view)

@@ -31,7 +31,8 @@ _KNOTS = np.array(KNOTS, dtype=np.float64)
 class Prediction:
     """One value per candidate. `step_ms` is a decode step with this request in the batch,
     `slower_ms` what it adds to each step of those already there, `alone_ms` reading the prompt
-    with nobody there.
+    with nobody there. None of the arrays can be written: policies see them, and are measured by
+    them.
     """
 
     wait_ms: FloatArray
@@ -42,13 +43,24 @@ class Prediction:
     decode_ms: FloatArray
     cost_nano: FloatArray
 
+    def __post_init__(self) -> None:
+        for array in (
+            *(self.wait_ms, self.alone_ms, self.prefill_ms, self.step_ms),
+            *(self.slower_ms, self.decode_ms, self.cost_nano),
+        ):
+            array.setflags(write=False)
+
     @cached_property
     def ttft_ms(self) -> FloatArray:
-        return HANDOVER_MS + self.wait_ms + self.prefill_ms + self.step_ms
+        ttft_ms: FloatArray = HANDOVER_MS + self.wait_ms + self.prefill_ms + self.step_ms
+        ttft_ms.setflags(write=False)
+        return ttft_ms
 
     @cached_property
     def total_ms(self) -> FloatArray:
-        return HANDOVER_MS + self.wait_ms + self.prefill_ms + self.decode_ms
+        total_ms: FloatArray = HANDOVER_MS + self.wait_ms + self.prefill_ms + self.decode_ms
+        total_ms.setflags(write=False)
+        return total_ms
 
 
 def table_step_ms(candidates: Candidates, batch: FloatArray) -> FloatArray:

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from market.policy.ask import Ask
-from market.policy.candidates import BoolArray, Candidates, FloatArray
+from market.policy.candidates import BoolArray, Candidates, FloatArray, locked
 from market.policy.predictor import HANDOVER_MS, Prediction, predict
 
 MS_PER_NANO = 0.5e-3
@@ -33,7 +33,9 @@ FAIRNESS_FULL_S = 600.0
 
 @dataclass(frozen=True)
 class View:
-    """What a scorer sees: the Macs, the request, and which of them may be chosen."""
+    """What a scorer sees: the Macs, the request, and which of them may be chosen. All arrays are
+    read-only, also those of `predicted`: `scores = view.predicted.ttft_ms + mine` makes a new one.
+    """
 
     candidates: Candidates
     ask: Ask
@@ -47,7 +49,7 @@ class View:
 
     def narrowed(self, eligible: BoolArray) -> View:
         """The same with fewer Macs eligible; what was computed is kept."""
-        fewer = View(self.candidates, self.ask, eligible, self.seed)
+        fewer = View(self.candidates, self.ask, locked(eligible), self.seed)
         fewer.__dict__.update({k: v for k, v in self.__dict__.items() if k == "predicted"})
         return fewer
 

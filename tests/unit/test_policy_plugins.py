@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.policy.decision import decide
+from market.policy.predictor import Prediction
+from market.policy.preferences import Preferences
 from market.policy.registry import COSTER, Policy, custom
 from market.policy.scorers import SCORERS, View
 from market.routing.messages import Busy, Grant
 from market.types import MachineId, RequestId
-from tests.fleet_kit import ask, fleet_of, standing
+from tests.fleet_kit import FAST, ask, fleet_of, standing
 from tests.router_kit import (
     MODEL,
     granted,
@@ -45,6 +47,35 @@ def _tampers(view: View) -> Any:
 def _lets_in(view: View) -> Any:
     view.eligible[:] = True
     return np.zeros(view.eligible.shape)
+
+
+def _writes_to(told: Callable[[View], Any]) -> Callable[[View], Any]:
+    """A term that works in place, as `s = predicted.ttft_ms; s += 1` does."""
+
+    def scorer(view: View) -> Any:
+        values = told(view)
+        values[...] = values[..., ::-1].copy()
+        return np.zeros(len(view.eligible))
+
+    return scorer
+
+
+SHOWN: dict[str, Callable[[View], Any]] = {
+    **{
+        name: lambda view, name=name: getattr(view.predicted, name)  # type: ignore[misc]
+        for name in (
+            *(field.name for field in fields(Prediction)),
+            *("ttft_ms", "total_ms"),
+        )
+    },
+    "data": lambda view: view.candidates.data,
+    "a column": lambda view: view.candidates["in_flight"],
+    "cached": lambda view: view.candidates.cached,
+    "rows": lambda view: view.candidates.rows,
+    "names": lambda view: view.candidates.names,
+    "eligible": lambda view: view.eligible,
+}
+"""Every array that a policy is shown."""
 
 
 def each(value: Any) -> Callable[[View], Any]:
@@ -131,6 +162,50 @@ def test_a_broken_plugin_leaves_nobody_in_the_queue(name: str) -> None:
         running += [letter for letter in letters if isinstance(letter, Grant)]
         served += [letter.request_id for letter in letters]
     assert sorted(served) == ["w0", "w1", "w2", "w3"]
+
+
+@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("wished", [{}, {"sort": "latency"}], ids=["all", "narrowed"])
+def test_a_policy_cannot_change_what_it_is_shown(name: str, wished: dict[str, Any]) -> None:
+    """Whoever writes to an array in place is told so; predictions, by which the policy and the
+    market are measured, stay what they were, and so does the decision.
+    """
+    fleet = fleet_of({"chip": FAST}, {"in_flight": 2}, {"in_flight": 1})
+    asked = ask(preferences=Preferences(**wished))
+    scorers: dict[str, Callable[[View], Any]] = {"mine": _writes_to(SHOWN[name]), **SCORERS}
+
+    ours, theirs = (
+        decide(fleet.candidates(MODEL), asked, 0, replace(COSTER, scorers=terms))
+        for terms in (SCORERS, scorers)
+    )
+
+    assert ours.narrowed == (("sort",) if wished else ())
+    assert theirs.faults[0].startswith("mine raised ")
+    assert (theirs.index, theirs.counts) == (ours.index, ours.counts)
+    for field in fields(Prediction):
+        told, true = (getattr(each.predicted, field.name) for each in (theirs, ours))
+        np.testing.assert_array_equal(told, true)
+    np.testing.assert_array_equal(theirs.predicted.ttft_ms, ours.predicted.ttft_ms)
+    np.testing.assert_array_equal(theirs.predicted.total_ms, ours.predicted.total_ms)
+    np.testing.assert_array_equal(theirs.candidates.data, ours.candidates.data)
+
+
+def test_what_it_is_shown_cannot_be_unlocked() -> None:
+    """What may be chosen, and every column, are views of arrays that are locked themselves."""
+    shown: list[Any] = []
+
+    def keeps(view: View) -> Any:
+        shown.extend((view.eligible, view.candidates["slots"]))
+        return np.zeros(len(view.eligible))
+
+    for wished in ({}, {"sort": "latency"}):
+        asked = ask(preferences=Preferences(**wished))  # type: ignore[arg-type]
+        fleet = fleet_of({"chip": FAST}, {})
+        decide(fleet.candidates(MODEL), asked, 0, custom("mine", keeps))
+
+    for array in shown:
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            array.setflags(write=True)
 
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
