@@ -17,9 +17,8 @@ from market.policy.scorers import SCORERS, Scorer
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Terms that add up to a score, and how to choose by it. `about` is a line for lists.
-
-    `bound` is how much of the time a policy like this can be unstable at: see docs/research.md.
+    """Terms that add up to a score, and how to choose by it. `about` is a line for lists,
+    `soft` whether the soft filters narrow the Macs before it is asked.
     """
 
     name: str

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import CodeType
 from typing import Any, Final
 
 import numpy as np
@@ -67,7 +68,7 @@ def _listened(name: str, scorer: Scorer, heard: dict[str, str]) -> Scorer:
         except Exception as error:
             if name not in heard:
                 words = f"{type(error).__name__}: {error}"[:WORDS_MAX]
-                heard[name] = f"{name} raised {words} ({_line_of(scorer, error)})"
+                heard[name] = f"{name} raised {words}{_line_of(scorer, error)}"
             raise
         if name not in heard:
             words = _wrong_with(scores, view)
@@ -79,11 +80,29 @@ def _listened(name: str, scorer: Scorer, heard: dict[str, str]) -> Scorer:
 
 
 def _line_of(scorer: Scorer, error: Exception) -> str:
-    """Where it was raised, in the author's own file if that is on the way."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = getattr(getattr(scorer, "__code__", None), "co_filename", None)
-    last = next((frame for frame in reversed(frames) if frame.filename == own), frames[-1])
-    return f"{Path(last.filename).name} line {last.lineno}"
+    """Where it was raised, in the author's own file if that is on the way, in brackets.
+
+    A function that could not even be called, as one of two arguments, is where it begins; one
+    that is not written in Python is nowhere.
+    """
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is the call of it, here
+    code = _code_of(scorer)
+    file = code.co_filename if code is not None else None
+    last = next((frame for frame in reversed(frames) if frame.filename == file), None)
+    if last is not None or frames:
+        last = last or frames[-1]
+        return f" ({Path(last.filename).name} line {last.lineno})"
+    return "" if code is None else f" ({Path(code.co_filename).name} line {code.co_firstlineno})"
+
+
+def _code_of(scorer: Any) -> CodeType | None:
+    """What is behind a function, a method, a partial function or an object that can be called."""
+    scorer = getattr(scorer, "func", scorer)
+    for each in (scorer, scorer.__call__):
+        code = getattr(each, "__code__", None)
+        if isinstance(code, CodeType):
+            return code
+    return None
 
 
 def _wrong_with(scores: Any, view: View) -> str:

@@ -42,6 +42,31 @@ def raises_elsewhere(view: View) -> Any:
     return np.stack([])
 
 
+def in_place(view: View) -> Any:
+    scores = view.predicted.ttft_ms
+    scores += 500.0 * view.candidates["in_flight"]
+    return scores
+
+
+def of_two(view: View, macs: int) -> Any:
+    return np.zeros(macs)
+
+
+class Held:
+    """A policy that is an object with a method, as one with weights is."""
+
+    def of_none(self) -> Any:
+        return np.zeros(1)
+
+    def __call__(self) -> Any:
+        return np.zeros(1)
+
+
+LINE_OF_TWO = of_two.__code__.co_firstlineno
+LINE_OF_NONE = Held.of_none.__code__.co_firstlineno
+LINE_OF_CALL = Held.__call__.__code__.co_firstlineno
+
+
 def of_all(value: object) -> Callable[[View], Any]:
     return lambda view: np.full(len(view.candidates), value)
 
@@ -51,6 +76,20 @@ WRONG: Mapping[str, tuple[Policy, str]] = {
     for policy, words in (
         (custom("raises", raises), r"raises raised ZeroDivisionError: on purpose \(test_own_pol"),
         (custom("deep", raises_elsewhere), r"deep raised ValueError: .* \(test_own_policies.py li"),
+        (
+            custom("writes", in_place),
+            r"writes raised ValueError: .*read-only \(test_own_policies.p",
+        ),
+        (
+            custom("arity", of_two),
+            rf"arity raised TypeError: .* \(test_own_.*py line {LINE_OF_TWO}\)",
+        ),  # type: ignore[arg-type]
+        (custom("method", Held().of_none), rf"method raised .*policies.py line {LINE_OF_NONE}\)"),  # type: ignore[arg-type]
+        (custom("object", Held()), rf"object raised .*policies.py line {LINE_OF_CALL}\)"),  # type: ignore[arg-type]
+        (
+            custom("builtin", len),
+            r"builtin raised TypeError: object of type 'View' has no len\(\)$",
+        ),  # type: ignore[arg-type]
         (custom("nan", of_all(np.nan)), "nan returned nan for a Mac that may be chosen"),
         (custom("infinite", of_all(-np.inf)), "infinite returned -inf for a Mac"),
         (custom("one", lambda view: np.zeros(1)), r"one returned an array of shape \(1,\); it mu"),
