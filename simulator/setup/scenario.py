@@ -14,11 +14,12 @@ from typing import Final
 
 from market.catalogue import Catalogue
 from market.errors import InvalidRequest, MarketError
-from market.fleet_file import MacSpec, fleet_of
+from market.fleet_file import MacSpec
 from market.hardware import GIB, memory_budget_bytes, profile_of
 from market.money import NANO_PER_USD
 from market.settings import FEE_BPS_MAX, PlacementSettings
 from market.types import ModelId
+from simulator.setup.fleets import macs_of
 from simulator.setup.policies import lab_policy
 from simulator.setup.tables import Table
 from simulator.workloads.parsing import parse
@@ -123,8 +124,10 @@ def scenario_of(table: Table) -> Scenario:
         ("name", "about", "requests", "duration_s", "warmup_s", "warmup_share", "seed", "repeat")
     )
     fleet = table.table("fleet")
-    fleet.known(("macs", "slots"))
-    macs = fleet_of(fleet.values.get("macs"), fleet.where())
+    fleet.known(("macs", "file", "slots"))
+    if "file" in fleet.values:
+        fleet.refuse("file", "here the Macs must be given in place, in macs.")
+    macs = macs_of(fleet)
     scenario = Scenario(
         name=run.text("name", "unnamed", r"[\w.\-]{1,60}"),
         about=run.text("about", "", r".{0,300}"),
@@ -155,10 +158,9 @@ def scenario_of(table: Table) -> Scenario:
 
 
 def _config(table: Table) -> str:
-    try:
-        return canonical(dict(table.values))
-    except (TypeError, ValueError) as error:
-        table.refuse(None, f"a date, nan or inf has no meaning in a scenario ({error}).")
+    """All of it as canonical JSON, which has no dates and only numbers that are numbers."""
+    table.only_json()
+    return canonical(dict(table.values))
 
 
 def _models(table: Table, macs: tuple[MacSpec, ...]) -> tuple[ModelId, ...]:

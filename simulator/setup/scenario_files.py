@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from market.errors import InvalidRequest
-from market.fleet_file import parse_fleet
+from simulator.setup.fleets import fleet_in, must_be_sold
 from simulator.setup.scenario import Scenario, scenario_of
 from simulator.setup.tables import Path as Place
 from simulator.setup.tables import Table, lines_of
@@ -55,7 +55,10 @@ def parse(
     set_values(values, settings or {})
     lines = lines_of(text)
     _take_in_files(values, source, folder, lines)
-    return scenario_of(Table(values, source, (), lines))
+    table = Table(values, source, (), lines)
+    scenario = scenario_of(table)
+    must_be_sold(table.table("fleet"))
+    return scenario
 
 
 def of_config(config: Mapping[str, Any], source: str) -> Scenario:
@@ -135,8 +138,8 @@ def _take_in_files(
         path = _beside(folder, table.text("file", ""))
         if "macs" in fleet:
             table.refuse("file", "give file or [[fleet.macs]], not both.")
-        macs = tomllib.loads(_read(path)) if parse_fleet(_read(path), str(path)) else {}
-        values["fleet"] = {k: v for k, v in fleet.items() if k != "file"} | macs
+        macs = fleet_in(_read(path), str(path))
+        values["fleet"] = {k: v for k, v in fleet.items() if k != "file"} | dict(macs)
     workloads = values.get("workload")
     for workload in workloads if isinstance(workloads, list) else []:
         if isinstance(workload, dict) and isinstance(workload.get("file"), str):

@@ -5,8 +5,9 @@ What is wrong is said with the file, the line where it can be found, the key and
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -22,7 +23,7 @@ _KEY = re.compile(r"^\s*([\w\-]+(?:\.[\w\-]+)*)\s*=")
 def lines_of(text: str) -> dict[Path, int]:
     """The line on which each key and table of a TOML text begins.
 
-    Keys inside inline tables have none: what is wrong there is told by the key alone.
+    Keys inside inline tables have none: what is wrong there is told by the line they are in.
     """
     found: dict[Path, int] = {}
     counts: dict[Path, int] = {}
@@ -74,9 +75,12 @@ class Table:
     lines: Mapping[Path, int] = field(default_factory=dict)
 
     def where(self, key: str | None = None) -> str:
-        """`demo.toml line 7, workload.0.rho`; without a line where there is none to name."""
+        """`demo.toml line 7, workload.0.rho`. What has no line of its own, as it is in a table
+        within a line or was left out, has that of the nearest table around it.
+        """
         path = self.path if key is None else (*self.path, key)
-        line = self.lines.get(path, self.lines.get(self.path) if key is None else None)
+        above = (path[:length] for length in range(len(path), 0, -1))
+        line = next((self.lines[each] for each in above if each in self.lines), None)
         name = ".".join(str(part) for part in path)
         place = self.source if line is None else f"{self.source} line {line}"
         return f"{place}, {name}" if name else place
@@ -90,6 +94,14 @@ class Table:
         for key in self.values:
             if key not in known:
                 self.refuse(key, f"unknown key; there are {', '.join(known)}.")
+
+    def only_json(self) -> None:
+        """Refuse the first value, however deep, that JSON does not have."""
+        for path, value in _leaves(self.values, self.path):
+            if _is_odd(value):
+                Table({}, self.source, path[:-1], self.lines).refuse(
+                    str(path[-1]), f"a date, nan or inf has no meaning in a scenario: {value}."
+                )
 
     def table(self, key: str) -> Table:
         """A table below this one; an empty one where it is left out."""
@@ -150,6 +162,25 @@ class Table:
         if not isinstance(value, bool):
             self.refuse(key, f"it must be true or false, not {_shown(value)}.")
         return value
+
+
+def _is_odd(value: object) -> bool:
+    """A date, or a number that is none."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    return not isinstance(value, str | int | None)
+
+
+def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+    """Whatever is no table and no list, with its place."""
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            yield from _leaves(below, (*path, key))
+    elif isinstance(value, list):
+        for number, below in enumerate(value):
+            yield from _leaves(below, (*path, number))
+    else:
+        yield path, value
 
 
 def _in(unit: str) -> str:

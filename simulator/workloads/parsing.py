@@ -172,7 +172,9 @@ def _prefixes(table: Table) -> Prefixes | None:
     if isinstance(below.values.get("tokens"), dict):
         tokens = law_of(below.table("tokens"), "prompt")
     else:
-        whole = Table({"fixed": below.values.get("tokens", 1_000)}, below.source, below.path)
+        whole = Table(
+            {"fixed": below.values.get("tokens", 1_000)}, below.source, below.path, below.lines
+        )
         tokens = law_of(whole, "prompt", TOKENS_MAX)
     return Prefixes(
         count=below.whole("count", 1, 1, PREFIXES_MAX) or 1,

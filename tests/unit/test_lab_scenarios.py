@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -73,7 +74,7 @@ def test_the_hash_names_what_is_simulated_and_not_how_often() -> None:
         ("requests = 400", "requests = 0", ("line 8", "from 1 to")),
         ("requests = 400", "requests = 1.5", ("line 8", "whole number")),
         ("requests = 400", 'requests = "many"', ("line 8", "must be a number")),
-        ("requests = 400", "requests = nan", ("small.toml", "nan")),
+        ("requests = 400", "requests = nan", ("small.toml line 8, run.requests", "nan")),
         ("seed = 7", "seed = -1", ("line 10", "from 0")),
         ("warmup_share = 0.1", "warmup_share = 0.1\nwarmup_s = 3", ("not both",)),
         ("warmup_share = 0.1", "duration_s = 10\nwarmup_s = 20", ("less than duration_s",)),
@@ -81,8 +82,21 @@ def test_the_hash_names_what_is_simulated_and_not_how_often() -> None:
         ('"qwen3.5-14b"]', '"qwen3.5-7b"]', ("line 2, models", "each once")),
         ('"qwen3.5-14b"]', '"deepseek-v3"]', ("fits no Mac", "GiB", "larger Mac")),
         ('policy = "coster"', 'policy = "best"', ("line 3, policy", "There is no policy 'best'")),
-        ('chip = "M1"', 'chip = "M9"', ("[[macs]] number 4", "Unknown chip")),
-        ("count = 3\nchip", "count = 0\nchip", ("[[macs]] number 2", "count")),
+        ('chip = "M1"', 'chip = "M9"', ("line 27, fleet.macs.3.chip", "Unknown chip")),
+        ("count = 3\nchip", "count = 0\nchip", ("line 17, fleet.macs.1.count", "from 1")),
+        ("count = 3\nchip", "colour = 3\nchip", ("line 17, fleet.macs.1.colour", "unknown key")),
+        ("count = 3\nchip", 'models = ["x", 3]\nchip', ("line 17, fleet.macs.1.models", "list")),
+        ("count = 3\nchip", "models = []\nchip", ("line 17, fleet.macs.1.models", "leave it out")),
+        ("count = 3\nchip", 'private = "no"\nchip', ("line 17, fleet.macs.1.private", "true")),
+        ("count = 3\nchip", 'trust = "me"\nchip', ("line 17, fleet.macs.1.trust", "basic")),
+        ("ask_pct = 80", "ask_pct = 101", ("line 23, fleet.macs.2.ask_pct", "from 1 to 100")),
+        ("ask_pct = 80", "memory_gb = 24", ("line 23, fleet.macs.2.memory_gb", "16 or 32 GB")),
+        ("ask_pct = 80", "memory_gb = 512", ("line 23, fleet.macs.2.memory_gb", "M2 Pro")),
+        ('count = 2\nchip = "M1"', "count = 2", ("line 25, fleet.macs.3", "has no chip")),
+        ("[[workload]]", "[fleet]\nslot = 1\n[[workload]]", ("fleet.slot", "macs, file, slots")),
+        ("mean = 600", "mean = inf", ("line 31, workload.0.prompt.exponential.mean", "inf")),
+        ("mean = 600", "means = 600", ("line 31, workload.0.prompt.exponential",)),
+        ("count = 6", "counts = 6", ("line 33, workload.0.consumers.counts", "unknown key")),
         ("[[workload]]", "[[workloads]]", ("small.toml", "workloads", "unknown key")),
         ("[[workload]]", "[faults]\ncrash_per_hour = -1\n[[workload]]", ("crash_per_hour",)),
         ("[[workload]]", "[faults]\nlightning = 1\n[[workload]]", ("faults.lightning",)),
@@ -90,7 +104,11 @@ def test_the_hash_names_what_is_simulated_and_not_how_often() -> None:
         ("[[workload]]", "[slo]\nfast = 1\n[[workload]]", ("slo.fast", "interactive, batch")),
         ("[[workload]]", "[placement]\nenabled = 1\n[[workload]]", ("true or false",)),
         ("[[workload]]", "[market]\ncredit_usd = -1\n[[workload]]", ("market.credit_usd",)),
-        ("rate_per_s = 1.0", "since = 2026-01-01", ("small.toml", "date")),
+        (
+            "rate_per_s = 1.0",
+            "since = 2026-01-01",
+            ("small.toml line 30, workload.0.since", "date"),
+        ),
         ("models = [", "models = ", ("small.toml", "not TOML")),
     ],
 )
@@ -103,6 +121,96 @@ def test_bad_scenarios_are_refused_by_name(old: str, new: str, words: tuple[str,
     for word in words:
         assert word in message
     assert "small.toml" in message
+
+
+FLEET = """# mine
+[[macs]]
+count = 2
+chip = "M4 Max"
+
+[[macs]]
+count = 3
+chip = "M4"
+"""
+
+
+def with_fleet_file(folder: Path, fleet: str) -> Scenario:
+    """The small scenario with its Macs in a file beside it."""
+    (folder / "fleet.toml").write_text(fleet, "utf-8")
+    start, end = SCENARIO.index("[[fleet.macs]]"), SCENARIO.index("[[workload]]")
+    text = SCENARIO[:start] + '[fleet]\nfile = "fleet.toml"\n\n' + SCENARIO[end:]
+    return parse(text, "small.toml", folder)
+
+
+def test_a_fleet_has_its_own_file(tmp_path: Path) -> None:
+    """Macs may be told in a file of their own, which is then part of the scenario."""
+    scenario = with_fleet_file(tmp_path, FLEET)
+
+    assert [mac.name for mac in scenario.macs] == [
+        *("m4-max-1", "m4-max-2", "m4-3", "m4-4", "m4-5"),
+    ]
+    assert of_config(json.loads(scenario.config), "manifest.json") == scenario
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"M4"', '"M4"\nmemory_gb = 512', ("fleet.toml line 9, macs.1.memory_gb", "16, 24 or 32")),
+        ('"M4"', '"M9"', ("fleet.toml line 8, macs.1.chip", "Unknown chip")),
+        ("count = 3", "colour = 3", ("fleet.toml line 7, macs.1.colour", "unknown key")),
+        ("# mine", "slots = 3", ("fleet.toml line 1, slots", "unknown key", "macs")),
+        ("# mine", "a b", ("fleet.toml is not TOML",)),
+        (FLEET, "# mine", ("fleet.toml", "has no Macs")),
+    ],
+)
+def test_what_is_wrong_in_a_fleet_file_is_said_with_its_own_line(
+    old: str, new: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It is that file that has to be mended, not the scenario which names it."""
+    with pytest.raises(InvalidRequest) as caught:
+        with_fleet_file(tmp_path, FLEET.replace(old, new))
+
+    for word in words:
+        assert word in caught.value.message
+
+
+def test_macs_that_are_real_have_what_they_say() -> None:
+    """A folder of a live market tells of Macs with memory that the tables do not have; only who
+    makes Macs up is held to what is sold.
+    """
+    config = json.loads(small().config)
+    config["fleet"]["macs"][2]["memory_gb"] = 24
+
+    assert of_config(config, "manifest.json").macs[5].hardware.memory_gb == 24
+    config["fleet"]["file"] = "fleet.toml"
+    with pytest.raises(InvalidRequest, match=r"manifest\.json, fleet\.file: .*in place"):
+        of_config(config, "manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("fleet.macs.2.memory_gb", "24", ("fleet.macs.2.memory_gb", "16 or 32 GB")),
+        ("fleet.macs", "[{ chip = 'M4', memory_gb = 512 }]", ("fleet.macs.0.memory_gb", "M4")),
+        ("fleet.macs", "3", ("fleet", "has no Macs")),
+        ("fleet.macs", "[3]", ("fleet.macs.0", "not a table")),
+    ],
+)
+def test_macs_that_are_set_are_read_as_strictly(
+    key: str, value: str, words: tuple[str, ...]
+) -> None:
+    """A sweep over fleets makes Macs up as well."""
+    message = refusal(SCENARIO, **{key.replace(".", "__"): value})
+
+    for word in words:
+        assert word in message
+
+
+def test_a_run_may_have_two_ends() -> None:
+    """Given both, what comes first ends it."""
+    scenario = small(run__duration_s="60")
+
+    assert (scenario.requests, scenario.duration_s) == (400, 60.0)
 
 
 def test_a_fleet_without_macs_is_refused() -> None:
