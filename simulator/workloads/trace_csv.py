@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +32,9 @@ class Columns:
         return self.time, self.prompt, self.output
 
 
+SEPARATORS: Final = {";": '";"', "\t": "tabs", "|": '"|"'}
+"""What other programs put between columns, in words; we read commas."""
+
 CSV_FORMATS: Final = MappingProxyType(
     {
         "azure": Columns("TIMESTAMP", "ContextTokens", "GeneratedTokens", calendar=True),
@@ -48,7 +52,7 @@ def csv_rows(path: Path, columns: Columns, text: Lines, notes: Notes) -> Iterato
     try:
         names = next(reader)
         header = {name.strip().casefold(): at for at, name in enumerate(names)}
-        _check_header(place, columns, header)
+        _check_header(place, columns, names)
         time, prompt, output = (header[name.casefold()] for name in columns.needed)
         model = header.get(columns.model.casefold(), -1)
         session = header.get(columns.session.casefold(), -1)
@@ -78,10 +82,25 @@ def header_of(line: str) -> list[str]:
     return [name.strip(' \t"').casefold() for name in line.split(",")]
 
 
-def _check_header(place: Place, columns: Columns, header: Mapping[str, int]) -> None:
+def separated_otherwise(line: str) -> str | None:
+    """What is wrong with a header that would be known if its columns were parted by commas."""
+    known = {name.casefold() for form in CSV_FORMATS.values() for name in form.needed}
+    for sign, words in SEPARATORS.items():
+        if known & set(header_of(line.replace(sign, ","))) and sign in line:
+            return f"its columns are separated by {words}; write it with commas."
+    return None
+
+
+def _check_header(place: Place, columns: Columns, names: Sequence[str]) -> None:
+    """Every column that is needed is there, and every one that is read only once."""
+    header = Counter(name.strip().casefold() for name in names)
+    for name in filter(None, (*columns.needed, columns.model, columns.session)):
+        if header[name.casefold()] > 1:
+            place.refuse(f"the column {name} is there twice; remove or rename one of them.")
     missing = [name for name in columns.needed if name.casefold() not in header]
     if missing:
         place.refuse(
-            f"no column {', '.join(missing)}; the header has {', '.join(header)[:200]}. "
+            separated_otherwise(",".join(names))
+            or f"no column {', '.join(missing)}; the header has {', '.join(header)[:200]}. "
             "Rename its columns, or say the format with `format`."
         )

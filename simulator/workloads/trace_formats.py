@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from simulator.workloads.rows import Notes
-from simulator.workloads.trace_csv import CSV_FORMATS, csv_rows, header_of
+from simulator.workloads.trace_csv import CSV_FORMATS, csv_rows, header_of, separated_otherwise
 from simulator.workloads.trace_files import lines, refuse
 from simulator.workloads.trace_json import json_rows
 from simulator.workloads.trace_rows import TraceRow
@@ -55,5 +55,10 @@ def _told(path: Path, number: int, line: str) -> str:
     nearest = max(there, key=lambda form: there[form])
     if not there[nearest]:
         headers = "; ".join(",".join(columns.needed) for columns in CSV_FORMATS.values())
-        refuse(path, number, f"neither JSON lines nor a header that is known: {headers}.")
+        refuse(
+            path,
+            number,
+            separated_otherwise(line)
+            or f"neither JSON lines nor a header that is known: {headers}.",
+        )
     return nearest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -22,10 +23,12 @@ NANO_MAX = 10**12
 
 def json_rows(path: Path, text: Lines, notes: Notes) -> Iterator[TraceRow]:
     place = Place(path)
-    decoder = json.JSONDecoder(parse_constant=_no_number)
+    decoder = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_each_once)
     for line in place.following(text):
         try:
             fields = decoder.decode(line)
+        except _Twice as error:
+            place.refuse(f"the field {str(error)[:80]} is there twice; remove one of them.")
         except (ValueError, RecursionError) as error:
             place.refuse(f"not JSON ({str(error)[:80]}); each line is one object.")
         if not isinstance(fields, dict):
@@ -39,6 +42,18 @@ def json_rows(path: Path, text: Lines, notes: Notes) -> Iterator[TraceRow]:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
+
+
+class _Twice(ValueError):
+    """A field that is told two times: which one is meant, nobody can know."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise _Twice(name)
+    return fields
 
 
 class _Fields:

@@ -15,6 +15,7 @@ from market.errors import InvalidRequest
 from tests.support.trace_kit import (
     AZURE,
     BURSTGPT,
+    BURSTGPT_SESSIONS,
     MOONCAKE,
     VIDUR,
     played,
@@ -28,7 +29,17 @@ WRONG = {
     "header alone": (AZURE.splitlines()[0], r"no request with a prompt and an answer"),
     "nothing known": ("when,what\n1,2\n", r"csv:1: neither JSON lines nor a header"),
     "a column missing": ("TIMESTAMP,ContextTokens\n2023-11-16,5\n", r"csv:1: no column Generated"),
-    "a semicolon": (AZURE.replace(",", ";"), r"csv:1: (no column|neither)"),
+    "a semicolon": (AZURE.replace(",", ";"), r'csv:1: .* separated by ";"; write it with commas'),
+    "a tab": (VIDUR.replace(",", "\t"), r"csv:1: .* separated by tabs; write it with commas"),
+    "a column twice": (
+        "TIMESTAMP,ContextTokens,ContextTokens,GeneratedTokens\n2023-11-16,5,6,7\n",
+        r"csv:1: the column ContextTokens is there twice",
+    ),
+    "a column twice, written otherwise": (
+        BURSTGPT_SESSIONS.replace("Elapsed time", " session id "),
+        r"csv:1: the column Session ID is there twice",
+    ),
+    "a field twice": (ROW + ', "input_length": 6}\n', r"csv:1: the field input_length .* twice"),
     "a row too short": (AZURE + "2023-11-16 18:17:06,4\n", r"csv:5: it has 2 columns and the"),
     "a row too long": (VIDUR + "2,3,4,5,6\n", r"csv:4: it has 5 columns and the header 4"),
     "no date": (AZURE + "yesterday,4,5\n", r"csv:5: the time is no date"),
@@ -84,6 +95,21 @@ def test_what_is_wrong_is_said_with_its_line(name: str, trace: Callable[..., Pat
 
     with pytest.raises(InvalidRequest, match=expected):
         played(trace(content))
+
+
+def test_what_separates_columns_is_said_when_the_format_is_given(
+    trace: Callable[..., Path],
+) -> None:
+    """Who says the format is told the same as who lets it be found."""
+    with pytest.raises(InvalidRequest, match=r'csv:1: .* separated by ";"; write it with commas'):
+        played(trace(VIDUR.replace(",", ";")), 'format = "vidur"')
+
+
+def test_a_column_that_nobody_reads_may_be_there_twice(trace: Callable[..., Path]) -> None:
+    """Two nameless columns make nothing of a row ambiguous."""
+    text = "".join(f",{line}\n" for line in VIDUR.splitlines())
+
+    assert [each.prompt_tokens for each in played(trace(text))] == [300, 40]
 
 
 @pytest.mark.parametrize("extra", ["from_s = 100", "from_s = 1\nuntil_s = 2"])
