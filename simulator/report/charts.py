@@ -128,8 +128,8 @@ def load(requests: Requests, macs: Sequence[MacUsed], until_s: float) -> str:
         lambda value: f"{value:.1f} at a time",
     )  # fmt: skip
     behind = table("Requests at a time", ("Mac", "mean", "most"), rows)
-    return plot("Load", f"The darkest is {short(most)} requests at a time.{_only(macs)}", svg, [],
-                behind)  # fmt: skip
+    words = f"The strongest colour is {short(most)} requests at a time.{_only(macs)}"
+    return plot("Load", words, svg, [], behind)
 
 
 def busy(macs: Sequence[MacUsed]) -> str:

@@ -76,20 +76,22 @@ def _alarms(points: Sequence[Mapping[str, Any]]) -> str:
 def _point(summary: Mapping[str, Any], point: Mapping[str, Any]) -> list[str]:
     reference = summary["reference"]
     figures = [
-        _differences(policy, reference, differences)
+        differences_plot(policy, reference, differences)
         for policy, differences in point["differences"].items()
     ]
     return [plots(figures), _levels(summary["policies"], point), _verdicts(reference, point)]
 
 
-def _differences(policy: str, reference: str, differences: Mapping[str, Any]) -> str:
+def differences_plot(policy: str, reference: str, differences: Mapping[str, Any]) -> str:
     """One policy against the reference: relative differences of what is drawn."""
     rows = []
     for name in SHOWN:
         found = differences.get(name)
-        if found is None or found["relative"]["mean"] is None:
+        if found is None:
             continue
-        mean, low, high = (found["relative"][key] for key in ("mean", "low", "high"))
+        mean, low, high = _relative(found)
+        if mean is None:
+            continue
         tone = {BETTER: "good", WORSE: "bad"}.get(found["verdict"], "open")
         ends = [None if end is None else 100 * end for end in (low, high)]
         rows.append(Range(METRICS[name].label, 100 * mean, ends[0], ends[1], tone))
@@ -134,20 +136,31 @@ def _verdicts(reference: str, point: Mapping[str, Any]) -> str:
         cells = []
         for policy in policies:
             found = point["differences"][policy].get(name)
-            cells.append("—" if found is None else _said(found))
+            cells.append("—" if found is None else said_of(found))
         rows.append((metric.label, *cells))
     return table(f"Differences from {reference}, within pairs", ("", *policies), rows, TONES)
 
 
-def _said(found: Mapping[str, Any]) -> str:
-    relative = found["relative"]
-    if relative["mean"] is None:
+def said_of(found: Mapping[str, Any]) -> str:
+    mean, low, high = _relative(found)
+    if mean is None:
         return found["verdict"] if found["verdict"] != OPEN else "—"
-    percent = f"{100 * relative['mean']:+.1f} %"
-    if relative["low"] is None or relative["high"] is None:
+    percent = f"{100 * mean:+.1f} %"
+    if low is None or high is None:
         return percent
-    between = f"[{100 * relative['low']:+.1f}, {100 * relative['high']:+.1f}]"
-    return f"{percent} {between} {found['verdict']}"
+    return f"{percent} [{100 * low:+.1f}, {100 * high:+.1f}] {found['verdict']}"
+
+
+def _relative(found: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
+    """Mean, low and high of a relative difference: what cannot be negative can lose all of itself
+    and no more.
+    """
+    relative = found["relative"]
+    mean, low, high = (
+        None if relative[key] is None else max(relative[key], -1.0)
+        for key in ("mean", "low", "high")
+    )
+    return mean, low, high
 
 
 def _distributions(plan: Plan, folder: Path, point: int) -> list[str]:

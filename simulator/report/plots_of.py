@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from market.errors import InvalidRequest
 from simulator.report.page import plot, table
-from simulator.report.scale import short
+from simulator.report.scale import short, within
 from simulator.report.svg import Axis, Range, Series, lines, ranges
 from simulator.runs.comparison import METRICS, Metric
 
@@ -69,7 +69,7 @@ def _rows_plot(summary: Mapping[str, Any], x: str, y: str) -> str:
                 first = [policy] if len(summary["policies"]) > 1 else []
                 name = ", ".join([*first, values[point["settings"][x]], *others])
                 low, high = (
-                    None if found[end] is None else found[end] * metric.scale
+                    None if found[end] is None else _within(found[end], metric)
                     for end in ("low", "high")
                 )
                 rows.append(Range(name, found["mean"] * metric.scale, low, high))
@@ -112,15 +112,22 @@ def _curves(
             rest = others if by == POLICY else [policy, *others]
             name = ", ".join([first, *(rest if by == POLICY or len(summary["policies"]) > 1 else
                                        others)])  # fmt: skip
-            scale, mean = METRICS[y].scale, found["mean"]
-            low = mean if found["low"] is None else found["low"]
-            high = mean if found["high"] is None else found["high"]
-            curves.setdefault(name, []).append((along, mean * scale, low * scale, high * scale))
+            metric, mean = METRICS[y], found["mean"]
+            low, high = (
+                _within(mean if found[end] is None else found[end], metric)
+                for end in ("low", "high")
+            )
+            curves.setdefault(name, []).append((along, mean * metric.scale, low, high))
     if not curves:
         raise InvalidRequest(f"None of the runs knows {y}.", "y")
     if len(curves) > CURVES_MAX:
         raise InvalidRequest(f"That is {len(curves)} curves; at most {CURVES_MAX} are drawn.", "by")
     return {name: sorted(points) for name, points in curves.items()}
+
+
+def _within(end: float, metric: Metric) -> float:
+    """An end of an interval in the metric's unit, where it can be."""
+    return within(end * metric.scale, metric.unit)
 
 
 def _along(point: Mapping[str, Any], numbers: Mapping[str, Any], x: str) -> float | None:

@@ -10,6 +10,11 @@ TICKS_WANTED: Final = 5
 DRAWN_MAX: Final = 1e30
 """What is larger, or infinite, or unknown, is not drawn; on a logarithmic axis nor what is
 smaller than one over it."""
+WHOLE: Final = 100.0
+"""Per cent."""
+MEAN_DIGITS: Final = 6
+DECIMALS_MAX: Final = 9
+"""Of a mean beside its interval: what is sure to more digits than that is not read so far."""
 _STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -103,29 +108,58 @@ def short(value: float | None, unit: str = "") -> str:
 
 
 def with_half(mean: float | None, low: float | None, high: float | None, unit: str) -> str:
-    """`1.23 ± 0.04 s`: a mean of what cannot be negative and half of its interval, in one unit.
-    Where that would reach below zero, `18.3 [0, 40.7] s`.
+    """`1.23 ± 0.04 s`: a mean of what cannot be negative and half of its interval, in one unit and
+    to the same digit. Where that would reach beyond what can be, `18.3 [0, 40.7] s`.
     """
     if mean is None or low is None or high is None:
         return short(mean, unit)
     half = (high - low) / 2
+    cut = half > mean or (unit == "%" and mean + half > WHOLE * (1 + 1e-9))
+    low, high = within(low, unit), within(high, unit)
     if unit == "s" and 0 < abs(mean) < 1:
-        mean, half, unit = mean * 1e3, half * 1e3, "ms"
-    if half > mean >= 0:
-        return f"{_digits(mean)} [0, {_digits(mean + half)}] {unit}".rstrip()
-    return f"{_digits(mean)} ± {_digits(half)} {unit}".rstrip()
+        mean, half, low, high, unit = mean * 1e3, half * 1e3, low * 1e3, high * 1e3, "ms"
+    if cut:
+        return f"{_digits(mean)} [{_digits(low)}, {_digits(high)}] {unit}".rstrip()
+    return f"{_alike(mean, half)} {unit}".rstrip()
+
+
+def within(end: float, unit: str) -> float:
+    """An end of an interval, where numbers of this unit can be: none that is compared is below
+    zero, and no share above the whole.
+    """
+    return min(max(end, 0.0), WHOLE if unit == "%" else math.inf)
+
+
+def _alike(mean: float, half: float) -> str:
+    """Two digits of the half, and the mean to the last of them; of the mean at most six."""
+    suffix, divisor = _thousands(mean)
+    mean, half = mean / divisor, half / divisor
+    last = max(_power(half) - 1, _power(mean) - MEAN_DIGITS + 1, -DECIMALS_MAX)
+    if round(half, -last) == 0:
+        return f"{_digits(mean)}{suffix} ± 0"
+    decimals = max(-last, 0)
+    return " ± ".join(f"{round(value, -last):.{decimals}f}{suffix}" for value in (mean, half))
+
+
+def _power(value: float) -> int:
+    """Of ten, of the first of two digits; 9.96 has that of 10."""
+    return int(f"{value:.1e}".partition("e")[2])
+
+
+def _thousands(value: float) -> tuple[str, float]:
+    """What a large number is written in."""
+    for limit, suffix, divisor in ((1e9, "G", 1e9), (1e6, "M", 1e6), (1e4, "k", 1e3)):
+        if abs(value) >= limit:
+            return suffix, divisor
+    return "", 1.0
 
 
 def _digits(value: float) -> str:
+    suffix, divisor = _thousands(value)
+    if suffix:
+        return f"{float(f'{value / divisor:.3g}'):g}{suffix}"
     size = abs(value)
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if size >= limit:
-            divided = {"G": 1e9, "M": 1e6, "k": 1e3}[suffix]
-            return f"{float(f'{value / divided:.3g}'):g}{suffix}"
     if 0 < size < 1e-3:  # never with an exponent
-        return (
-            f"{value:.9f}".rstrip("0")
-            if size < 1e-6
-            else f"{float(f'{value:.3g}'):.8f}".rstrip("0")
-        )
+        text = f"{value:.9f}" if size < 1e-6 else f"{float(f'{value:.3g}'):.8f}"
+        return text.rstrip("0").rstrip(".")
     return f"{float(f'{value:.3g}'):.10g}"

@@ -158,7 +158,7 @@ def heat(
     across: Axis,
     tip: Callable[[float], str],
 ) -> str:
-    """One strip per row, the darker the more; the darkest is the most of all."""
+    """One strip per row, the stronger the more; the strongest colour is the most of all."""
     rows = rows[:ROWS_MAX]
     height = TOP + BOTTOM + len(rows) * BAR_PX
     canvas = _Canvas(height)

@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.errors import InvalidRequest
+from simulator.records import MacUsed
+from simulator.report import charts, words
 from simulator.report import page as pages
-from simulator.report import words
+from simulator.report.comparison_page import differences_plot, said_of
 from simulator.report.plots_of import measure_plot
 from simulator.report.scale import Scale, linear, logarithmic, short, steps, with_half
 from simulator.report.svg import Axis, Range, Series, bars, heat, lines, ranges
+from simulator.results.columns import Requests
 from simulator.runs.comparison import METRICS
 
 VOID = {"meta", "line", "polyline", "circle", "rect", "br"}
@@ -93,9 +96,58 @@ def test_numbers_are_written_as_they_are_read(value: float | None, unit: str, wo
 def test_a_mean_and_its_interval_have_one_unit() -> None:
     """Milliseconds for both or seconds for both; no interval, no sign of one."""
     assert with_half(0.5, 0.4, 0.6, "s") == "500 ± 100 ms"
-    assert with_half(2.0, 1.5, 2.5, "s") == "2 ± 0.5 s"
+    assert with_half(2.0, 1.5, 2.5, "s") == "2.00 ± 0.50 s"
     assert with_half(18.3, -4.1, 40.7, "s") == "18.3 [0, 40.7] s"
     assert with_half(2.0, None, None, "s") == "2 s"
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "unit", "words"),
+    [
+        (82.0, 0.287, "%", "82.00 ± 0.29 %"),
+        (0.0148, 0.0000517, "req/s", "0.014800 ± 0.000052 req/s"),
+        (1_234.4, 47.2, "tok/s", "1234 ± 47 tok/s"),
+        (1_234.4, 147.2, "tok/s", "1230 ± 150 tok/s"),
+        (12_345.0, 678.0, "tok/s", "12.35k ± 0.68k tok/s"),
+        (12_345.0, 2_678.0, "tok/s", "12.3k ± 2.7k tok/s"),
+        (999.96, 9.96, "ms", "1000 ± 10 ms"),
+        (2.5, 0.0, "×", "2.5 ± 0 ×"),
+        (0.0, 0.0, "%", "0 ± 0 %"),
+        (82.0, 1e-12, "%", "82 ± 0 %"),
+        (1.23456789, 0.0000123, "$", "1.23457 ± 0.00001 $"),
+    ],
+)
+def test_a_mean_has_the_digits_of_its_interval(
+    mean: float, half: float, unit: str, words: str
+) -> None:
+    """Two digits of how unsure a number is, and of the number as many as that leaves."""
+    assert with_half(mean, mean - half, mean + half, unit) == words
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "unit", "words"),
+    [
+        (93.3, 68.9, 117.7, "%", "93.3 [68.9, 100] %"),
+        (50.0, -20.0, 120.0, "%", "50 [0, 100] %"),
+        (2.0, -2.5, 6.5, "req/s", "2 [0, 6.5] req/s"),
+        (100.0, 100.0, 100.0, "%", "100 ± 0 %"),
+        (110.0, 100.0, 120.0, "tok/s", "110 ± 10 tok/s"),
+    ],
+)
+def test_an_interval_ends_where_the_number_does(
+    mean: float, low: float, high: float, unit: str, words: str
+) -> None:
+    """No share is above the whole, and nothing that is compared is below zero."""
+    assert with_half(mean, low, high, unit) == words
+
+
+@given(st.floats(0, 1e12), st.floats(0, 1e12), st.sampled_from(["s", "%", "req/s", "$", ""]))
+def test_whatever_the_interval_it_has_a_short_name(mean: float, half: float, unit: str) -> None:
+    """No exponent, no nan, and no more than a cell holds."""
+    words = with_half(mean, mean - half, mean + half, unit)
+
+    assert len(words) <= 42
+    assert not re.search(r"\de[+-]|nan|inf", words)
 
 
 HOSTILE = '<script>alert("x")</script> & "quoted"'
@@ -198,6 +250,49 @@ def test_a_plot_has_a_curve_per_what_was_asked() -> None:
                      ("rho", "ttft_s.p99", "nope"), ("kind", "nope", "policy")):  # fmt: skip
         with pytest.raises(InvalidRequest, match="there are"):
             measure_plot(swept(), x, y, by)
+
+
+def test_what_is_drawn_ends_where_the_number_does() -> None:
+    """On axes and in the tables behind them as well: no share of 120 %, no rate below zero."""
+    levels = {
+        "goodput.attainment": {"mean": 0.95, "low": 0.7, "high": 1.2},
+        "goodput.requests_per_s": {"mean": 2.0, "low": -2.5, "high": 6.5},
+    }
+    summary = {
+        "policies": ["ours"],
+        "points": [
+            {"settings": {"rho": rho, "kind": kind}, "policies": {"ours": levels}}
+            for rho, kind in (("0.5", "poisson"), ("0.9", "gamma"))
+        ],
+    }
+
+    for x in ("rho", "kind"):
+        share = measure_plot(summary, x, "goodput.attainment")
+        rate = measure_plot(summary, x, "goodput.requests_per_s")
+        assert "100 %" in share
+        assert "120" not in share
+        assert "-2" not in re.sub(r'="[^"]*"', "", rate)
+
+
+def test_a_difference_of_more_than_all_is_none() -> None:
+    """What cannot be negative can lose all of itself, and no more."""
+    relative = {"mean": -0.333, "low": -1.74, "high": 1.078}
+    found = {"relative": relative, "verdict": "not told apart"}
+
+    text = differences_plot("ours", "theirs", {"e2e_s.mean": found})
+
+    assert said_of(found) == "-33.3 % [-100.0, +107.8] not told apart"
+    assert "-174" not in text
+    assert "-100 %" in text
+
+
+def test_the_busiest_is_not_called_dark() -> None:
+    """By night the most is the brightest: what is said of a colour holds on both grounds."""
+    mac = MacUsed(name="m", chip="M1", memory_gb=8, ask_pct=100)
+    text = charts.load(Requests.of([]), [mac], 60.0)
+
+    assert "The strongest colour is 0 requests at a time." in text
+    assert "dark" not in text
 
 
 def test_a_setting_that_is_no_number_has_a_row_for_each_value() -> None:
