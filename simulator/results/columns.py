@@ -107,7 +107,10 @@ class Names:
 
 
 class Requests:
-    """All requests of a run, in the order in which they ended. What is unknown is NaN."""
+    """All requests of a run, in the order in which they ended. What is unknown is NaN.
+
+    `requests["ttft_s"]` is a column of numbers, `requests.text("model")` one of text.
+    """
 
     def __init__(self, numbers: Mapping[str, AnyArray], texts: Mapping[str, Names]) -> None:
         self._numbers = numbers
@@ -133,13 +136,37 @@ class Requests:
     def __len__(self) -> int:
         return len(self._numbers["at_s"])
 
+    def __repr__(self) -> str:
+        noun = "request" if len(self) == 1 else "requests"
+        return f"<{len(self):,} {noun}: {', '.join(self.columns)}>"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns, in the order in which they are written."""
+        return tuple(name for name in COLUMNS if name in self._numbers or name in self._texts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The names of those that are of text."""
+        return tuple(name for name in self.columns if name in self._texts)
+
     def __getitem__(self, name: str) -> AnyArray:
-        """A column of numbers."""
-        return self._numbers[name]
+        """A column of numbers. Raises KeyError naming what there is."""
+        try:
+            return self._numbers[name]
+        except KeyError:
+            if name in self._texts:
+                raise KeyError(f"{name!r} is a column of text; use text({name!r})") from None
+            raise KeyError(f"no column {name!r}; there are {', '.join(self.columns)}") from None
 
     def text(self, name: str) -> Names:
-        """A column of text."""
-        return self._texts[name]
+        """A column of text. Raises KeyError naming what there is."""
+        try:
+            return self._texts[name]
+        except KeyError:
+            raise KeyError(
+                f"no column of text {name!r}; there are {', '.join(self.texts)}"
+            ) from None
 
     def where(self, rows: BoolArray) -> Requests:
         """Some of them."""

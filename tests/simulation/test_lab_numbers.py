@@ -15,7 +15,7 @@ from simulator.records import Arrival, Ended, MacUsed
 from simulator.report.charts import crowd
 from simulator.results import metrics
 from simulator.results.checks import IDLE_TIME_MAX, idle_while_waiting, little_error
-from simulator.results.columns import Requests
+from simulator.results.columns import COLUMNS, Requests
 from simulator.results.fairness import worst_gap
 from simulator.results.summary import flat, rounded, summary_of
 from simulator.results.timeline import Spans, inside, overdue, rate, running, waiting
@@ -69,6 +69,25 @@ def test_what_nobody_knows_is_none_and_not_zero() -> None:
         small(), "coster", 1, nothing, [MacUsed("m", "M1", 16, 100)] * 10, Totals()
     )
     assert summary["ttft_s"]["p50"] is None
+
+
+def test_what_there_is_to_look_at_is_said() -> None:
+    """A run's requests name their columns, say how many they are, and tell what is no column from
+    what is a column of text.
+    """
+    rows = Requests.of([row(0, 0.0), row(1, 5.0)])
+
+    assert rows.columns == tuple(COLUMNS)
+    assert {len(rows[name]) for name in rows.columns if name not in rows.texts} == {2}
+    assert {len(rows.text(name).codes) for name in rows.texts} == {2}
+    assert repr(rows).startswith("<2 requests: number, at_s, consumer, model, ")
+    assert repr(Requests.of([row(0, 0.0)])).startswith("<1 request: number, ")
+    with pytest.raises(KeyError, match=r"'status' is a column of text; use text\('status'\)"):
+        rows["status"]
+    with pytest.raises(KeyError, match=r"no column 'ttft'; there are number, at_s, "):
+        rows["ttft"]
+    with pytest.raises(KeyError, match=r"no column of text 'ttft_s'; there are consumer, model, "):
+        rows.text("ttft_s")
 
 
 def test_a_promise_is_kept_by_the_first_token_and_by_the_pace() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,20 @@ def test_every_shipped_scenario_is_a_scenario() -> None:
         assert scenario.about
         assert 8 <= len(scenario.macs) <= 12
         assert len({mac.hardware.chip for mac in scenario.macs}) >= 4
+
+
+def test_the_market_of_the_documentation_has_the_models_of_its_load() -> None:
+    """Who copies the first commands of the page gets answers: `up` serves all that the `loadgen`
+    behind it asks for.
+    """
+    page = (Path(__file__).parents[2] / "docs" / "research.md").read_text("utf-8")
+    commands = [line.split("#")[0].split() for line in page.split("```")[1].splitlines()]
+    (up,) = (words for words in commands if words[:2] == ["coster", "up"])
+    (load_of,) = (words[2] for words in commands if words[:2] == ["coster", "loadgen"])
+
+    served = {model for option, model in pairwise(up) if option == "--model"}
+
+    assert served == set(load(load_of).models)
 
 
 def test_what_a_manifest_keeps_is_the_same_scenario() -> None:
