@@ -279,7 +279,7 @@ def _announce(
         return
     model = settings.models[0].model
     out = sys.stdout
-    name = "coster" if shutil.which("coster") else sys.argv[0]
+    name = name_to_type(sys.argv[0], shutil.which("coster"), sys.executable)
     data = "" if paths.data == _default_data() else f" --data {paths.data}"
     out.write(
         f"\nThe market is open: {styled(run.api_base, 'cyan', out)}\n"
@@ -295,6 +295,15 @@ def _announce(
         "Ctrl-C drains and stops.\n"
     )
     out.flush()
+
+
+def name_to_type(argv0: str, on_path: str | None, python: str) -> str:
+    """How this command is called again: by its name where the shell finds it, else as it was
+    started. A module's own file cannot be executed, and is called by `python -m`.
+    """
+    if on_path:
+        return "coster"
+    return argv0 if Path(argv0).name == "coster" else f"{python} -m coster"
 
 
 def _default_data() -> Path:
