@@ -12,7 +12,7 @@ from typing import Any
 
 from market.errors import InvalidRequest
 from market.fleet_file import MacSpec, fleet_of
-from market.hardware import chip_named
+from market.hardware import CHIPS
 from simulator.setup.tables import Table, lines_of
 
 
@@ -39,14 +39,16 @@ def fleet_in(text: str, source: str) -> Mapping[str, Any]:
 
 
 def must_be_sold(table: Table) -> None:
-    """Refuse memory that no Mac of its chip has; the Macs are right otherwise."""
-    for entry in table.tables("macs"):
-        chip = chip_named(entry.values["chip"])
-        memory_gb = entry.values.get("memory_gb", chip.memory_gb[-1])
-        if memory_gb not in chip.memory_gb:
+    """Refuse memory that no Mac of its chip has. Whatever else is wrong is left to `macs_of`."""
+    macs = table.values.get("macs")
+    for number, values in enumerate(macs if isinstance(macs, list) else []):
+        name = values.get("chip") if isinstance(values, Mapping) else None
+        chip = CHIPS.get(name) if isinstance(name, str) else None
+        if chip is not None and values.get("memory_gb", chip.memory_gb[-1]) not in chip.memory_gb:
+            entry = Table(values, table.source, (*table.path, "macs", number), table.lines)
             *others, most = map(str, chip.memory_gb)
             entry.refuse(
                 "memory_gb",
-                f"there is no {chip.name} with {memory_gb} GB; it has "
+                f"there is no {chip.name} with {values['memory_gb']!r} GB; it has "
                 f"{', '.join(others)}{' or ' if others else ''}{most} GB.",
             )

@@ -68,7 +68,7 @@ def of_config(config: Mapping[str, Any], source: str) -> Scenario:
 
 def set_values(values: dict[str, Any], settings: Mapping[str, str]) -> None:
     """Replace values, each as `set_value`. A rate takes the place of the other kind of rate; who
-    sets both is left to the scenario's own checks.
+    sets both is left to the scenario's own checks. Who sets Macs makes them up: they must be sold.
     """
     for key in settings:
         *place, last = key.split(".")
@@ -77,6 +77,9 @@ def set_values(values: dict[str, Any], settings: Mapping[str, str]) -> None:
                 _drop(values, place, other)
     for key, text in settings.items():
         set_value(values, key, text)
+    fleet = values.get("fleet")
+    if isinstance(fleet, dict) and any(key.split(".")[0] == "fleet" for key in settings):
+        must_be_sold(Table(fleet, "--set", ("fleet",)))
 
 
 def _drop(values: dict[str, Any], place: Sequence[str], name: str) -> None:

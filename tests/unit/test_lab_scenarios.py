@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from market.errors import InvalidRequest, MarketError
 from simulator.setup.scenario import Scenario
-from simulator.setup.scenario_files import load, of_config, parse, shipped
+from simulator.setup.scenario_files import load, of_config, parse, set_values, shipped
 from simulator.setup.settings import settings_of, swept_of
 from simulator.setup.tables import lines_of
 from tests.support.lab_world import SCENARIO
@@ -219,6 +219,25 @@ def test_macs_that_are_set_are_read_as_strictly(
 
     for word in words:
         assert word in message
+
+
+def test_a_sweep_over_macs_is_of_macs_that_are_sold() -> None:
+    """Each point of a sweep is a setting of a scenario that is right already: what it sets of the
+    fleet is looked at again, all of it together, and nothing else is.
+    """
+    config = json.loads(small().config)
+    config["fleet"]["macs"][0]["memory_gb"] = 24  # a real one's
+
+    set_values(config, {"run.seed": "3"})
+    assert of_config(config, "a sweep").seed == 3
+    config["fleet"]["macs"][0].pop("memory_gb")
+    set_values(config, {"fleet.macs.1.memory_gb": "48", "fleet.macs.1.chip": "M4 Pro"})
+    with pytest.raises(InvalidRequest, match=r"--set, fleet\.macs\.1\.memory_gb: .*no M1 with 48"):
+        set_values(config, {"fleet.macs.1.chip": "M1"})
+    for macs in ("3", "[3]", "[{}]", "[{ chip = 3 }]", "[{ chip = ['M1'] }]", "[{ chip = 'M9' }]"):
+        set_values(config, {"fleet.macs": macs})
+        with pytest.raises(InvalidRequest, match="a sweep, fleet"):
+            of_config(config, "a sweep")
 
 
 def test_a_run_may_have_two_ends() -> None:
