@@ -121,7 +121,7 @@ def _begin(rows: LedgerRows, *, full: bool) -> Audit:
         audit.mark(row.number, row.hash)
     if since is not None:
         for batch in itertools.islice(rows.batches(since.number - 1), 1):
-            audit.marked(batch.number, batch.hash)
+            audit.marked(batch)
     return audit
 
 
@@ -139,7 +139,7 @@ def _audit(rows: LedgerRows, problems: Iterable[str], *, full: bool) -> VerifyRe
     if meta is None:
         audit.report.add("The ledger's head is missing.")
     else:
-        audit.head(meta.head_number, meta.head_hash)
+        audit.head(meta.head_number, meta.head_hash, meta.last_ts_ns, meta.epoch)
     return audit.finish()
 
 

@@ -36,7 +36,7 @@ def audited(disk: MemoryLedger) -> VerifyReport:
     for request_id, (terms, _) in disk.holds.items():
         crc = crc_of(sealed_text("hold", terms))
         audit.hold(terms, crc, ended=request_id in disk.requests)
-    audit.head(disk.head.number, disk.head.hash)
+    audit.head(disk.head.number, disk.head.hash, disk.last_ts_ns, disk.epoch)
     report = audit.finish()
     recount(disk, report.add)
     return report
