@@ -339,7 +339,8 @@ class Audit:
         present = {"held": held, "debits": posted_debits, "credits": posted_credits}
         counts = {**self._counts, "holds": self._holds}
         rare = ("deliveries", "holds")  # not told of where there is none
-        report.counts = {name: n for name, n in counts.items() if n or name not in rare}
+        told = sorted(name for name, n in counts.items() if n or name not in rare)
+        report.counts = {name: counts[name] for name in told}
         report.totals_nano = {**self._totals, **present}
         return report
 
