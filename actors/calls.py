@@ -34,8 +34,16 @@ class ActorAway(ConnectionError):
 class ActorNotStarted(ActorAway):
     """The actor could not begin, and nobody starts it again: waiting is of no use.
 
-    Its text is what the actor said, with the fix; empty where only its log knows.
+    `reason` is what it said itself, with the fix; empty where only its log knows.
     """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name} could not start: {self.reason or 'its log says why'}"
 
 
 class ActorCall(Protocol):

@@ -86,7 +86,7 @@ class NamedActor:
         except (RayActorError, ActorUnschedulableError, GetTimeoutError, RaySystemError) as error:
             self._handle = None
             if isinstance(error, RayActorError) and error.actor_init_failed:
-                raise ActorNotStarted(told_reason(str(error))) from error
+                raise ActorNotStarted(self._name, told_reason(str(error))) from error
             raise ActorAway(f"{self._name} is away ({type(error).__name__})") from error
         except RayTaskError as error:
             kind = type(error.cause).__name__

@@ -175,7 +175,7 @@ def _run(
         deployment.stop_http()
         asyncio.run(cluster.stop_market())
         cluster.stop_local_ray()
-    except Exception as error:  # - the boundary again: it did start
+    except Exception as error:  # said as what it is: it did start
         raise Unavailable(
             f"The market did not stop in order: {_in_a_line(error)}. Its processes were ended; "
             f"what was acknowledged is in the books. The details are in {_log_error(paths)}."

@@ -30,7 +30,7 @@ async def until_open(
         await first_answer(accountant, "describe", READY_S_MAX, stop.check)
     except ActorNotStarted as error:
         where = "database" if settings.database else "data"
-        raise _not_started(paths, "accountant", where, error) from error
+        raise _not_started(paths, where, error) from error
 
 
 async def until_ready(paths: MarketPaths, router: ActorCall, stop: Signals) -> None:
@@ -43,7 +43,7 @@ async def until_ready(paths: MarketPaths, router: ActorCall, stop: Signals) -> N
                 return
             macs = (await router("status"))["macs"]
         except ActorNotStarted as error:
-            raise _not_started(paths, "router", "data", error) from error
+            raise _not_started(paths, "data", error) from error
         except ConnectionError:
             macs = []
         if macs and all(mac["state"] == "failing" for mac in macs):
@@ -55,11 +55,12 @@ async def until_ready(paths: MarketPaths, router: ActorCall, stop: Signals) -> N
     )
 
 
-def _not_started(paths: MarketPaths, role: str, param: str, error: ActorNotStarted) -> MarketError:
+def _not_started(paths: MarketPaths, param: str, error: ActorNotStarted) -> MarketError:
     """The error of `up` for an actor that could not begin."""
-    if str(error):
-        return InvalidRequest(str(error), param, "data_unusable")
+    if error.reason:
+        return InvalidRequest(error.reason, param, "data_unusable")
+    log = paths.data / "logs" / f"{error.name}.log"
     return Unavailable(
-        f"The {role} could not start; {paths.data / 'logs' / f'{role}.log'} says why. On a busy "
-        "machine simply try again, else run coster doctor."
+        f"The {error.name} could not start; {log} says why. On a busy machine simply try again, "
+        "else run coster doctor."
     )

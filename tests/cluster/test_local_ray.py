@@ -21,15 +21,15 @@ import asyncio, json, os, signal, sys, time
 from pathlib import Path
 import psutil, ray
 from actors import cluster
-from actors.calls import ActorAway, ActorNotStarted, first_answer
+from actors.calls import ActorNotStarted, first_answer
 from market.settings import MarketSettings, ModelSource
 from market.types import ModelId
 
 def told(call):
     try:
         return asyncio.run(first_answer(call, "describe", 20))
-    except ActorAway as error:
-        return [type(error).__name__, str(error)]
+    except ActorNotStarted as error:
+        return [error.name, error.reason]
 
 signal.signal(signal.SIGTERM, lambda *_: None)
 data = sys.argv[1]
@@ -77,8 +77,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_an_actor_that_could_not_begin_says_why(seen: dict[str, Any]) -> None:
     """Its own words cross Ray, whole and without the password, however late they are asked for."""
-    kind, reason = seen["reason"]
-    assert kind == "ActorNotStarted"
+    name, reason = seen["reason"]
+    assert name == "accountant"
     assert reason.startswith("--database must look like postgresql+asyncpg://")
     assert reason.endswith("names a database.")
     assert "hush" not in reason

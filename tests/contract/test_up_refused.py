@@ -24,7 +24,9 @@ async def accountant(method, *args, timeout_s=None):
     asked.append(method)
     if len(asked) == 1:
         raise ActorAway("accountant did not answer")
-    raise ActorNotStarted(sys.argv[1])
+    if len(asked) > 2:
+        raise KeyError("it was asked again, of no use")
+    raise ActorNotStarted("accountant", sys.argv[1])
 
 def start(*_, **__):
     if sys.argv[1] == "no ray":
