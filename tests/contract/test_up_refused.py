@@ -50,11 +50,10 @@ def up(data: Path, said: str, *words: str) -> subprocess.CompletedProcess[str]:
 def test_books_that_cannot_be_opened_end_the_start_in_their_own_words(tmp_path: Path) -> None:
     """The accountant's reason is the error, as for books refused before; nobody waits on."""
     data = tmp_path / "data"
-    plain, machine = up(data, IN_USE), up(data, IN_USE, "--json")
+    done = up(data, IN_USE, "--json")
 
-    assert (plain.returncode, machine.returncode) == (1, 1), plain.stderr
-    assert plain.stderr.endswith(f"error: {IN_USE}\n")
-    assert json.loads(machine.stdout)["error"] == {
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["error"] == {
         "message": IN_USE,
         "type": "invalid_request",
         "param": "data",
