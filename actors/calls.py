@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from market.errors import MarketError, Unavailable
 
 BATCH_ITEMS_MAX = 512
 """A batch is the caller's backlog, up to this many operations."""
+FIRST_TRY_S = 3.0
+"""One question to an actor that may still be starting; then it is asked again."""
+FIRST_PAUSE_S = 0.1
 RETRY_FIRST_S = 0.05
 RETRY_LAST_S = 0.5
 
@@ -28,10 +31,50 @@ class ActorAway(ConnectionError):
     """The actor cannot be reached now. It may have done what was asked."""
 
 
+class ActorNotStarted(ActorAway):
+    """The actor could not begin, and nobody starts it again: waiting is of no use.
+
+    `reason` is what it said itself, with the fix; empty where only its log knows.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name} could not start: {self.reason or 'its log says why'}"
+
+
 class ActorCall(Protocol):
     """Call `method` of one named actor. Raises ActorAway, or the MarketError it raised."""
 
     async def __call__(self, method: str, *args: object) -> Any: ...
+
+
+async def first_answer(
+    call: Callable[..., Awaitable[Any]],
+    method: str,
+    deadline_s: float,
+    check: Callable[[], None] = lambda: None,
+) -> Any:
+    """What an actor that is just being started says first, within `deadline_s`.
+
+    Raises ActorAway when it does not come, and ActorNotStarted as soon as it cannot. `check` is
+    called between tries and may raise to give up sooner.
+    """
+    loop = asyncio.get_running_loop()
+    give_up_s = loop.time() + deadline_s
+    while True:
+        check()
+        try:
+            return await call(method, timeout_s=FIRST_TRY_S)
+        except ActorNotStarted:
+            raise
+        except ActorAway:
+            if loop.time() > give_up_s:
+                raise
+            await asyncio.sleep(FIRST_PAUSE_S)
 
 
 async def call_until(call: ActorCall, deadline_s: float, method: str, *args: object) -> Any:
