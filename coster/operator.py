@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import getpass
 import sys
+import time
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
+from coster.keys import state_of
 from coster.options import Data, Json, reported
 from coster.output import print_json
 from market.errors import InvalidRequest
@@ -63,7 +65,7 @@ def show_account(account: AccountId, data: Data = None, json: Json = False) -> N
     for name, nano in answer["balance"].items():
         sys.stdout.write(f"  {name.removesuffix('_nano_usd'):18} {_usd(nano)}\n")
     for key in answer["keys"]:
-        state = "revoked" if key["revoked"] else "live"
+        state = state_of(key["revoked"], key["expires_at"], time.time())
         sys.stdout.write(
             f"  {key['id']}  {key['name'][:20]:20} {' '.join(key['scopes'])}  {state}\n"
         )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from coster.keys import state_of
 from coster.main import app
 from coster.output import DEGRADED, NOT_RUNNING
 from storage.verify import verify
@@ -74,6 +75,18 @@ def test_an_account_is_looked_at_changed_and_frozen(market: Path) -> None:
     assert "FROZEN: late" in shown.output
     assert "earnings           $0.000000000" in shown.output
     assert (freed["tokens_per_day"], freed["frozen"], freed["tier"]) == (None, "", "paid")
+
+
+def test_a_key_whose_end_has_come_is_shown_as_expired(market: Path) -> None:
+    """As the market refuses it, not as if it still worked."""
+    ends = told(market, "accounts", "show", "acct_consumer")["keys"][0]["expires_at"]
+    shown = run(market, "accounts", "show", "acct_consumer")
+
+    assert ends is None
+    assert shown.output.rstrip().endswith("live")
+    assert state_of(False, "2026-11-28T14:00:00+00:00", 1_795_874_400.0) == "expired"
+    assert state_of(False, "2026-11-28T14:00:00Z", 1_795_874_399.9) == "live"
+    assert state_of(True, "2026-11-28T14:00:00Z", 0.0) == "revoked"
 
 
 def test_goodwill_is_a_sum_in_dollars(market: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -17,6 +19,8 @@ from coster.main import app
 from tests.http.ledger_market import LedgerMarket, open_market
 from tests.http.memory_accountant import ADA, MAC_OWNER
 from tests.http.memory_payments import Payments
+
+SCOPES = ("inference", "billing:read", "fleet:read", "payouts", "keys")
 
 
 class Town:
@@ -185,6 +189,31 @@ def test_keys_are_made_changed_and_rotated(town: Town) -> None:
     assert town.run("management", "keys", "set", made["id"]).exit_code == 1
     late = town.run("management", "keys", "create", "x", "--expires", "soon")
     assert "90s, 30m, 12h or 30d" in late.output
+
+
+def test_a_list_of_keys_says_which_of_them_still_work(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key whose end has come is told as expired, as the market refuses it; no column is
+    narrower than what stands in it.
+    """
+    brief = town.told("management", "keys", "create", "brief", "--expires", "60s")
+    every = [word for name in SCOPES for word in ("--scope", name)]
+    gone = town.told("management", "keys", "create", "gone", *every)
+    town.told("management", "keys", "revoke", gone["id"])
+
+    def states() -> dict[str, str]:
+        lines = town.run("management", "keys", "list").stdout.splitlines()
+        at = lines[0].index("state")
+        assert {line[at - 2 : at] for line in lines} == {"  "}
+        return {line.split()[0]: line[at:] for line in lines[1:]}
+
+    fresh = states()
+    late = SimpleNamespace(time=lambda: time.time() + 60)
+    monkeypatch.setattr("coster.keys.time", late)
+
+    assert (fresh[brief["id"]], fresh[gone["id"]]) == ("live", "revoked")
+    assert (states()[brief["id"]], states()[gone["id"]]) == ("expired", "revoked")
 
 
 def test_limits_and_holds_say_how_it_stands(town: Town) -> None:
