@@ -45,7 +45,10 @@ class Caps(Shape):
 
 
 class KeyBody(Shape):
-    """A new key. `expires_in_s` is from now; without `models` it may use all of them."""
+    """A new key. `expires_in_s` is from now; without `models` it may use all of them.
+
+    `scopes` are among those of the key that asks; `inference` every management key may give.
+    """
 
     name: Name = ""
     scopes: list[Scope] = Field(default=["inference", "billing:read"], min_length=1, max_length=5)
