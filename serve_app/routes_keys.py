@@ -119,11 +119,15 @@ def _add_making(app: FastAPI, desk: Desk, bodies: Bodies) -> None:
         if body.expires_in_s is not None:
             expires_s = desk.ports.clock.now_s() + body.expires_in_s
         _check_models(desk, body.models)
-        _check_gives(record, frozenset(body.scopes), "give")
+        scopes = frozenset(body.scopes)
+        if "scopes" in body.model_fields_set:
+            _check_gives(record, scopes, "give")
+        else:
+            scopes -= beyond(record.scopes, scopes)  # nobody has asked for more
         made, secret = await accountant.create_key(
             record.account,
             body.name,
-            frozenset(body.scopes),
+            scopes,
             expires_s,
             limits_of(body.models, body.caps),
             own_key,

@@ -48,6 +48,7 @@ class KeyBody(Shape):
     """A new key. `expires_in_s` is from now; without `models` it may use all of them.
 
     `scopes` are among those of the key that asks; `inference` every management key may give.
+    Without them it is `inference`, and `billing:read` where the key that asks has it.
     """
 
     name: Name = ""

@@ -207,6 +207,8 @@ async def test_a_key_gives_only_what_it_has(market: LedgerMarket) -> None:
         assert (await call(market, "POST", "/v1/keys", body, key=minter)).status == 201
     again = await call(market, "POST", f"/v1/keys/{plain['id']}/rotate", {}, key=minter)
     assert again.status == 201
+    _, bare = await market.key("keys")
+    assert (await call(market, "POST", "/v1/keys", {}, key=bare)).json["scopes"] == ["inference"]
 
 
 async def test_the_key_an_account_is_opened_with_gives_every_scope(market: LedgerMarket) -> None:
