@@ -198,11 +198,13 @@ class PaymentsOut(PaymentCore):
 
         The week begins on Monday 00:00 UTC by the ledger's clock, which never goes back. A
         market that was down on Monday runs it when it is back, for the latest Monday only.
+        The answer says whether this call decided them or an earlier one, and when.
         """
         self._check_alive()
         now_ns = self._now_ns()
         monday = payouts.monday_of(now_ns)
         done = self._operations.find(_weekly_key(monday))
+        already = done is not None
         if done is None:
             rows, passed = payouts.weekly(self._desk, monday, now_ns)
             told = {
@@ -215,8 +217,7 @@ class PaymentsOut(PaymentCore):
             self._operations.enter(done)
             self._books.ledger.changes.operations.append(done)
         await self._written()
-        result: dict[str, object] = json.loads(done.result)
-        return result
+        return payouts.week_told(json.loads(done.result), monday, done.ts_ns, already=already)
 
     def _week_due(self, now_ns: int) -> bool:
         monday = payouts.monday_of(now_ns)
