@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from actors.calls import ActorCall, call_until
+from actors.calls import PAYMENTS, ActorCall, call_until
 from market.accounting.state_rows import PayeeRow, PayoutRow, RefundRow, TopUpRow
 from market.payments.quotes import WithdrawalQuote
 from market.types import AccountId
@@ -109,7 +109,7 @@ class PaymentsClient:
         return told
 
     async def _until(self, method: str, *args: object) -> Any:
-        return await call_until(self._call, PAYMENTS_S_MAX, method, *args)
+        return await call_until(self._call, PAYMENTS_S_MAX, method, *args, who=PAYMENTS)
 
 
 def _key(idempotency: str | None) -> str:

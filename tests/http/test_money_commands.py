@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import uvicorn
 from typer.testing import CliRunner, Result
 
 from coster.main import app
+from coster.market_http import Connection
 from tests.http.ledger_market import LedgerMarket, open_market
 from tests.http.memory_accountant import ADA, MAC_OWNER
 from tests.http.memory_payments import Payments
@@ -164,6 +167,40 @@ def test_a_withdrawal_needs_a_set_up_account_and_a_yes(town: Town) -> None:
     assert listed.count("po_") == 2
     assert "Weekly payouts are off." in town.run("owner", "payouts", "weekly", "off").stdout
     assert town.run("owner", "payouts", "weekly", "maybe").exit_code == 1
+
+
+def test_an_account_that_was_never_paid_is_told_so_in_words(town: Town) -> None:
+    """Not that its payouts are none."""
+    shown = town.run("payer", "payouts", "list").stdout
+
+    assert shown == ("No payouts yet. Set them up with `coster payouts setup --country US`.\n")
+
+
+def test_a_balance_tells_what_matures_beside_it(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `coster earnings` counts in and cannot be spent yet; nothing where there is nothing."""
+    plain = town.run("payer", "balance").stdout
+    original = Connection.request
+
+    def maturing(self: Connection, *words: Any, **more: Any) -> Any:
+        answer = original(self, *words, **more)
+        return {**answer, "maturing_nano_usd": "10000202000", "maturing_usd": 10.000202}
+
+    monkeypatch.setattr(Connection, "request", maturing)
+
+    assert "Maturing" not in plain
+    assert town.run("payer", "balance").stdout == (
+        plain + "Maturing      $10.000202  besides: earned, and held back for now\n"
+    )
+
+
+def test_the_commands_run_as_a_module_of_either_name() -> None:
+    """`python -m coster` and `python -m coster.main` are the same program."""
+    for name in ("coster", "coster.main"):
+        words = [sys.executable, "-m", name, "keys", "--help"]
+        told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+        assert "rotate" in told.stdout
 
 
 def test_keys_are_made_changed_and_rotated(town: Town) -> None:

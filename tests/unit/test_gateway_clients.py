@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from actors.accountant_client import AccountantClient
 from actors.calls import ActorAway, Coalescer
 from actors.clients import LOST_IN_QUEUE, ProviderLinks, RouterClient
+from actors.payments.client import PaymentsClient
 from market.errors import PaymentRequired, Unavailable
-from market.messages import Funding
+from market.messages import Funding, ResolveKey
 from market.routing.messages import Busy, Endpoint, Grant, Outcome, Refused, RouteRequest
 from market.routing.public import PublicFleet
 from market.types import AccountId, Event, GatewayId, Job, MachineId, ModelId, ProviderId, RequestId
@@ -136,16 +138,45 @@ async def test_a_batch_is_repeated_while_the_actor_is_away() -> None:
 
 
 async def test_an_actor_that_stays_away_is_unavailable_not_a_hang() -> None:
-    """After the deadline every caller hears 503 with a time to come back."""
+    """After the deadline every caller hears 503 with a time to come back, and who was away in
+    words of its own, not the name of a method.
+    """
 
     def away(_: object) -> None:
         raise ActorAway("gone")
 
-    calls: Coalescer[int, int] = Coalescer(FakeActor(op=away), "op", deadline_s=0.1)
+    calls: Coalescer[int, int] = Coalescer(
+        FakeActor(op=away), "op", deadline_s=0.1, who="The market's ledger"
+    )
 
     with pytest.raises(Unavailable) as refused:
         await calls.submit(1)
     assert refused.value.retry_after_s
+    assert refused.value.message == "The market's ledger does not answer now; try again."
+
+
+async def test_a_client_says_whom_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger, the router or the payment service: what a user may have heard of."""
+    for where in (
+        *("accountant_client.ACCOUNTANT_S_MAX", "clients.ROUTER_S_MAX"),
+        "payments.client.PAYMENTS_S_MAX",
+    ):
+        monkeypatch.setattr(f"actors.{where}", 0.01)
+
+    async def away(*_: object) -> None:
+        raise ActorAway("gone")
+
+    accountant = AccountantClient(away)
+    asking = RouterClient(away, gateway=GATEWAY, pid=1, node="n", counters=dict)
+    for asked, who in (
+        (accountant.op(ResolveKey(b"k" * 32)), "ledger"),
+        (accountant.list_keys(AccountId("acct_a")), "ledger"),
+        (asking.route(request()), "router"),
+        (asking.quote(request()), "router"),
+        (PaymentsClient(away).payee(AccountId("acct_a")), "payment service"),
+    ):
+        with pytest.raises(Unavailable, match=f"^The market's {who} does not answer now"):
+            await asked
 
 
 async def test_a_grant_for_a_caller_that_left_is_given_back() -> None:
