@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from actors.accounting.payments_core import PaymentCore, check_same, contents_hash
+from actors.accounting.payments_core import ID_PREFIX, PaymentCore, check_same, contents_hash
 from market.accounting.rows import OperationRow
 from market.accounting.state_rows import PayeeRow, PayoutRow
 from market.errors import Conflict
@@ -104,7 +104,7 @@ class PaymentsOut(PaymentCore):
         """Take the earnings and note that they are paid out; the same key is the same payout."""
         self._check_alive()
         desk = self._desk
-        payout_id = self._derived_id("po", account, key)
+        payout_id = self._derived_id(ID_PREFIX["withdraw"], account, key)
         hashed = contents_hash(key, amount_cents, expected_fee_nano)
         known = await self._fetch(desk.payouts, payout_id)
         if known is not None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from actors.calls import PAYMENTS, ActorCall, call_until
 from market.accounting.state_rows import PayeeRow, PayoutRow, RefundRow, TopUpRow
+from market.payments.desk import PaymentAct
 from market.payments.quotes import WithdrawalQuote
 from market.types import AccountId
 
@@ -24,6 +25,10 @@ class PaymentsClient:
 
     def __init__(self, call: ActorCall) -> None:
         self._call = call
+
+    async def known(self, account: AccountId, act: PaymentAct, idempotency: str) -> bool:
+        met: bool = await self._until("known", account, act, idempotency)
+        return met
 
     async def topup(
         self, account: AccountId, amount_cents: int, idempotency: str | None
