@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from actors.accountant_client import AccountantClient
 from actors.calls import ActorAway, Coalescer
 from actors.clients import LOST_IN_QUEUE, ProviderLinks, RouterClient
-from actors.payments.client import PaymentsClient
 from market.errors import PaymentRequired, Unavailable
-from market.messages import Funding, ResolveKey
+from market.messages import Funding
 from market.routing.messages import Busy, Endpoint, Grant, Outcome, Refused, RouteRequest
 from market.routing.public import PublicFleet
 from market.types import AccountId, Event, GatewayId, Job, MachineId, ModelId, ProviderId, RequestId
@@ -153,30 +151,6 @@ async def test_an_actor_that_stays_away_is_unavailable_not_a_hang() -> None:
         await calls.submit(1)
     assert refused.value.retry_after_s
     assert refused.value.message == "The market's ledger does not answer now; try again."
-
-
-async def test_a_client_says_whom_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ledger, the router or the payment service: what a user may have heard of."""
-    for where in (
-        *("accountant_client.ACCOUNTANT_S_MAX", "clients.ROUTER_S_MAX"),
-        "payments.client.PAYMENTS_S_MAX",
-    ):
-        monkeypatch.setattr(f"actors.{where}", 0.01)
-
-    async def away(*_: object) -> None:
-        raise ActorAway("gone")
-
-    accountant = AccountantClient(away)
-    asking = RouterClient(away, gateway=GATEWAY, pid=1, node="n", counters=dict)
-    for asked, who in (
-        (accountant.op(ResolveKey(b"k" * 32)), "ledger"),
-        (accountant.list_keys(AccountId("acct_a")), "ledger"),
-        (asking.route(request()), "router"),
-        (asking.quote(request()), "router"),
-        (PaymentsClient(away).payee(AccountId("acct_a")), "payment service"),
-    ):
-        with pytest.raises(Unavailable, match=f"^The market's {who} does not answer now"):
-            await asked
 
 
 async def test_a_grant_for_a_caller_that_left_is_given_back() -> None:
