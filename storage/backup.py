@@ -24,6 +24,8 @@ from storage.database import (
     StorageError,
     prepare_folder,
     read_only_uri,
+    remedy,
+    sync_to_disk,
 )
 from storage.opening import is_postgres, verify_ledger
 from storage.pepper import SECRETS_FOLDER
@@ -114,12 +116,13 @@ def copy_file(source: Path, target: Path) -> None:
         finally:
             connection.close()
         target.chmod(0o600)
-        _sync(target)
+        sync_to_disk(target)
     except (*SQLITE_FAULTS, OSError) as error:
         target.unlink(missing_ok=True)
         raise StorageError(
-            f"The ledger {source} could not be copied to {target.parent}: {error}. Look at the "
-            "disk's free space; `coster ledger verify --full` says whether the ledger is sound."
+            f"The ledger {source} could not be copied to {target.parent}: {error}. "
+            f"{remedy(target, error)} `coster ledger verify --full` says whether the ledger is "
+            "sound."
         ) from error
 
 
@@ -141,7 +144,7 @@ def _copy(source: Path, target: Path, secrets: Path | None) -> Backup:
         else:
             names = _archive(archive, draft, secrets)
             archive.rename(target)
-        sync_folder(target.parent)
+        sync_to_disk(target.parent)
     except OSError as error:
         raise StorageError(f"{target} could not be written: {error.strerror}.") from error
     finally:
@@ -159,7 +162,7 @@ def _archive(archive: Path, ledger: Path, secrets: Path) -> tuple[str, ...]:
         for path in files:
             tar.add(path, f"{SECRETS_FOLDER}/{path.name}")
     archive.chmod(0o600)
-    _sync(archive)
+    sync_to_disk(archive)
     return tuple(path.name for path in files)
 
 
@@ -172,7 +175,7 @@ def _dump(data: Path, database: str, target: Path) -> Backup:
     if not report.ok:
         raise StorageError(f"The books are not sound, so no copy was made: {report.problems[0]}")
     dump(Address.of(database), target)
-    _sync(target)
+    sync_to_disk(target)
     return Backup(target, target.stat().st_size, report, replayed=False)
 
 
@@ -183,16 +186,3 @@ def _keep_newest(folder: Path, keep: int) -> tuple[Path, ...]:
     for path in old:
         path.unlink()
     return tuple(old)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new and changed names in a folder last."""
-    _sync(folder)

@@ -11,9 +11,8 @@ Durability is a set of pragmas, and they are read back after being set: `WAL` wi
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -31,11 +30,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 SQLITE_VERSION: Final = sqlite3.sqlite_version
 LEDGER_FILE: Final = "ledger.sqlite3"
-LOCK_FILE: Final = "ledger.lock"
 BACKUP_FOLDER: Final = "backups"
 RESTORING_FILE: Final = "ledger.restoring"
 BUSY_TIMEOUT_MS: Final = 5_000
-LOCK_POLL_S: Final = 0.1
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 _WRITER_PRAGMAS: Final = {
@@ -58,6 +55,11 @@ SQLITE_FAULTS: Final = (sqlite3.Error, UnicodeDecodeError)
 
 # Alembic keeps the migration in progress in a global of its module.
 ONE_MIGRATION: Final = threading.Lock()
+
+PRIMARY_CODE: Final = 0xFF
+"""Of SQLite's extended error codes, the part that says what kind it is."""
+ROOM_BYTES: Final = 2**20
+"""With less than this free on a disk, its faults are put down to that."""
 
 Result = TypeVar("Result")
 
@@ -88,49 +90,13 @@ def prepare_folder(folder: Path) -> None:
         ) from error
 
 
-class FolderLock:
-    """The right to write in a data folder: an exclusive `flock`, freed when we die."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / LOCK_FILE
-        self._fd: int | None = None
-
-    async def acquire(self, wait_s: float) -> None:
-        """Take the lock, waiting for a predecessor that is just going away.
-
-        Raises StorageError, naming the holder's pid, after `wait_s` seconds.
-        """
-        try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StorageError(
-                f"The lock file {self._path} cannot be opened: {error.strerror}. "
-                "Give your user read and write access to the data folder."
-            ) from error
-        attempts = max(1, int(wait_s / LOCK_POLL_S))
-        for attempt in range(attempts):
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt + 1 < attempts:
-                    await asyncio.sleep(LOCK_POLL_S)
-        else:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(fd)
-            raise StorageError(
-                f"The ledger in {self._path.parent} is in use by the process {holder}. "
-                "Stop that market first, or choose another folder with --data."
-            )
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode("ascii"), 0)
-        self._fd = fd
-
-    def release(self) -> None:
-        """Let the next one in. Idempotent."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+def sync_to_disk(path: Path) -> None:
+    """Make a file's content last, or new and changed names in a folder."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def alembic_config(connection: Connection | None = None, scripts: Path = MIGRATIONS) -> Config:
@@ -162,9 +128,22 @@ def migrate(path: Path, now_ns: int, scripts: Path = MIGRATIONS) -> None:
     """Bring the ledger to this program's schema, after a backup when there is something.
 
     Raises StorageError when the file is no database of ours or was written by a newer
-    version: guessing at an unknown schema could lose money.
+    version: guessing at an unknown schema could lose money. New books get their name once they
+    are whole, so a file that is empty is never one that was just begun.
     """
     _refuse_half_restored(path.parent)
+    if path.exists():
+        _migrate(path, now_ns, scripts)
+        return
+    draft = path.with_name(f".{path.name}.new")
+    for left in path.parent.glob(f"{draft.name}*"):  # by a process that was ended
+        left.unlink()
+    _migrate(draft, now_ns, scripts)
+    draft.rename(path)
+    sync_to_disk(path.parent)
+
+
+def _migrate(path: Path, now_ns: int, scripts: Path) -> None:
     existed = path.exists()
     engine = migration_engine(path)
     try:
@@ -174,7 +153,9 @@ def migrate(path: Path, now_ns: int, scripts: Path = MIGRATIONS) -> None:
             head = _refuse_unknown(path, current, tables, scripts)
         if current == head:
             return
-        if existed and current is not None:
+        if existed and current is None:
+            raise emptied(path)
+        if existed:
             _backup(path, f"{current}-{now_ns // 1_000_000_000}")
         with engine.begin() as connection:
             command.upgrade(alembic_config(connection, scripts), "head")
@@ -208,7 +189,8 @@ def check(folder: Path) -> None:
     if exists:
         connection = connect_read_only(path)
         try:
-            revision_of(connection, path)
+            if revision_of(connection, path) is None:
+                raise emptied(path)
         finally:
             connection.close()
 
@@ -273,14 +255,31 @@ def known_head(
     return head
 
 
-def unreadable(path: Path, error: Exception) -> StorageError:
-    """What to say of a ledger that SQLite cannot read, with the way back."""
+def emptied(path: Path) -> StorageError:
+    """What to say of a file without any table: to begin anew there would forget everybody."""
+    return StorageError(
+        f"The ledger {path} is empty: all its tables are missing. {way_back(path)} If this market "
+        "was never used, delete the file."
+    )
+
+
+def unreadable(path: Path, error: Exception, what: str = "cannot be opened") -> StorageError:
+    """What to say of a ledger that SQLite cannot read, with what mends it."""
     # The message about a damaged schema may quote the damage.
     why = "its schema is damaged" if isinstance(error, UnicodeDecodeError) else str(error)
-    return StorageError(
-        f"The ledger {path} cannot be opened: {why}. Check that your user may read and write "
-        f"it. {way_back(path)}"
-    )
+    return StorageError(f"The ledger {path} {what}: {why}. {remedy(path, error)}")
+
+
+def remedy(path: Path, error: Exception) -> str:
+    """What to do about a fault of SQLite or of the disk: a backup is for damage alone."""
+    code = getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return "Another program has locked it: end that one and try again; the books are sound."
+    if code == sqlite3.SQLITE_FULL or shutil.disk_usage(path.parent).free < ROOM_BYTES:
+        return "Make room on its disk and try again; nothing in the books is lost."
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+        return "Give your user read and write access to it and to its folder."
+    return f"Check that your user may read and write it. {way_back(path)}"
 
 
 def way_back(path: Path) -> str:

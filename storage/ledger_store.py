@@ -33,7 +33,6 @@ from storage.database import (
     SQLITE_FAULTS,
     SQLITE_VERSION,
     Fenced,
-    FolderLock,
     LedgerConnection,
     StorageError,
     migrate,
@@ -42,6 +41,7 @@ from storage.database import (
     prepare_folder,
     unreadable,
 )
+from storage.folder_lock import FolderLock
 from storage.moments import SqliteMoments
 from storage.reads import (
     LOAD,

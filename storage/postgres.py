@@ -24,7 +24,8 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from storage.database import LOCK_POLL_S, Away, StorageError
+from storage.database import Away, StorageError
+from storage.folder_lock import LOCK_POLL_S
 
 SCHEME: Final = "postgresql+asyncpg"
 FORM: Final = f"{SCHEME}://USER:PASSWORD@HOST:PORT/DATABASE"

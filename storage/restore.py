@@ -20,16 +20,17 @@ from market.accounting.audit import VerifyReport
 from market.accounting.chart import Posting
 from market.accounting.rows import RequestRow, TransferRow
 from market.money import format_usd
-from storage.backup import stamp_of, sync_folder
+from storage.backup import stamp_of
 from storage.database import (
     LEDGER_FILE,
     RESTORING_FILE,
-    FolderLock,
     StorageError,
     migrate,
     prepare_folder,
+    sync_to_disk,
     way_back,
 )
+from storage.folder_lock import FolderLock
 from storage.ledger_rows import LedgerRows, Meta
 from storage.pepper import PEPPER_FILE, SECRETS_FOLDER
 from storage.sqlite_rows import SqliteRows
@@ -99,15 +100,15 @@ def _restore(data: Path, source: Path, stage: Path, now_ns: int) -> Restored:
     aside = data / f"replaced-{stamp_of(now_ns)}"
     unfinished = data / RESTORING_FILE
     unfinished.write_text(f"{source}\n")
-    sync_folder(data)
+    sync_to_disk(data)
     moved = _move_aside(data, aside, secrets)
     for name in secrets:
         prepare_folder(data / SECRETS_FOLDER)
         (stage / SECRETS_FOLDER / name).rename(data / SECRETS_FOLDER / name)
     ledger.rename(data / LEDGER_FILE)
-    sync_folder(data)
+    sync_to_disk(data)
     unfinished.unlink()
-    sync_folder(data)
+    sync_to_disk(data)
     return Restored(
         verify_file(data / LEDGER_FILE, full=True),
         aside if moved else None,
@@ -147,6 +148,16 @@ def _unpack(source: Path, stage: Path) -> tuple[str, ...]:
         with source.open("rb") as copy:
             _write(stage / LEDGER_FILE, copy)
         return ()
+    try:
+        return _unpack_tar(source, stage)
+    except (tarfile.TarError, EOFError) as error:
+        raise StorageError(
+            f"The backup {source} cannot be restored: it is damaged or was cut short ({error}). "
+            "Take another one; the present ledger is as it was."
+        ) from error
+
+
+def _unpack_tar(source: Path, stage: Path) -> tuple[str, ...]:
     names: list[str] = []
     with tarfile.open(source) as tar:
         for member in tar:
@@ -184,7 +195,7 @@ def _move_aside(data: Path, aside: Path, secrets: tuple[str, ...]) -> bool:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         (data / name).rename(place)
     if found:
-        sync_folder(aside)
+        sync_to_disk(aside)
     return bool(found)
 
 

@@ -18,6 +18,7 @@ from storage.database import (
     StorageError,
     connect_read_only,
     revision_of,
+    unreadable,
 )
 from storage.ledger_rows import Journal, Meta, OpenHold
 from storage.rollup_statements import SELECT_SUMS, Side
@@ -91,9 +92,11 @@ class SqliteRows:
 
     def _query(self, statement: str, *cells: int | str) -> Iterator[tuple[Any, ...]]:
         try:
-            yield from self._connection.execute(statement, cells)
+            # No `yield from`: it would close the cursor, maybe after its connection.
+            for row in self._connection.execute(statement, cells):  # noqa: UP028
+                yield row
         except SQLITE_FAULTS as error:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> StorageError:
-        return StorageError(f"The ledger {self._path} cannot be read to its end: {error}.")
+        return unreadable(self._path, error, "cannot be read to its end")

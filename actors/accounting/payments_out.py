@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from actors.accounting.payments_core import ID_PREFIX, PaymentCore, check_same, contents_hash
+from market.accounting.acts import payee_act
 from market.accounting.rows import OperationRow
 from market.accounting.state_rows import PayeeRow, PayoutRow
 from market.errors import Conflict
@@ -58,6 +59,7 @@ class PaymentsOut(PaymentCore):
                 changed_ns=now_ns,
             )
             self._desk.put(row)
+            self._desk.ledger.changes.operations.append(payee_act(row))
         await self._written()
         return self._desk.payees[account]
 

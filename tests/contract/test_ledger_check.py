@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from storage import database
 from storage.database import BACKUP_FOLDER, LEDGER_FILE, StorageError, check, migrate
+from storage.opening import check_ledger
+from storage.sqlite_rows import SqliteRows
 from tests.support.ledger_bench import start
 
 Damage = Callable[[bytes], bytes]
@@ -91,6 +94,94 @@ def test_the_way_back_is_one_that_exists(data: Path) -> None:
     with pytest.raises(StorageError, match="coster has made none") as told:
         check(data)
     assert BACKUP_FOLDER + "/" not in str(told.value)
+
+
+def test_an_emptied_ledger_is_not_begun_anew(data: Path) -> None:
+    """Nobody would be told that all accounts and balances are gone."""
+    path = data / LEDGER_FILE
+    path.write_bytes(b"")
+
+    for refuse in (lambda: check(data), lambda: migrate(path, 0)):
+        with pytest.raises(StorageError, match=r"is empty: .*restore your last backup"):
+            refuse()
+    assert path.read_bytes() == b""
+
+
+async def test_books_that_are_gone_are_missed(tmp_path: Path) -> None:
+    """A folder in which a market has run does not become a new one by losing its ledger."""
+    folder = tmp_path / "data"
+    bench = await start(folder)
+    await bench.accountant.stop()
+    check_ledger(folder, "")
+    for left in folder.glob(f"{LEDGER_FILE}*"):
+        left.unlink()
+
+    with pytest.raises(StorageError, match="is missing, though a market has kept its books here"):
+        check_ledger(folder, "")
+    assert not (folder / LEDGER_FILE).exists()
+
+
+def test_books_that_were_only_begun_are_no_ledger(tmp_path: Path) -> None:
+    """A process that ended while it made them leaves nothing that is taken for them."""
+    draft = tmp_path / f".{LEDGER_FILE}.new"
+    draft.write_bytes(b"half of a page")
+    draft.with_name(f"{draft.name}-journal").write_bytes(b"and of a journal")
+
+    check(tmp_path)
+    migrate(tmp_path / LEDGER_FILE, 0)
+
+    check(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [LEDGER_FILE]
+
+
+def test_a_locked_ledger_is_not_called_damaged(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restore would undo every batch since the backup, and mend nothing."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 10)
+    other = sqlite3.connect(data / LEDGER_FILE, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.raises(StorageError, match="Another program has locked it") as told:
+            check(data)
+    finally:
+        other.close()
+    assert "restore" not in str(told.value)
+
+
+REMEDIES = {
+    sqlite3.SQLITE_BUSY: "locked it",
+    sqlite3.SQLITE_FULL: "Make room",
+    sqlite3.SQLITE_READONLY: "read and write access",
+    sqlite3.SQLITE_CANTOPEN: "read and write access",
+    sqlite3.SQLITE_CORRUPT: "restore your last backup",
+    sqlite3.SQLITE_IOERR_READ: "restore your last backup",
+}
+
+
+@pytest.mark.parametrize("code", REMEDIES)
+def test_each_fault_has_its_own_remedy(tmp_path: Path, code: int) -> None:
+    """A backup is for damage; a disk without room is named whatever SQLite calls it."""
+    fault = sqlite3.OperationalError("it did not work")
+    fault.sqlite_errorcode = code
+    assert REMEDIES[code] in database.remedy(tmp_path / LEDGER_FILE, fault)
+
+
+def test_a_full_disk_is_named_whatever_the_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite says no more than "disk I/O error" of it."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
+    fault = sqlite3.OperationalError("disk I/O error")
+    fault.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    assert "Make room" in database.remedy(tmp_path / LEDGER_FILE, fault)
+
+
+def test_a_reading_that_is_left_early_ends_quietly(data: Path) -> None:
+    """An export that meets a full disk says that, and nothing of a closed database."""
+    rows = SqliteRows(data / LEDGER_FILE)
+    reading = rows._query("SELECT 1 UNION ALL SELECT 2")
+    assert next(reading) == (1,)
+    rows.close()
+    reading.close()
 
 
 def test_no_ledger_yet_is_no_problem(tmp_path: Path) -> None:
