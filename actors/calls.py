@@ -21,6 +21,14 @@ FIRST_PAUSE_S = 0.1
 RETRY_FIRST_S = 0.05
 RETRY_LAST_S = 0.5
 
+MARKET, LEDGER, ROUTER, PAYMENTS = (
+    "The market",
+    "The market's ledger",
+    "The market's router",
+    "The market's payment service",
+)
+"""What a user is told did not answer."""
+
 log = logging.getLogger("coster.calls")
 
 Item = TypeVar("Item")
@@ -77,10 +85,13 @@ async def first_answer(
             await asyncio.sleep(FIRST_PAUSE_S)
 
 
-async def call_until(call: ActorCall, deadline_s: float, method: str, *args: object) -> Any:
+async def call_until(
+    call: ActorCall, deadline_s: float, method: str, *args: object, who: str = MARKET
+) -> Any:
     """Call, and while the actor is away call again, for at most `deadline_s` seconds.
 
-    Only for methods that may safely run twice. Raises Unavailable when time is up.
+    Only for methods that may safely run twice. Raises Unavailable when time is up; it names
+    `who` did not answer in a user's words, never in ours.
     """
     loop = asyncio.get_running_loop()
     give_up_s = loop.time() + deadline_s
@@ -91,7 +102,7 @@ async def call_until(call: ActorCall, deadline_s: float, method: str, *args: obj
         except ActorAway as error:
             if loop.time() + pause_s >= give_up_s:
                 raise Unavailable(
-                    f"The market's {method} service is restarting; try again.",
+                    f"{who} does not answer now; try again.",
                     None,
                     "restarting",
                     1.0,
@@ -109,10 +120,13 @@ class Coalescer(Generic[Item, Reply]):
     is sent again until `deadline_s`: the operations must be idempotent.
     """
 
-    def __init__(self, call: ActorCall, method: str, *, deadline_s: float) -> None:
+    def __init__(
+        self, call: ActorCall, method: str, *, deadline_s: float, who: str = MARKET
+    ) -> None:
         self._call = call
         self._method = method
         self._deadline_s = deadline_s
+        self._who = who
         self._waiting: list[tuple[Item, asyncio.Future[Reply]]] = []
         self._pump: asyncio.Task[None] | None = None
 
@@ -137,10 +151,10 @@ class Coalescer(Generic[Item, Reply]):
         items = [item for item, _ in batch]
         try:
             replies: Sequence[Any] = await call_until(
-                self._call, self._deadline_s, self._method, items
+                self._call, self._deadline_s, self._method, items, who=self._who
             )
             if len(replies) != len(items):
-                raise Unavailable(f"{self._method} answered {len(replies)} of {len(items)}")
+                raise Unavailable(f"{self._who} answered {len(replies)} of {len(items)}.")
         except MarketError as error:
             replies = [error] * len(items)
         except Exception as error:

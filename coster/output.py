@@ -66,6 +66,11 @@ def fail(error: MarketError, *, as_json: bool = False) -> NoReturn:
     raise SystemExit(exit_code_of(error))
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 notice`, `2 notices`: a number with its noun, which takes an s."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def styled(text: str, style: str, stream: TextIO) -> str:
     """Colour when the stream is a terminal that wants it."""
     codes = {"bold": "1", "dim": "2", "green": "32", "red": "31", "yellow": "33", "cyan": "36"}

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from pathlib import Path
 
 import pytest
 from alembic import command
 from typer.testing import CliRunner, Result
 
-from actors.accountant import Accountant, AccountantSettings
 from coster.main import app
 from coster.paths import MarketPaths
 from coster.runfile import MarketLock
-from market.accounting.rows import Changes
-from market.accounting.state_rows import EventRow
 from storage import database
 from storage import restore as restoring
-from storage.backup import backup, copies
+from storage.backup import backup
 from storage.database import (
     BACKUP_FOLDER,
     LEDGER_FILE,
@@ -29,10 +25,7 @@ from storage.database import (
     check,
     migration_engine,
 )
-from storage.ledger_store import SqliteLedgerStore
 from storage.restore import restore
-from storage.retention import DAY_NS, old_copies, old_events
-from storage.sqlite_rows import SqliteRows
 from storage.statements import ENSURE_META
 from storage.verify import verify, verify_file
 from tests.contract.test_verify import spoil
@@ -303,66 +296,3 @@ def test_the_commands_tell_people_and_scripts(data: Path) -> None:
     assert made["secrets"] == ["pepper"]
     assert "Nothing was lost: the backup was up to date." in back.output
     assert (again["ok"], again["head_hash"]) == (True, made["head_hash"])
-
-
-# ── retention ─────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-async def aged(data: Path) -> Path:
-    """Three copies of 100, 50 and 0 days, and four notices, two of them old and dealt with."""
-    for days in (100, 50, 0):
-        made = backup(data, now_ns=NOW_NS - days * DAY_NS)
-        os.utime(made.path, ns=(NOW_NS - days * DAY_NS,) * 2)
-    store = await SqliteLedgerStore.open(data, now_ns=1)
-    changes = Changes(last_ts_ns=(await store.load()).last_ts_ns)
-    notices = (("a", "done", 91), ("b", "failed", 95), ("c", "new", 99), ("d", "done", 1))
-    for name, state, days in notices:
-        at_ns = NOW_NS - days * DAY_NS
-        changes.put(EventRow(f"evt_{name}", "k", "s", state, 0, "", at_ns, at_ns))
-    await store.commit(changes)
-    await store.close()
-    return data
-
-
-def test_what_is_old_is_found_and_the_last_copy_never_is(aged: Path) -> None:
-    """By age alone, but for the newest copy, which is kept for ever."""
-    assert len(copies(aged)) == 3
-    assert len(old_copies(aged, 60, NOW_NS)) == 1
-    assert len(old_copies(aged, 1, NOW_NS + 1000 * DAY_NS)) == 2
-    rows = SqliteRows(aged / LEDGER_FILE)
-    assert old_events(rows, 90, NOW_NS) == 2
-    rows.close()
-
-
-def test_nothing_is_deleted_without_being_told_to(aged: Path) -> None:
-    """A dry run names the same files that --apply then deletes, and no other."""
-    before = sorted(path.name for path in copies(aged))
-    dry = json.loads(run(aged, "retention", "--backups-days", "1", "--json").output)
-    assert sorted(path.name for path in copies(aged)) == before
-
-    wet = json.loads(run(aged, "retention", "--backups-days", "1", "--apply", "--json").output)
-
-    assert dry["copies"] == wet["copies"]
-    assert [path.name for path in copies(aged)] == [
-        name for name in before if str(aged / BACKUP_FOLDER / name) not in wet["copies"]
-    ]
-    assert len(copies(aged)) >= 1
-    assert verify(aged).ok
-
-
-async def test_old_notices_are_forgotten_by_the_accountant(aged: Path) -> None:
-    """Dealt with and old enough; one that waits is never forgotten, nor the journal touched."""
-    from actors.accounting.core import Clock
-
-    accountant = Accountant(AccountantSettings(aged), clock=Clock(wall_ns=lambda: NOW_NS))
-    await accountant.start()
-    assert await accountant.forget_events(90) == 2
-    assert await accountant.forget_events(90) == 0
-    await accountant.stop()
-
-    connection = sqlite3.connect(aged / LEDGER_FILE)
-    left = [name for (name,) in connection.execute("SELECT id FROM stripe_event ORDER BY id")]
-    connection.close()
-    assert left == ["evt_c", "evt_d"]
-    assert verify(aged).ok
