@@ -21,7 +21,7 @@ SHOWN: Final = (
     "bounds.e2e_over_no_queue", "bounds.e2e_over_bound",
 )  # fmt: skip
 POINTS_MAX: Final = 20
-CELL: Final = 22
+CELL: Final = 26
 
 
 def _say(text: str = "") -> None:

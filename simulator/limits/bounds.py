@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import comb
 
 import numpy as np
+from numpy.typing import NDArray
 
 from market.fleet_file import MacSpec
 from market.hardware import memory_budget_bytes, profile_of
@@ -151,11 +152,25 @@ def middle_ttft_s(macs: Sequence[MacSpec], requests: Requests) -> FloatArray:
         able = Counter(m.hardware.chip for m in macs if may_hold(m, ModelId(name)))
         if rows.any() and able:
             prompt, _, output = _sizes(requests, rows, 0)
-            times = [
-                alone_s(chip, ModelId(name), prompt, prompt, output)[0] for chip in able.elements()
-            ]
-            found[rows] = np.median(times, axis=0)
+            times = [alone_s(chip, ModelId(name), prompt, prompt, output)[0] for chip in able]
+            found[rows] = _middle(np.stack(times), np.array(list(able.values())))
     return found
+
+
+def _middle(values: FloatArray, counts: NDArray[np.int64]) -> FloatArray:
+    """The median of each column, were each row there as often as it counts.
+
+    Rows are kinds of Macs: one for each Mac of a large fleet would need gigabytes.
+    """
+    order = np.argsort(values, axis=0, kind="stable")
+    passed = np.cumsum(counts[order], axis=0)
+    total = int(counts.sum())
+    low, high = (
+        np.take_along_axis(values, np.take_along_axis(order, at[np.newaxis], axis=0), axis=0)[0]
+        for at in (np.argmax(passed > rank, axis=0) for rank in ((total - 1) // 2, total // 2))
+    )
+    middle: FloatArray = (low + high) / 2
+    return middle
 
 
 def _sizes(

@@ -14,6 +14,7 @@ from market.fleet_file import MacSpec, fleet_of
 from market.types import ModelId
 from simulator.limits.bounds import (
     Demand,
+    _middle,
     choices_limit,
     fluid_capacity,
     fluid_served,
@@ -203,3 +204,13 @@ def test_hindsight_says_how_much_it_can_look_at() -> None:
         best_total_s([0.0] * 13, [[1.0] * 13])
     with pytest.raises(InvalidRequest, match="not 1 on 4"):
         best_total_s([0.0], [[1.0]] * 4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_middle_is_that_of_all_macs(seed: int) -> None:
+    """Counted by kind as if each Mac were asked, ties and even fleets too."""
+    random = np.random.default_rng(seed)
+    counts = random.integers(1, 5, size=random.integers(1, 6))
+    values = random.choice([0.1, 0.25, 1.0, 7.5], size=(len(counts), 40))
+    every = np.repeat(values, counts, axis=0)
+    assert np.array_equal(_middle(values, counts), np.median(every, axis=0))
