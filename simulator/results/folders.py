@@ -1,11 +1,12 @@
 """One run, one folder: written beside its place and moved there when it is complete.
 
-    manifest.json      what was run: setting, seed, policy, versions, and each file's digest
+    manifest.json      what was run: setting, seed, policy, versions, and the digests of the others
     requests.parquet   one row per request
     machines.parquet   one row per Mac
     summary.json       what it comes to
     report.html        the same to look at
-    timing.json        how long it took; the only file that differs between equal runs
+    timing.json        how long it took; the only file that differs between equal runs, and the
+                       only one without a digest
 
 A folder that is there is whole. What an interruption leaves behind is a hidden folder that
 nobody takes for a run, and that the next attempt removes.
@@ -20,7 +21,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from market.errors import Conflict, InvalidRequest
 from simulator.results.summary import as_text
@@ -35,6 +36,9 @@ REPORT: Final = "report.html"
 TIMING: Final = "timing.json"
 COMPARED: Final = (REQUESTS, MACHINES, SUMMARY)
 """Equal for equal runs, to the byte."""
+
+DIGESTED: Final = (*COMPARED, REPORT)
+"""Whose digests a manifest has, as far as they are there."""
 
 SCHEMA: Final = 1
 PARTIAL: Final = ".partial-"
@@ -57,6 +61,14 @@ SHAPES: Final[Mapping[str, Mapping[str, type | tuple[type, ...]]]] = {
     },
 }
 """What manifests hold beside names, by their kind: enough for the readers to rely on."""
+
+SHAPES_WITHIN: Final[Mapping[str, type]] = {
+    "policies": str,
+    "points": dict,
+    "files": str,
+    "inputs": str,
+}
+"""What is in the lists and tables of manifests. `files` came to comparisons later."""
 
 DAMAGED: Final = "damaged"
 
@@ -123,9 +135,17 @@ def _lives(pid: int) -> bool:
 
 
 def manifest_of(
-    scenario: Scenario, policy: str, seed: int, folder: Path, *, named: bool
+    scenario: Scenario,
+    policy: str,
+    seed: int,
+    folder: Path,
+    *,
+    named: bool,
+    inputs: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What was run, and the digests of what is in the folder. `named`: anyone can repeat it."""
+    """What was run, the digests of the files it read, and of what is in the folder so far: with
+    a page, take `digests_of` once more. `named`: anyone can repeat it.
+    """
     return {
         "schema": SCHEMA,
         "kind": "run",
@@ -136,17 +156,39 @@ def manifest_of(
         "seed": seed,
         "scenario_hash": scenario.hash,
         "config": json.loads(scenario.config),
-        "inputs": inputs_of(scenario),
-        "files": {name: digest_of(folder / name) for name in COMPARED},
+        "inputs": dict(inputs),
+        "files": digests_of(folder),
         **surroundings(),
     }
 
 
-def inputs_of(scenario: Scenario) -> dict[str, str]:
-    """The digests of the files that a workload reads."""
-    tables = json.loads(scenario.config)["workload"]
-    files = [table["file"] for table in tables if "file" in table]
-    return {str(file): digest_of(Path(file)) for file in files}
+def digests_of(folder: Path) -> dict[str, str]:
+    """The digest of each file in a folder that is to have one."""
+    return {name: digest_of(folder / name) for name in DIGESTED if (folder / name).is_file()}
+
+
+def inputs_of(config: str) -> dict[str, str]:
+    """The digests of the files that the workloads of a scenario read; `config` is its own."""
+    return {file: digest_of(Path(file)) for file in files_of(config)}
+
+
+def files_of(config: str) -> list[str]:
+    """The files that the workloads of a scenario read; `config` is its own."""
+    tables = json.loads(config)["workload"]
+    return [str(table["file"]) for table in tables if "file" in table]
+
+
+def check_unchanged(before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    """Raise Conflict for a file that was another one while it was read: nobody knows then which
+    of its bytes were played.
+    """
+    for file, digest in before.items():
+        if after.get(file) != digest:
+            raise Conflict(
+                f"{file} changed while it was read, so nobody knows what was played. Run it again "
+                "when it is finished; what is done of several runs is kept with --resume.",
+                "file",
+            )
 
 
 def digest_of(path: Path) -> str:
@@ -199,12 +241,23 @@ def _check_shape(manifest: Mapping[str, Any], path: Path) -> None:
     for key, types in wanted.items():
         value = manifest.get(key)
         if not isinstance(value, types) or (types is int and isinstance(value, bool)):
-            said = "missing" if key not in manifest else f"{value!r}"[:40]
-            raise InvalidRequest(
-                f"{path}: {key} is {said}, which no run of ours has: the manifest was edited. "
-                "Run it again.",
-                "folder",
-            )
+            _edited(manifest, key, path)
+    for key, each in SHAPES_WITHIN.items():
+        value = manifest.get(key, {})
+        parts = value.values() if isinstance(value, dict) else value
+        if not isinstance(value, dict | list) or not all(isinstance(p, each) for p in parts):
+            _edited(manifest, key, path)
+    if isinstance(manifest.get("files"), list):
+        _edited(manifest, "files", path)
+
+
+def _edited(manifest: Mapping[str, Any], key: str, path: Path) -> NoReturn:
+    said = "missing" if key not in manifest else f"{manifest[key]!r}"[:40]
+    raise InvalidRequest(
+        f"{path}: {key} is {said}, which no run of ours has: the manifest was edited. "
+        "Run it again.",
+        "folder",
+    )
 
 
 def runs_in(folder: Path) -> list[Path]:
