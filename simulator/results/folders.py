@@ -14,6 +14,7 @@ nobody takes for a run, and that the next attempt removes.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -42,6 +43,9 @@ DIGESTED: Final = (*COMPARED, REPORT)
 
 SCHEMA: Final = 1
 PARTIAL: Final = ".partial-"
+ASIDE: Final = "old-"
+"""After `PARTIAL`, in the name that a folder has from when it makes room until it is removed."""
+
 SHAPE: Final[Mapping[str, type | tuple[type, ...]]] = {
     "complete": bool,
     "seed": int,
@@ -77,26 +81,48 @@ DAMAGED: Final = "damaged"
 def whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to write into that becomes `folder` when the block ends, or never.
 
+    What is replaced is put aside first and removed last: removing takes many steps, renaming one,
+    so that a kill at any moment leaves the old one or the new one whole.
+
     Raises Conflict when there is something already and it may not be replaced, InvalidRequest
     when nothing can be written there.
     """
     try:
+        settle(folder)
         check_free(folder, replace=replace)
-        partial = folder.with_name(f".{folder.name}{PARTIAL}{os.getpid()}")
+        partial, aside = (_beside(folder, f"{what}{os.getpid()}") for what in ("", ASIDE))
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
         partial.mkdir()
     except OSError as error:
         raise unwritable(folder, error) from error
     try:
         yield partial
         check_free(folder, replace=replace)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        try:
+            if folder.exists():
+                folder.rename(aside)
+            partial.rename(folder)
+        except OSError as error:
+            raise unwritable(folder, error) from error
     finally:
-        if partial.exists():
-            shutil.rmtree(partial)
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
+        for left in (partial, aside):
+            if left.exists():
+                _remove(left)
+
+
+def _remove(path: Path) -> None:
+    """A folder with all that is in it; of a link only the link."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
+
+
+def _beside(folder: Path, what: str) -> Path:
+    """The hidden name of something that is to become this folder, or was it."""
+    return folder.with_name(f".{folder.name}{PARTIAL}{what}")
 
 
 def unwritable(path: Path, error: OSError) -> InvalidRequest:
@@ -116,12 +142,19 @@ def check_free(folder: Path, *, replace: bool) -> None:
     raise Conflict(f"{folder} exists already; {fix}.", "out")
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what earlier attempts left behind, if who left it is gone."""
-    for left in folder.parent.glob(f".{folder.name}{PARTIAL}*"):
+def settle(folder: Path) -> None:
+    """Undo what attempts left that are gone: a folder that had made room for one which never came
+    is put back, and the rest is removed.
+    """
+    before = f".{folder.name}{PARTIAL}"
+    for left in sorted(folder.parent.glob(f"{glob.escape(before)}*")):
         pid = left.name.rpartition("-")[2]
-        if pid.isdecimal() and not _lives(int(pid)):
-            shutil.rmtree(left)
+        if not pid.isdecimal() or _lives(int(pid)):
+            continue
+        if left.name.startswith(f"{before}{ASIDE}") and not folder.exists():
+            left.rename(folder)
+        else:
+            _remove(left)
 
 
 def _lives(pid: int) -> bool:
@@ -275,7 +308,9 @@ def runs_in(folder: Path) -> list[Path]:
                 f"{folder} has runs of several kinds; give one of them, such as {names}.", "folder"
             )
         folder = below[0]
-    found = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    found = sorted(
+        path.parent for path in folder.glob(f"*/{MANIFEST}") if PARTIAL not in path.parent.name
+    )
     if not found:
         read_manifest(folder)
     return found

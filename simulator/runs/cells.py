@@ -183,6 +183,8 @@ def begin(plan: Plan, folder: Path, *, resume: bool, replace: bool) -> Inputs:
     plan.check()
     inputs = inputs_of(plan)
     manifest = manifest_of(plan, inputs)
+    if resume:
+        folders.settle(folder)
     if not (resume and (folder / folders.MANIFEST).is_file()):
         with folders.whole(folder, replace=replace) as fresh:
             folders.write_json(fresh / folders.MANIFEST, manifest)
