@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from actors.calls import ActorAway, ActorCall, Coalescer, call_until
+from actors.calls import LEDGER, ActorAway, ActorCall, Coalescer, call_until
 from market.accounting.asking import RequestsAsked, SumsAsked, UsePage, WorkPage
 from market.accounting.earned import EarningsStatement
 from market.accounting.histories import JobPage, UsagePage
@@ -46,7 +46,7 @@ class AccountantClient:
     def __init__(self, call: ActorCall) -> None:
         self._call = call
         self._ops: Coalescer[AccountantOp, AccountantReply] = Coalescer(
-            call, "batch", deadline_s=ACCOUNTANT_S_MAX
+            call, "batch", deadline_s=ACCOUNTANT_S_MAX, who=LEDGER
         )
         self._prices: Mapping[ModelId, Price] = {}
         self._refresher: asyncio.Task[None] | None = None
@@ -190,7 +190,7 @@ class AccountantClient:
         return result
 
     async def _until(self, method: str, *args: object) -> Any:
-        return await call_until(self._call, ACCOUNTANT_S_MAX, method, *args)
+        return await call_until(self._call, ACCOUNTANT_S_MAX, method, *args, who=LEDGER)
 
 
 def _own_key() -> str:

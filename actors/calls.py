@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from market.errors import MarketError, Unavailable
 
 BATCH_ITEMS_MAX = 512
 """A batch is the caller's backlog, up to this many operations."""
+FIRST_TRY_S = 3.0
+"""One question to an actor that may still be starting; then it is asked again."""
+FIRST_PAUSE_S = 0.1
 RETRY_FIRST_S = 0.05
 RETRY_LAST_S = 0.5
+
+MARKET, LEDGER, ROUTER, PAYMENTS = (
+    "The market",
+    "The market's ledger",
+    "The market's router",
+    "The market's payment service",
+)
+"""What a user is told did not answer."""
 
 log = logging.getLogger("coster.calls")
 
@@ -28,16 +39,59 @@ class ActorAway(ConnectionError):
     """The actor cannot be reached now. It may have done what was asked."""
 
 
+class ActorNotStarted(ActorAway):
+    """The actor could not begin, and nobody starts it again: waiting is of no use.
+
+    `reason` is what it said itself, with the fix; empty where only its log knows.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name} could not start: {self.reason or 'its log says why'}"
+
+
 class ActorCall(Protocol):
     """Call `method` of one named actor. Raises ActorAway, or the MarketError it raised."""
 
     async def __call__(self, method: str, *args: object) -> Any: ...
 
 
-async def call_until(call: ActorCall, deadline_s: float, method: str, *args: object) -> Any:
+async def first_answer(
+    call: Callable[..., Awaitable[Any]],
+    method: str,
+    deadline_s: float,
+    check: Callable[[], None] = lambda: None,
+) -> Any:
+    """What an actor that is just being started says first, within `deadline_s`.
+
+    Raises ActorAway when it does not come, and ActorNotStarted as soon as it cannot. `check` is
+    called between tries and may raise to give up sooner.
+    """
+    loop = asyncio.get_running_loop()
+    give_up_s = loop.time() + deadline_s
+    while True:
+        check()
+        try:
+            return await call(method, timeout_s=FIRST_TRY_S)
+        except ActorNotStarted:
+            raise
+        except ActorAway:
+            if loop.time() > give_up_s:
+                raise
+            await asyncio.sleep(FIRST_PAUSE_S)
+
+
+async def call_until(
+    call: ActorCall, deadline_s: float, method: str, *args: object, who: str = MARKET
+) -> Any:
     """Call, and while the actor is away call again, for at most `deadline_s` seconds.
 
-    Only for methods that may safely run twice. Raises Unavailable when time is up.
+    Only for methods that may safely run twice. Raises Unavailable when time is up; it names
+    `who` did not answer in a user's words, never in ours.
     """
     loop = asyncio.get_running_loop()
     give_up_s = loop.time() + deadline_s
@@ -48,7 +102,7 @@ async def call_until(call: ActorCall, deadline_s: float, method: str, *args: obj
         except ActorAway as error:
             if loop.time() + pause_s >= give_up_s:
                 raise Unavailable(
-                    f"The market's {method} service is restarting; try again.",
+                    f"{who} does not answer now; try again.",
                     None,
                     "restarting",
                     1.0,
@@ -66,10 +120,13 @@ class Coalescer(Generic[Item, Reply]):
     is sent again until `deadline_s`: the operations must be idempotent.
     """
 
-    def __init__(self, call: ActorCall, method: str, *, deadline_s: float) -> None:
+    def __init__(
+        self, call: ActorCall, method: str, *, deadline_s: float, who: str = MARKET
+    ) -> None:
         self._call = call
         self._method = method
         self._deadline_s = deadline_s
+        self._who = who
         self._waiting: list[tuple[Item, asyncio.Future[Reply]]] = []
         self._pump: asyncio.Task[None] | None = None
 
@@ -94,10 +151,10 @@ class Coalescer(Generic[Item, Reply]):
         items = [item for item, _ in batch]
         try:
             replies: Sequence[Any] = await call_until(
-                self._call, self._deadline_s, self._method, items
+                self._call, self._deadline_s, self._method, items, who=self._who
             )
             if len(replies) != len(items):
-                raise Unavailable(f"{self._method} answered {len(replies)} of {len(items)}")
+                raise Unavailable(f"{self._who} answered {len(replies)} of {len(items)}.")
         except MarketError as error:
             replies = [error] * len(items)
         except Exception as error:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from actors.calls import ActorAway, ActorCall, Coalescer, ignore_outcome
+from actors.calls import ROUTER, ActorAway, ActorCall, Coalescer, ignore_outcome
 from market.errors import Unavailable
 from market.ports import ProviderLink
 from market.routing.messages import (
@@ -80,12 +80,14 @@ class RouterClient:
         self._counters = counters
         self._counted_s = float("-inf")
         self._routes: Coalescer[RouteRequest, Grant | Busy] = Coalescer(
-            call, "route", deadline_s=ROUTER_S_MAX
+            call, "route", deadline_s=ROUTER_S_MAX, who=ROUTER
         )
         self._quotes: Coalescer[RouteRequest, Quote] = Coalescer(
-            call, "quote", deadline_s=ROUTER_S_MAX
+            call, "quote", deadline_s=ROUTER_S_MAX, who=ROUTER
         )
-        self._reports: Coalescer[Outcome, None] = Coalescer(call, "report", deadline_s=ROUTER_S_MAX)
+        self._reports: Coalescer[Outcome, None] = Coalescer(
+            call, "report", deadline_s=ROUTER_S_MAX, who=ROUTER
+        )
         self._waiting: dict[RequestId, _Waiting] = {}
         self._running: dict[tuple[RequestId, int], tuple[MachineId, int]] = {}
         self._availability: Sequence[ModelAvailability] = ()

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import worker
+from ray._private import services, worker
+from ray._private.utils import detect_fate_sharing_support
 from ray.exceptions import (
     ActorUnschedulableError,
     GetTimeoutError,
@@ -27,7 +28,7 @@ from ray.exceptions import (
 
 from actors.accountant import Accountant
 from actors.accounting.setup import accountant_settings
-from actors.calls import ActorAway, Coalescer
+from actors.calls import ActorAway, ActorNotStarted, Coalescer
 from actors.engines.factory import Workshop
 from actors.engines.sizes import model_sizes
 from actors.housing import Housing, actor_names, apart, housings
@@ -35,7 +36,7 @@ from actors.macs import Macs
 from actors.nodes import NAMESPACE, beside_the_books, macs_of_nodes, provider_name
 from actors.payments.actor import Payments
 from actors.payments.setup import PaymentSecrets, ProcessorSetup, places_of
-from actors.process import begin_process, begun, end_process, recorded_start
+from actors.process import begin_process, begun, end_process, recorded_start, told_reason
 from actors.provider import Provider, ProviderConfig
 from actors.reconciler import START_S_MAX, Reconciler
 from actors.roll_call import describe_all, stop_macs
@@ -51,7 +52,6 @@ ROUTER = "router"
 PAYMENTS = "payments"
 CALL_S_MAX = 10.0
 """No call of ours takes longer unless it says so; beyond this the actor counts as away."""
-FIRST_TRY_S = 3.0
 BEAT_S_MAX = 3.0
 """A beat that did not arrive for so long is stale: the next one is due."""
 CONCURRENCY = 4000
@@ -85,6 +85,8 @@ class NamedActor:
             raise ActorAway(f"{self._name} did not answer {method} in {timeout_s} s") from error
         except (RayActorError, ActorUnschedulableError, GetTimeoutError, RaySystemError) as error:
             self._handle = None
+            if isinstance(error, RayActorError) and error.actor_init_failed:
+                raise ActorNotStarted(self._name, told_reason(str(error))) from error
             raise ActorAway(f"{self._name} is away ({type(error).__name__})") from error
         except RayTaskError as error:
             kind = type(error.cause).__name__
@@ -265,17 +267,27 @@ def _options(name: str) -> dict[str, Any]:
 
 
 def start_local_ray(temp_dir: Path, num_cpus: int) -> None:
-    """A Ray of our own on this machine, whatever else runs here."""
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=80 * 2**20,
-        namespace=NAMESPACE,
-        _temp_dir=str(temp_dir),
-    )
+    """A Ray of our own on this machine, whatever else runs here.
+
+    A signal to our whole process group is for us to answer: Ray would die of it before it could
+    be stopped. Its processes get groups of their own, unless the group is how they end with us.
+    """
+    plain = services.ConsolePopen
+    if detect_fate_sharing_support():  # not on macOS
+        services.ConsolePopen = partial(plain, process_group=0)
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=80 * 2**20,
+            namespace=NAMESPACE,
+            _temp_dir=str(temp_dir),
+        )
+    finally:
+        services.ConsolePopen = plain
     # It prints, raw, what it has to say of each process that dies; its session logs keep that.
     worker.print_to_stdstream = _told_by_ray
 
@@ -288,13 +300,21 @@ def stop_local_ray() -> None:
     ray.shutdown()
 
 
-def ensure_market(settings: MarketSettings, wire_secret: bytes) -> None:
-    """Create the accountant and the router unless they run; the router keeps the rest."""
+def ensure_market(settings: MarketSettings, wire_secret: bytes) -> tuple[NamedActor, NamedActor]:
+    """Create the accountant and the router unless they run; the router keeps the rest.
+
+    Whoever waits for them calls what this returns: by its name alone, an actor that could not
+    begin is not found, and cannot say why.
+    """
     pin = beside_the_books(settings)
-    ray.remote(AccountantActor).options(**_options(ACCOUNTANT), **pin).remote(settings)
+    accountant = ray.remote(AccountantActor).options(**_options(ACCOUNTANT), **pin)
     # Whoever does not keep the books needs no password to them, Macs least of all.
     plain = replace(settings, database="")
-    ray.remote(RouterActor).options(**_options(ROUTER), **pin).remote(plain, wire_secret)
+    router = ray.remote(RouterActor).options(**_options(ROUTER), **pin)
+    return (
+        NamedActor(ACCOUNTANT, accountant.remote(settings)),
+        NamedActor(ROUTER, router.remote(plain, wire_secret)),
+    )
 
 
 def ensure_payments(settings: MarketSettings, keys: PaymentSecrets | None) -> None:
@@ -302,26 +322,6 @@ def ensure_payments(settings: MarketSettings, keys: PaymentSecrets | None) -> No
     pin = beside_the_books(settings)
     plain = replace(settings, database="")
     ray.remote(PaymentsActor).options(**_options(PAYMENTS), **pin).remote(plain, keys)
-
-
-async def wait_for(
-    name: str, method: str, deadline_s: float, check: Callable[[], None] = lambda: None
-) -> Any:
-    """The actor's first answer, within `deadline_s`; ActorAway when it does not come.
-
-    `check` is called between tries and may raise to give up sooner.
-    """
-    loop = asyncio.get_running_loop()
-    give_up_s = loop.time() + deadline_s
-    call = NamedActor(name)
-    while True:
-        check()
-        try:
-            return await call(method, timeout_s=FIRST_TRY_S)
-        except ActorAway:
-            if loop.time() > give_up_s:
-                raise
-            await asyncio.sleep(0.1)
 
 
 async def describe_actors() -> list[dict[str, object]]:

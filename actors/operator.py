@@ -168,6 +168,7 @@ def _key(key: KeyRecord) -> dict[str, Any]:
         "name": key.name,
         "prefix": key.prefix,
         "scopes": sorted(key.scopes),
+        "expires_at": None if key.expires_s is None else _when(int(key.expires_s * 1e9)),
         "revoked": key.revoked_s is not None,
     }
 

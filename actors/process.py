@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from market.errors import MarketError
 from market.settings import MarketSettings
-from storage.database import Away
+from storage.database import Away, StorageError
 
 LOG_BYTES_MAX = 10 * 2**20
 LOG_FILES_KEPT = 3
@@ -57,14 +58,33 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=True)
 
 
+class CouldNotStart(Exception):
+    """Why an actor could not begin, in words for people."""
+
+
+_TOLD = f"{__name__}.{CouldNotStart.__name__}: "
+
+
 @contextmanager
 def recorded_start() -> Iterator[None]:
-    """Log why a process could not begin: Ray starts it again and would keep that to itself."""
+    """Log why a process could not begin, and let whoever waits for it read that.
+
+    Ray gives up an actor that could not begin. Of its error it keeps the printed text only, so an
+    error of ours rises in a form that `told_reason` finds there.
+    """
     try:
         yield
     except Exception as error:
         logging.getLogger("coster").critical("could not start: %s", error)
+        if isinstance(error, StorageError | MarketError):
+            raise CouldNotStart(str(error)) from None
         raise
+
+
+def told_reason(printed: str) -> str:
+    """What CouldNotStart says in a printed traceback; empty when it is not there."""
+    _, found, reason = printed.rpartition(_TOLD)
+    return reason.strip() if found else ""
 
 
 async def begun(start: Callable[[], Awaitable[None]]) -> None:

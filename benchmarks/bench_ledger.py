@@ -21,7 +21,7 @@ from typing import Any
 
 from actors.accountant import Accountant, AccountantSettings
 from actors.accountant_client import AccountantClient
-from actors.calls import ActorCall
+from actors.calls import ActorCall, first_answer
 from benchmarks.common import MODEL, coster
 from benchmarks.figures import Options, Report, percentile, ratio_of, read_options, spread_of
 from market.keys import key_hash
@@ -182,8 +182,8 @@ async def _in_actor(data: Path) -> AsyncIterator[Side]:
     cluster.start_local_ray(paths.run_dir / "ray", num_cpus=max(4, os.cpu_count() or 1))
     try:
         settings = MarketSettings(str(data), (ModelSource(ModelId(MODEL)),), "bench")
-        cluster.ensure_market(settings, paths.secret("wire"))
-        await cluster.wait_for(cluster.ACCOUNTANT, "describe", cluster.START_S_MAX)
+        accountant, _ = cluster.ensure_market(settings, paths.secret("wire"))
+        await first_answer(accountant, "describe", cluster.START_S_MAX)
         yield await _side(cluster.NamedActor(cluster.ACCOUNTANT), data)
     finally:
         await cluster.stop_market()

@@ -58,6 +58,8 @@ def verify(
 
 
 def _print(report: VerifyReport) -> None:
+    from market.money import format_usd_exact
+
     out = sys.stdout
     counts = ", ".join(f"{count:,} {name}" for name, count in report.counts.items())
     if report.ok:
@@ -67,16 +69,16 @@ def _print(report: VerifyReport) -> None:
         )
     else:
         out.write(f"{styled('✗', 'red', out)} {_verdict(report, counts)}\n")
-    for name, nano in report.totals_nano.items():
-        out.write(f"  {name:24} ${nano / 1e9:,.9f}\n")
-    if report.ok and report.sums is not None:
-        out.write(f"  {report.sums:,} sums by time are what the journal counts\n")
     unsaid = report.problem_count - len(report.problems)
     if report.problem_count > 1:
         for problem in report.problems:
             out.write(f"  {problem}\n")
     if unsaid:
         out.write(f"  … and {unsaid:,} more\n")
+    for name, nano in report.totals_nano.items():
+        out.write(f"  {name:24} {format_usd_exact(nano)}\n")
+    if report.ok and report.sums is not None:
+        out.write(f"  {report.sums:,} sums by time are what the journal counts\n")
     if report.since_batch:
         out.write(f"  since batch {report.since_batch:,}; --full replays what came before it\n")
     if report.head_hash:

@@ -17,7 +17,7 @@ import typer
 
 from coster.databases import HELP, database_of
 from coster.options import Data, Json, reported
-from coster.output import NotRunning, print_json, styled
+from coster.output import NotRunning, counted, print_json, styled
 from market.accounting.exports import FORMATS
 from market.errors import Conflict, InvalidRequest, NotFound
 
@@ -347,11 +347,12 @@ def retention(
         print_json(told)
         return
     verb = "Deleted" if apply else "Would delete"
-    sys.stdout.write(f"{verb} {len(files)} copies older than {backups_days} days\n")
+    copies = "1 copy" if len(files) == 1 else f"{len(files)} copies"
+    sys.stdout.write(f"{verb} {copies} older than {backups_days} days\n")
     for path in files:
         sys.stdout.write(f"  {path}\n")
-    count = forgotten if apply else events
-    sys.stdout.write(f"{verb} {count} notices dealt with more than {events_days} days ago\n")
+    notices = counted(forgotten if apply else events, "notice")
+    sys.stdout.write(f"{verb} {notices} dealt with more than {events_days} days ago\n")
     for place in old.replaced(paths.data):
         sys.stdout.write(f"Left alone: {place}, moved aside by a restore\n")
     sys.stdout.write(f"{waiting}\n" if waiting else "")

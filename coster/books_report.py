@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ import typer
 from coster.books_files import Database, storage_faults
 from coster.databases import database_of
 from coster.options import Data, Json, reported
-from coster.output import DEGRADED, ERROR, NotRunning, print_json, styled
+from coster.output import DEGRADED, ERROR, NotRunning, counted, print_json, styled
 from market.money import NANO_PER_CENT, format_usd_exact
 
 PROCESSOR_S_MAX = 150.0
@@ -220,10 +219,13 @@ def payouts(
     if json:
         print_json(answer)
         return
-    week = date(1970, 1, 1) + timedelta(days=answer["monday"])
-    sys.stdout.write(
-        f"{answer['payouts']} payouts of {_cents(answer['amount_cents'])} in all are decided for "
-        f"the week of {week}.\n"
-    )
+    made = f"{counted(answer['payouts'], 'payout')} of {_cents(answer['amount_cents'])} in all"
+    week, then = f"week of Monday {answer['week']}", f"Monday {answer['next_week']}"
+    if answer["already"]:
+        ran = answer["run_at"][:19].replace("T", " ")
+        sys.stdout.write(f"The {week} was run already, at {ran} UTC: {made}.\n")
+        sys.stdout.write(f"Nothing was paid again. The next run is due on {then}.\n")
+    else:
+        sys.stdout.write(f"{made} for the {week}. The next run is due on {then}.\n")
     for reason, count in answer["passed"].items():
         sys.stdout.write(f"  {count} passed over: {reason}\n")

@@ -128,3 +128,7 @@ def balance(data: Data = None, url: Url = None, key: Key = None, json: Json = Fa
         f"Held          ${answer.get('held_usd', 0):.6f}  by running requests\n"
         f"Withdrawable  ${answer['withdrawable_usd']:.6f}\n"
     )
+    if int(answer["maturing_nano_usd"]):
+        sys.stdout.write(
+            f"Maturing      ${answer['maturing_usd']:.6f}  besides: earned, and held back for now\n"
+        )

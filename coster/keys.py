@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import sys
+import time
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
+from coster.histories import print_table
 from coster.options import Data, Json, Key, Url, duration_s, reported
 from coster.output import print_json
+from coster.table import cut, plain
 from market.errors import InvalidRequest
 
 MANAGEMENT_KEY = "demo_management_key"  # the file it is kept in
 NONE = "none"
+NAME_CHARS = 20
+"""A longer name is cut in the list; --json has it whole."""
+COLUMNS = ("id", "name", "prefix", "scopes", "caps", "ends", "state")
 
 CapDay = Annotated[str | None, typer.Option("--cap-day", help="Dollars a UTC day, or none.")]
 CapWeek = Annotated[str | None, typer.Option("--cap-week", help="Dollars an ISO week, or none.")]
@@ -96,16 +103,29 @@ def list_keys(data: Data = None, url: Url = None, key: Key = None, json: Json = 
     if json:
         print_json(answer)
         return
-    sys.stdout.write(
-        f"{'id':32} {'name':20} {'prefix':18} {'scopes':28} {'caps':24} {'ends':20} state\n"
-    )
-    for entry in answer["data"]:
-        state = "revoked" if entry["revoked_at"] else "live"
-        sys.stdout.write(
-            f"{entry['id']:32} {entry['name'][:20]:20} {entry['prefix']:18} "
-            f"{','.join(entry['scopes']):28} {_caps(entry):24} {entry['expires_at'] or '-':20} "
-            f"{state}\n"
-        )
+    now_s = time.time()
+    rows = [_cells(entry, now_s) for entry in answer["data"]]
+    print_table(rows, COLUMNS, len(COLUMNS))
+
+
+def _cells(entry: dict[str, Any], now_s: float) -> list[str]:
+    return [
+        entry["id"],
+        cut(plain(entry["name"]), NAME_CHARS) or "-",
+        entry["prefix"],
+        ",".join(entry["scopes"]),
+        _caps(entry),
+        entry["expires_at"] or "-",
+        state_of(entry["revoked_at"], entry["expires_at"], now_s),
+    ]
+
+
+def state_of(revoked: object, ends: str | None, now_s: float) -> str:
+    """Whether the market takes a key now; at the very moment of its end it no longer does."""
+    if revoked:
+        return "revoked"
+    over = ends is not None and datetime.fromisoformat(ends).timestamp() <= now_s
+    return "expired" if over else "live"
 
 
 def _caps(entry: dict[str, Any]) -> str:

@@ -128,3 +128,7 @@ def run() -> None:
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+
+
+if __name__ == "__main__":
+    run()

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import getpass
 import sys
+import time
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
+from coster.keys import state_of
 from coster.options import Data, Json, reported
 from coster.output import print_json
 from market.errors import InvalidRequest
@@ -26,6 +28,10 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the journal.
 AccountId = Annotated[str, typer.Argument(help="The account's id, acct_…")]
 UNSET = "-"
 """What gives back the market's or the tier's own value."""
+MOST = {"fee_bps": 10_000, "requests_per_min": 10_000_000, "tokens_per_day": 2**53}
+"""What an account's own numbers may be at most, as the API takes them."""
+OWN = {"fee_bps": "the market's", "requests_per_min": "the tier's", "tokens_per_day": "the tier's"}
+DIGITS_MAX = 20
 COLUMNS = ("input", "cached", "output")
 """A price's parts, in the order they are shown."""
 
@@ -63,7 +69,7 @@ def show_account(account: AccountId, data: Data = None, json: Json = False) -> N
     for name, nano in answer["balance"].items():
         sys.stdout.write(f"  {name.removesuffix('_nano_usd'):18} {_usd(nano)}\n")
     for key in answer["keys"]:
-        state = "revoked" if key["revoked"] else "live"
+        state = state_of(key["revoked"], key["expires_at"], time.time())
         sys.stdout.write(
             f"  {key['id']}  {key['name'][:20]:20} {' '.join(key['scopes'])}  {state}\n"
         )
@@ -85,7 +91,9 @@ def set_account(
     reason: Reason,
     name: Annotated[str | None, typer.Option(help="What it is called.")] = None,
     tier: Annotated[str | None, typer.Option(help="Its tier.")] = None,
-    fee_bps: Annotated[str | None, typer.Option(help="Its own fee; - for the market's.")] = None,
+    fee_bps: Annotated[
+        str | None, typer.Option(help="Its own fee, 0 to 10000; - for the market's.")
+    ] = None,
     requests_per_min: Annotated[str | None, typer.Option(help="Or - for the tier's.")] = None,
     tokens_per_day: Annotated[str | None, typer.Option(help="Or - for the tier's.")] = None,
     freeze: Annotated[str | None, typer.Option(help="Stop it spending; says why.")] = None,
@@ -124,8 +132,12 @@ def set_account(
 def _number(field: str, text: str) -> int | None:
     if text == UNSET:
         return None
-    if not (text.isascii() and text.isdigit()):
-        raise InvalidRequest(f"{field} must be a whole number, or {UNSET}.", field)
+    most = MOST[field]
+    if not (text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX and int(text) <= most):
+        raise InvalidRequest(
+            f"{field} must be a whole number from 0 to {most}, or {UNSET} for {OWN[field]} own.",
+            field,
+        )
     return int(text)
 
 

@@ -6,15 +6,24 @@ Standard output carries the result; standard error carries progress and errors. 
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import sys
 import time
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from market.errors import Forbidden, MarketError, PaymentRequired, Unauthenticated
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 OK, ERROR, USAGE, NOT_RUNNING, AUTH, MONEY, DEGRADED = 0, 1, 2, 3, 4, 5, 6
+
+
+READER_LEFT = (errno.EPIPE, errno.EIO)
+"""What a write meets when the other end of a pipe was closed, or a terminal is gone."""
 
 
 class NotRunning(MarketError):
@@ -57,12 +66,55 @@ def fail(error: MarketError, *, as_json: bool = False) -> NoReturn:
     raise SystemExit(exit_code_of(error))
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 notice`, `2 notices`: a number with its noun, which takes an s."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def styled(text: str, style: str, stream: TextIO) -> str:
     """Colour when the stream is a terminal that wants it."""
     codes = {"bold": "1", "dim": "2", "green": "32", "red": "31", "yellow": "33", "cyan": "36"}
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     return f"\x1b[{codes[style]}m{text}\x1b[0m"
+
+
+class _Unheard(io.FileIO):
+    """A descriptor that takes words also after their reader has left."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in READER_LEFT:
+                raise
+            return memoryview(data).nbytes
+
+
+def outlive_readers() -> None:
+    """From now on nothing ends because nobody reads standard output or error any more.
+
+    For a process whose work is not what it prints. Ours are not the only words: libraries print
+    too, so the streams themselves are exchanged.
+    """
+    sys.stdout = _unheard(sys.stdout, sys.__stdout__, 1)
+    sys.stderr = _unheard(sys.stderr, sys.__stderr__, 2)
+
+
+def _unheard(stream: TextIO | None, first: TextIO | None, number: int) -> TextIO:
+    if stream is not None and stream is not first:
+        return stream  # somebody has put their own there, and hears us
+    if stream is None:  # it was closed before we began
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        if nowhere != number:
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Unheard(number, "w", closefd=False)),
+        encoding=getattr(stream, "encoding", "utf-8"),
+        errors=getattr(stream, "errors", "replace"),
+        line_buffering=number == 2 or os.isatty(number),
+    )
 
 
 class DivertedOutput:

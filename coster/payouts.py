@@ -109,9 +109,11 @@ def list_payouts(
         return
     out = sys.stdout
     weekly = "each Monday" if account["weekly"] else "only when you withdraw"
-    out.write(f"Payouts are {account['status']}; paid {weekly}.\n")
     if account["status"] == "none":
-        out.write(f"Set them up with `{SETUP}`.\n")
+        out.write(f"No payouts yet. Set them up with `{SETUP}`.\n")
+    else:
+        none = "" if page["data"] else " No payouts yet."
+        out.write(f"Payouts are {account['status']}; paid {weekly}.{none}\n")
     for row in page["data"]:
         kind = "weekly" if row["weekly"] else "asked"
         reason = f"  {row['reason']}" if row["reason"] else ""

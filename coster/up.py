@@ -34,7 +34,15 @@ from coster.compose import (
     settings_for_up,
 )
 from coster.databases import shown_books
-from coster.output import NOT_RUNNING, DivertedOutput, Progress, fail, print_json, styled
+from coster.output import (
+    NOT_RUNNING,
+    DivertedOutput,
+    Progress,
+    fail,
+    outlive_readers,
+    print_json,
+    styled,
+)
 from coster.paths import MarketPaths, write_private
 from coster.ports import MarketPorts, choose_ports
 from coster.runfile import (
@@ -48,11 +56,11 @@ from coster.runfile import (
 )
 from coster.signals import Signals, Stopping
 from coster.up_inputs import check_data, check_models, declared_macs, models_in_words
+from coster.up_waiting import until_open, until_ready
 from market import keys
 from market.errors import MarketError, Unavailable
 from market.settings import DEMO_CONSUMER, DEMO_PROVIDER, MarketSettings
 
-READY_S_MAX = 180.0
 DRAIN_S_MAX = 30.0
 RECORD_S = 2.0
 GOODBYE_S = 1.0
@@ -61,6 +69,7 @@ GOODBYE_S = 1.0
 
 def up(paths: MarketPaths, options: UpOptions, port: int | None, *, as_json: bool) -> None:
     """Run a market until a signal. Raises SystemExit."""
+    outlive_readers()
     began_s = time.monotonic()
     progress = Progress(began_s)
     sys.stderr.write(
@@ -81,16 +90,15 @@ def up(paths: MarketPaths, options: UpOptions, port: int | None, *, as_json: boo
         _run(paths, ports, options, progress, stop, output, as_json=as_json)
     except Stopping:
         progress.warn("stopped before the market was ready")
-        _end_children()
+        _end_own(paths)
         raise SystemExit(130) from None
     except MarketError as error:
-        _end_children()
+        _end_own(paths)
         output.restore()
         fail(error, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the boundary: whatever a library raised, the user gets a reason
-        log = paths.data / "logs" / "up.log"
-        log.write_text(traceback.format_exc())
-        _end_children()
+        log = _log_error(paths)
+        _end_own(paths)
         output.restore()
         fail(
             Unavailable(
@@ -140,18 +148,19 @@ def _run(
     write_run(paths, replace(run, processes=own_processes()))
     stop.check()
     progress.done("Ray is up")
-    cluster.ensure_market(settings, paths.secret(WIRE_FILE))
+    accountant, router = cluster.ensure_market(settings, paths.secret(WIRE_FILE))
     progress.doing(f"loading {models_in_words(settings)} on {names_of(macs)}")
     from serve_app import deployment
 
     deployment.start_http(settings)
     stop.check()
-    key = asyncio.run(_demo_accounts(paths, settings, stop))
+    asyncio.run(until_open(paths, settings, accountant, stop))
+    key = asyncio.run(_demo_accounts(paths, settings))
     progress.done("the ledger is open; demo accounts are funded")
     deployment.run_applications(settings, admin_key(paths))
     stop.check()
     progress.done(f"{settings.gateways} gateways answer on {run.api_base}")
-    asyncio.run(_until_ready(stop))
+    asyncio.run(until_ready(paths, router, stop))
     cluster.ensure_payments(settings, payment_keys)  # it comes up while the market serves
     run = replace(run, ready=True, processes=own_processes())
     write_run(paths, run)
@@ -161,10 +170,16 @@ def _run(
     _announce(paths, settings, run, key, as_json=as_json)
     output.divert()
     _wait(paths, run, stop)
-    asyncio.run(_drain(progress))
-    deployment.stop_http()
-    asyncio.run(cluster.stop_market())
-    cluster.stop_local_ray()
+    try:
+        asyncio.run(_drain(progress))
+        deployment.stop_http()
+        asyncio.run(cluster.stop_market())
+        cluster.stop_local_ray()
+    except Exception as error:  # said as what it is: it did start
+        raise Unavailable(
+            f"The market did not stop in order: {_in_a_line(error)}. Its processes were ended; "
+            f"what was acknowledged is in the books. The details are in {_log_error(paths)}."
+        ) from error
     end_processes(leftovers(read_run(paths) or run))
     progress.done("stopped; the books are in " + shown_books(paths, settings.database))
 
@@ -206,11 +221,10 @@ def _quiet_libraries() -> None:
         logger.disabled = True
 
 
-async def _demo_accounts(paths: MarketPaths, settings: MarketSettings, stop: Signals) -> str:
+async def _demo_accounts(paths: MarketPaths, settings: MarketSettings) -> str:
     """Open the demo accounts once; their keys are kept in DATA/secrets, 0600."""
-    from actors.cluster import ACCOUNTANT, NamedActor, wait_for
+    from actors.cluster import ACCOUNTANT, NamedActor
 
-    await wait_for(ACCOUNTANT, "describe", READY_S_MAX, stop.check)
     accountant = NamedActor(ACCOUNTANT)
     await accountant(
         "ensure_account", DEMO_CONSUMER, "Demo consumer", "operator", settings.promo_nano
@@ -236,29 +250,6 @@ async def _demo_key(
         _, secret = await accountant("create_key", account, name, scopes, None)
         write_private(paths.secret_file(file), secret)
     return secret
-
-
-async def _until_ready(stop: Signals) -> None:
-    """Wait until a provider can take a request."""
-    from actors.cluster import ROUTER, NamedActor
-
-    router = NamedActor(ROUTER)
-    give_up_s = time.monotonic() + READY_S_MAX
-    while time.monotonic() < give_up_s:
-        stop.check()
-        try:
-            if any(model.ready for model in await router("availability")):
-                return
-            macs = (await router("status"))["macs"]
-        except ConnectionError:
-            macs = []
-        if macs and all(mac["state"] == "failing" for mac in macs):
-            raise Unavailable(f"No Mac can start: {macs[0]['reason']}")
-        await asyncio.sleep(0.1)
-    raise Unavailable(
-        f"No Mac became ready within {READY_S_MAX:.0f} s; see the logs folder of the data "
-        "directory, then run coster up again."
-    )
 
 
 def _announce(
@@ -364,5 +355,18 @@ def _end_leftovers(paths: MarketPaths, progress: Progress) -> None:
         progress.warn(f"ended {ended} processes that a killed run had left behind")
 
 
-def _end_children() -> None:
-    end_processes(own_processes())
+def _end_own(paths: MarketPaths) -> None:
+    """End what this process has started, orphans too, and take back its record."""
+    run = read_run(paths)
+    if run is None or run.pid != os.getpid():  # another market's, or none was begun
+        end_processes(own_processes())
+        return
+    end_processes({*own_processes(), *leftovers(run)})
+    paths.run_file.unlink(missing_ok=True)
+
+
+def _log_error(paths: MarketPaths) -> Path:
+    """Keep the error that is being handled; returns where."""
+    log = paths.data / "logs" / "up.log"
+    log.write_text(traceback.format_exc())
+    return log

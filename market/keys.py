@@ -32,7 +32,18 @@ INFERENCE_SCOPES: Final = frozenset({INFERENCE, BILLING_READ})
 PROVIDER_SCOPES: Final = frozenset({FLEET_READ, BILLING_READ, PAYOUTS})
 MANAGEMENT_SCOPES: Final = frozenset({KEYS, BILLING_READ, FLEET_READ, PAYOUTS})
 
+GIVEN_FREELY: Final = frozenset({INFERENCE})
+"""What a key that manages keys may give without having it: it manages and never spends."""
+
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def beyond(giver: frozenset[str], given: frozenset[str]) -> frozenset[str]:
+    """The scopes among `given` that a key with the scopes of `giver` may not pass on.
+
+    Else `keys` alone would be every scope that an account can have.
+    """
+    return given - giver - GIVEN_FREELY
 
 
 def _base62(number: int, width: int) -> str:

@@ -12,7 +12,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from serve_app.openapi_inference import OWN_KEY_HEADER, inference_paths, inference_schemas
+from serve_app.openapi_inference import (
+    OWN_KEY_HEADER,
+    REPLAYED_HEADER,
+    inference_paths,
+    inference_schemas,
+)
 from serve_app.schemas_keys import AccountBody, KeyBody, KeyPatch, RotateBody
 from serve_app.schemas_payments import (
     OnboardingBody,
@@ -51,18 +56,24 @@ def json_body(schema: str, *, required: bool) -> dict[str, Any]:
 
 
 def operation(
-    *scopes: str, body: str | None = None, required: bool = True, own_key: bool = False
+    *scopes: str,
+    body: str | None = None,
+    required: bool = True,
+    own_key: bool = False,
+    replays: bool = False,
 ) -> dict[str, Any]:
     """What a handler that authenticates by itself adds to the document.
 
     One of `scopes` is needed; without any, every live key will do. `own_key`: it takes an
-    Idempotency-Key.
+    Idempotency-Key; `replays`: the answer says so when that key has made it before.
     """
     extra: dict[str, Any] = {"security": [{"apiKey": []}], "x-coster-scopes": sorted(scopes)}
     if body is not None:
         extra |= json_body(body, required=required)
     if own_key:
         extra["parameters"] = [OWN_KEY_HEADER]
+    if replays:
+        extra["responses"] = {"201": {"headers": REPLAYED_HEADER}}
     return extra
 
 

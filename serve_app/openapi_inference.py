@@ -14,6 +14,12 @@ OWN_KEY_HEADER = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     "description": "A key of your own: asking again with it does nothing twice",
 }
+REPLAYED_HEADER = {
+    "x-coster-replayed": {
+        "schema": {"type": "string"},
+        "description": "`true`: made before under this Idempotency-Key; nothing was done again",
+    }
+}
 _STRING = {"type": "string"}
 _INTEGER = {"type": "integer"}
 _NULLABLE_STRING = {"type": ["string", "null"]}

@@ -29,6 +29,7 @@ from market.accounting.state_rows import (
 from market.accounting.statistics import Told, Used, UseQuestion, Worked, WorkQuestion
 from market.catalogue import Catalogue
 from market.messages import AccountantOp, AccountantReply, KeyLimits, KeyRecord, KeySpend, RateState
+from market.payments.desk import PaymentAct
 from market.routing.messages import Busy, Grant, ModelAvailability, Outcome, Quote, RouteRequest
 from market.routing.public import PublicFleet
 from market.types import AccountId, Event, GatewayId, Job, KeyId, ModelId, RequestId
@@ -168,6 +169,10 @@ class PaymentsPort(Protocol):
     `idempotency` is the caller's own key: with the same contents the same object is answered,
     with others Conflict. `before_ns` pages back through lists that are newest first.
     """
+
+    async def known(self, account: AccountId, act: PaymentAct, idempotency: str) -> bool:
+        """Whether this account did this under this key before: then its answer is that one's."""
+        ...
 
     async def topup(
         self, account: AccountId, amount_cents: int, idempotency: str | None

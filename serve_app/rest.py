@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from market.errors import Internal, InvalidRequest, MarketError, NotFound
 from market.messages import KeyRecord
+from market.payments.desk import PaymentAct
 from serve_app.asgi import Bodies
 from serve_app.desk import Desk
 from serve_app.envelope import error_body, error_headers
@@ -162,9 +163,15 @@ async def read_shape(request: Request, bodies: Bodies, shape: type[Body]) -> Bod
         raise first_problem(error.errors(include_input=False)) from None
 
 
-def answer(value: BaseModel | list[Any], status: int = 200) -> Response:
-    """A shape as JSON."""
+async def known(desk: Desk, record: KeyRecord, act: PaymentAct, own_key: str | None) -> bool:
+    """Whether this account did this under its own key before. Asked before it is done again."""
+    return own_key is not None and await desk.ports.payments.known(record.account, act, own_key)
+
+
+def answer(value: BaseModel | list[Any], status: int = 200, *, replayed: bool = False) -> Response:
+    """A shape as JSON; `replayed` says that the caller's own key has made it before."""
     content = (
         [entry.model_dump() for entry in value] if isinstance(value, list) else value.model_dump()
     )
-    return Response(orjson.dumps(content), status, media_type="application/json")
+    headers = {"x-coster-replayed": "true"} if replayed else None
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")

@@ -1,6 +1,7 @@
 """The routes of accounts, keys and limits.
 
 A key with the scope `keys` manages every key of its account but itself; nothing else does.
+What it makes may do no more than it may itself, but for inference.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 
 from market.accounting.state_rows import OwnerRow
 from market.errors import Forbidden, InvalidRequest, NotFound
-from market.keys import KEYS
+from market.keys import KEYS, beyond
 from market.messages import KeyRecord
 from market.types import KeyId
 from serve_app.asgi import Bodies
@@ -118,10 +119,15 @@ def _add_making(app: FastAPI, desk: Desk, bodies: Bodies) -> None:
         if body.expires_in_s is not None:
             expires_s = desk.ports.clock.now_s() + body.expires_in_s
         _check_models(desk, body.models)
+        scopes = frozenset(body.scopes)
+        if "scopes" in body.model_fields_set:
+            _check_gives(record, scopes, "give")
+        else:
+            scopes -= beyond(record.scopes, scopes)  # nobody has asked for more
         made, secret = await accountant.create_key(
             record.account,
             body.name,
-            frozenset(body.scopes),
+            scopes,
             expires_s,
             limits_of(body.models, body.caps),
             own_key,
@@ -141,6 +147,8 @@ def _add_making(app: FastAPI, desk: Desk, bodies: Bodies) -> None:
         own_key = read_key(request.scope["headers"])
         body = await read_shape(request, bodies, RotateBody)
         _check_other(record, key_id, "rotate")
+        old = await _known(desk, record, key_id)
+        _check_gives(record, old.scopes, "rotate a key that has")
         made, secret = await accountant.rotate_key(
             record.account, KeyId(key_id), float(body.grace_s), own_key
         )
@@ -170,10 +178,7 @@ def _add_changing(app: FastAPI, desk: Desk, bodies: Bodies) -> None:
         _check_other(record, key_id, "change")
         _check_models(desk, patch.models)
         limits_of(None, patch.caps)  # a wrong sum is told before a wrong id
-        known = await accountant.list_keys(record.account)
-        now = next((entry for entry in known if entry.key_id == key_id), None)
-        if now is None:
-            raise NotFound("There is no such key of this account.", "key_id", "key_not_found")
+        now = await _known(desk, record, key_id)
         limits = changed_limits(now.limits, patch)
         changed = await accountant.change_key(record.account, now.key_id, patch.name, limits)
         return answer(key_object(changed))
@@ -203,6 +208,28 @@ def _check_models(desk: Desk, models: list[str] | None) -> None:
 def _check_other(record: KeyRecord, key_id: str, act: str) -> None:
     if record.key_id == key_id:
         raise Forbidden(f"A key cannot {act} itself; use another management key.", None, "own_key")
+
+
+async def _known(desk: Desk, record: KeyRecord, key_id: str) -> KeyRecord:
+    """A key of the caller's account; NotFound for any other."""
+    for entry in await desk.ports.accountant.list_keys(record.account):
+        if entry.key_id == key_id:
+            return entry
+    raise NotFound("There is no such key of this account.", "key_id", "key_not_found")
+
+
+def _check_gives(record: KeyRecord, scopes: frozenset[str], act: str) -> None:
+    """A new secret may do no more than the key it is made with, but for inference."""
+    lacking = beyond(record.scopes, scopes)
+    if lacking:
+        named = " and ".join(sorted(lacking))
+        raise Forbidden(
+            f"This key lacks the scope {named}, so it cannot {act} {named}: a key passes on "
+            "inference and what it has itself. Use the management key that the account was opened "
+            "with.",
+            "scopes" if act == "give" else "key_id",
+            "missing_scope",
+        )
 
 
 def _add_own(app: FastAPI, desk: Desk) -> None:

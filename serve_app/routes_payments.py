@@ -12,7 +12,7 @@ from market.keys import BILLING_READ, PAYOUTS
 from serve_app.asgi import Bodies
 from serve_app.desk import Desk
 from serve_app.openapi import operation
-from serve_app.rest import answer, caller, read_shape
+from serve_app.rest import answer, caller, known, read_shape
 from serve_app.schemas_payments import (
     HoldList,
     Received,
@@ -61,14 +61,16 @@ def _add_topups(app: FastAPI, desk: Desk, bodies: Bodies) -> None:
         response_model=TopUp,
         status_code=201,
         tags=["money"],
-        openapi_extra=operation(BILLING_READ, body="TopUpBody", own_key=True),
+        openapi_extra=operation(BILLING_READ, body="TopUpBody", own_key=True, replays=True),
     )
     async def create_topup(request: Request) -> Response:
         """Begin to pay in; `url` is the page where it is paid."""
         record = await caller(desk, request, BILLING_READ)
         own_key = read_key(request.scope["headers"])
         body = await read_shape(request, bodies, TopUpBody)
-        return answer(topup(await payments.topup(record.account, body.amount_cents, own_key)), 201)
+        again = await known(desk, record, "topup", own_key)
+        row = await payments.topup(record.account, body.amount_cents, own_key)
+        return answer(topup(row), 201, replayed=again)
 
     @app.get(
         "/v1/payments/topups",
@@ -103,15 +105,18 @@ def _add_refunds(app: FastAPI, desk: Desk, bodies: Bodies) -> None:
         response_model=Refund,
         status_code=201,
         tags=["money"],
-        openapi_extra=operation(PAYOUTS, body="RefundBody", required=False, own_key=True),
+        openapi_extra=operation(
+            PAYOUTS, body="RefundBody", required=False, own_key=True, replays=True
+        ),
     )
     async def create_refund(request: Request, topup_id: str) -> Response:
         """Send unspent money back to the card it came from."""
         record = await caller(desk, request, PAYOUTS)
         own_key = read_key(request.scope["headers"])
         body = await read_shape(request, bodies, RefundBody)
+        again = await known(desk, record, "refund", own_key)
         row = await desk.ports.payments.refund(record.account, topup_id, body.amount_cents, own_key)
-        return answer(refund(row), 201)
+        return answer(refund(row), 201, replayed=again)
 
 
 def _add_holds(app: FastAPI, desk: Desk) -> None:

@@ -8,7 +8,7 @@ from market.keys import BILLING_READ, PAYOUTS
 from serve_app.asgi import Bodies
 from serve_app.desk import Desk
 from serve_app.openapi import operation
-from serve_app.rest import answer, caller, read_shape
+from serve_app.rest import answer, caller, known, read_shape
 from serve_app.routes_payments import PAGE_DEFAULT, Before, PageLimit, before_ns, next_before
 from serve_app.schemas_payments import (
     Onboarding,
@@ -96,7 +96,9 @@ def _add_withdrawals(app: FastAPI, desk: Desk, bodies: Bodies) -> None:
         response_model=Payout,
         status_code=201,
         tags=["payouts"],
-        openapi_extra=operation(PAYOUTS, body="WithdrawalBody", required=False, own_key=True),
+        openapi_extra=operation(
+            PAYOUTS, body="WithdrawalBody", required=False, own_key=True, replays=True
+        ),
     )
     async def withdraw(request: Request) -> Response:
         """Send earnings to their owner; all that can be without `amount_cents`."""
@@ -104,10 +106,11 @@ def _add_withdrawals(app: FastAPI, desk: Desk, bodies: Bodies) -> None:
         own_key = read_key(request.scope["headers"])
         body = await read_shape(request, bodies, WithdrawalBody)
         fee = body.expected_fee_nano_usd
+        again = await known(desk, record, "withdraw", own_key)
         row = await payments.withdraw(
             record.account, body.amount_cents, None if fee is None else int(fee), own_key
         )
-        return answer(payout(row), 201)
+        return answer(payout(row), 201, replayed=again)
 
 
 def _add_lists(app: FastAPI, desk: Desk) -> None:

@@ -45,7 +45,11 @@ class Caps(Shape):
 
 
 class KeyBody(Shape):
-    """A new key. `expires_in_s` is from now; without `models` it may use all of them."""
+    """A new key. `expires_in_s` is from now; without `models` it may use all of them.
+
+    `scopes` are among those of the key that asks; `inference` every management key may give.
+    Without them it is `inference`, and `billing:read` where the key that asks has it.
+    """
 
     name: Name = ""
     scopes: list[Scope] = Field(default=["inference", "billing:read"], min_length=1, max_length=5)

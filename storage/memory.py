@@ -178,9 +178,15 @@ class MemoryLedgerStore:
         return await histories.earned(self.histories, payees, limit)
 
     async def rows(
-        self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell
+        self,
+        kind: type[Row],
+        *,
+        limit: int = 100,
+        before_ns: int | None = None,
+        by: str = "",
+        **equal: Cell,
     ) -> list[Row]:
-        order = newest(kind)
+        order = by or newest(kind)
         found = [
             row
             for row in self._ledger.state[kind].values()

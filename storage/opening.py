@@ -16,8 +16,10 @@ from market.accounting.audit import VerifyReport
 from market.accounting.store import LedgerStore
 from storage import database as sqlite
 from storage.database import BACKUP_FOLDER, LEDGER_FILE, StorageError, prepare_folder
+from storage.folder_lock import LOCK_FILE
 from storage.ledger_rows import LedgerRows
 from storage.ledger_store import SqliteLedgerStore
+from storage.pepper import PEPPER_FILE, SECRETS_FOLDER
 from storage.reads import LedgerReads
 from storage.sqlite_rows import SqliteRows
 from storage.verify import verify_file, verify_rows
@@ -57,6 +59,7 @@ def check_ledger(data: Path, database: str) -> None:
     """
     if not database:
         sqlite.check(data)
+        _refuse_missing(data)
         return
     from storage.postgres import Address
     from storage.postgres_migrations import check
@@ -69,6 +72,16 @@ def check_ledger(data: Path, database: str) -> None:
             "--database."
         )
     check(address)
+
+
+def _refuse_missing(data: Path) -> None:
+    """Books that were here and are gone: to begin anew would forget everybody without a word."""
+    ledger, were = data / LEDGER_FILE, (data / LOCK_FILE, data / SECRETS_FOLDER / PEPPER_FILE)
+    if not ledger.exists() and all(path.exists() for path in were):
+        raise StorageError(
+            f"The ledger {ledger} is missing, though a market has kept its books here. Put it "
+            f"back. {sqlite.way_back(ledger)}"
+        )
 
 
 def open_rows(data: Path, database: str = "") -> LedgerRows:

@@ -205,9 +205,15 @@ class PostgresLedgerStore:
         return await histories.earned(self.histories, payees, limit)
 
     async def rows(
-        self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell
+        self,
+        kind: type[Row],
+        *,
+        limit: int = 100,
+        before_ns: int | None = None,
+        by: str = "",
+        **equal: Cell,
     ) -> list[Row]:
-        query, cells = rows_query(kind, limit=limit, before_ns=before_ns, equal=equal)
+        query, cells = rows_query(kind, limit=limit, before_ns=before_ns, by=by, equal=equal)
         return [kind(*row) for row in await self._read(query, cells)]
 
     async def revenue(self, since_ns: int, limit: int) -> list[Revenue]:

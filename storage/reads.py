@@ -70,10 +70,15 @@ def usage_query(owner: AccountId, limit: int) -> tuple[str, tuple[Cell, ...]]:
 
 
 def rows_query(
-    kind: type[StateRow], *, limit: int, before_ns: int | None, equal: Mapping[str, Cell]
+    kind: type[StateRow],
+    *,
+    limit: int,
+    before_ns: int | None,
+    by: str,
+    equal: Mapping[str, Cell],
 ) -> tuple[str, tuple[Cell, ...]]:
     """State rows whose columns have these values, newest first, at most ROWS_MAX of them."""
-    query = sql.select_state(kind, equal, paged=before_ns is not None)
+    query = sql.select_state(kind, equal, by=by, paged=before_ns is not None)
     page: tuple[int, ...] = () if before_ns is None else (before_ns,)
     return query, (*equal.values(), *page, max(0, min(limit, ROWS_MAX)))
 

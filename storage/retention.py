@@ -27,10 +27,13 @@ def replaced(data: Path) -> list[Path]:
 
 
 def old_events(rows: LedgerRows, days: int, now_ns: int) -> int:
-    """How many notices were dealt with and came longer ago than this."""
+    """How many notices were dealt with longer ago than this.
+
+    When one was made is what its sender says of it; only when it was dealt with is ours.
+    """
     before_ns = now_ns - days * DAY_NS
     return sum(
-        row.state in ENDED[EventRow] and row.created_ns < before_ns for row in rows.state(EventRow)
+        row.state in ENDED[EventRow] and row.changed_ns < before_ns for row in rows.state(EventRow)
     )
 
 

@@ -231,12 +231,13 @@ def _select_state(kind: type[StateRow], *, ended: bool) -> str:
     return str(query.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))
 
 
-def select_state(kind: type[StateRow], equal: Iterable[str], *, paged: bool) -> str:
+def select_state(kind: type[StateRow], equal: Iterable[str], *, by: str, paged: bool) -> str:
     """Rows with these columns equal to the marks, newest first; last marks: page, limit.
 
     Raises KeyError for a column that this kind does not have.
     """
-    columns, order = STATE_TABLES[kind].c, newest(kind)
+    columns = STATE_TABLES[kind].c
+    order = columns[by or newest(kind)].name
     where = [f"{columns[name].name} = ?" for name in equal]
     if paged:
         where.append(f"{order} < ?")

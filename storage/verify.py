@@ -15,13 +15,17 @@ from market.accounting.acts import Acts
 from market.accounting.audit import Audit, VerifyReport
 from market.accounting.chain import BatchContents
 from market.accounting.checkpoints import JOURNAL_KINDS, checkpoint_of
-from market.accounting.rows import OperationRow
+from market.accounting.moved import Moved, PaymentRow
+from market.accounting.rows import OperationRow, TransferRow
 from market.accounting.state_rows import (
     DisputeRow,
     LotRow,
     MachineRow,
+    PayeeRow,
     PayoutRow,
     PriceRow,
+    RefundRow,
+    TopUpRow,
     VerifiedRow,
 )
 from storage.database import LEDGER_FILE, MIGRATIONS, Away, StorageError
@@ -117,7 +121,7 @@ def _begin(rows: LedgerRows, *, full: bool) -> Audit:
         audit.mark(row.number, row.hash)
     if since is not None:
         for batch in itertools.islice(rows.batches(since.number - 1), 1):
-            audit.marked(batch.number, batch.hash)
+            audit.marked(batch)
     return audit
 
 
@@ -125,6 +129,22 @@ def _audit(rows: LedgerRows, problems: Iterable[str], *, full: bool) -> VerifyRe
     audit = _begin(rows, full=full)
     for problem in problems:
         audit.report.add(problem)
+    moved = Moved(rows.accounts()) if full else None  # only whole books tell of every payment
+    _replay(rows, audit, moved)
+    for hold in rows.holds():
+        audit.hold(hold.terms, hold.crc, ended=hold.ended)
+    for problem in _unsealed(rows, audit, moved):
+        audit.report.add(problem)
+    meta = rows.meta()
+    if meta is None:
+        audit.report.add("The ledger's head is missing.")
+    else:
+        audit.head(meta.head_number, meta.head_hash, meta.last_ts_ns, meta.epoch)
+    return audit.finish()
+
+
+def _replay(rows: LedgerRows, audit: Audit, moved: Moved | None) -> None:
+    """The journals, batch by batch."""
     after, following = audit.begins_after
     journals = {kind: _ByBatch(rows.journal(kind, following[kind] - 1)) for kind in JOURNALS}
     for batch in rows.batches(after):
@@ -136,22 +156,28 @@ def _audit(rows: LedgerRows, problems: Iterable[str], *, full: bool) -> VerifyRe
             for kind, journal in journals.items()
         }
         audit.batch(batch, BatchContents(**contents))
+        if moved is not None:
+            for row in contents["transfers"]:
+                moved.note(TransferRow(*row[1:-2]))
     for kind, journal in journals.items():
         for stray in journal.rest():
             audit.stray(kind, stray)
-    for hold in rows.holds():
-        audit.hold(hold.terms, hold.crc, ended=hold.ended)
+
+
+def _unsealed(rows: LedgerRows, audit: Audit, moved: Moved | None) -> Iterator[str]:
+    """Rows of state that decide over money, against what is sealed."""
     audit.payments(rows.state(PayoutRow), rows.state(DisputeRow))
     audit.lots(rows.state(LotRow))
     acts = Acts(OperationRow(*row[1:-2]) for row in rows.journal("operation"))
-    for problem in acts.problems(rows.state(PriceRow), rows.state(MachineRow)):
-        audit.report.add(problem)
-    meta = rows.meta()
-    if meta is None:
-        audit.report.add("The ledger's head is missing.")
-    else:
-        audit.head(meta.head_number, meta.head_hash)
-    return audit.finish()
+    yield from acts.problems(rows.state(PriceRow), rows.state(MachineRow), rows.state(PayeeRow))
+    if moved is not None:
+        payments: Iterator[PaymentRow] = itertools.chain(
+            rows.state(TopUpRow),
+            rows.state(RefundRow),
+            rows.state(PayoutRow),
+            rows.state(DisputeRow),
+        )
+        yield from moved.problems(payments)
 
 
 class _ByBatch:

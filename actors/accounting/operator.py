@@ -115,6 +115,7 @@ class OperatorMethods(CustomerMethods):
                 EventRow,
                 limit=EVENTS_MAX,
                 before_ns=self._clock.wall_ns() - days * _DAY_NS,
+                by="changed_ns",
                 state=state,
             )
         ]

@@ -16,10 +16,11 @@ from actors.accounting.core import AccountantCore
 from market import keys
 from market.accounting.state_rows import PayoutRow, RefundRow, TopUpRow
 from market.errors import Conflict, NotFound
-from market.payments.desk import P, Table
+from market.payments.desk import P, PaymentAct, Table
 from market.types import AccountId
 
 LIST_MAX: Final = 1_000
+ID_PREFIX: Final[dict[PaymentAct, str]] = {"topup": "top", "refund": "ref", "withdraw": "po"}
 
 
 class PaymentCore(AccountantCore):
@@ -61,6 +62,18 @@ class PaymentCore(AccountantCore):
         """What the journal has under these transfer ids, in nano-USD. For holders of the lock."""
         await self._written()
         return {(row.id, row.leg): row.amount_nano for row in await self._store.transfers(ids)}
+
+    async def payment_known(self, account: AccountId, act: PaymentAct, key: str) -> bool:
+        """Whether this account did this under this key before: to ask again changes nothing."""
+        self._check_alive()
+        row_id, desk = self._derived_id(ID_PREFIX[act], account, key), self._desk
+        match act:
+            case "topup":
+                return await self._fetch(desk.topups, row_id) is not None
+            case "refund":
+                return await self._fetch(desk.refunds, row_id) is not None
+            case "withdraw":
+                return await self._fetch(desk.payouts, row_id) is not None
 
     def _derived_id(self, prefix: str, account: AccountId, key: str) -> str:
         """The id that this account's idempotency key gives, always; nobody can guess it."""

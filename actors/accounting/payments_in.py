@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from actors.accounting.payments_core import PaymentCore, check_same, contents_hash
+from actors.accounting.payments_core import ID_PREFIX, PaymentCore, check_same, contents_hash
 from market.accounting.state_rows import DisputeRow, RefundRow, TopUpRow
 from market.errors import NotFound
 from market.payments import disputes, refunds, topups
@@ -30,7 +30,10 @@ class PaymentsIn(PaymentCore):
         """
         self._check_alive()
         desk = self._desk
-        topup_id, hashed = self._derived_id("top", account, key), contents_hash(key, amount_cents)
+        topup_id, hashed = (
+            self._derived_id(ID_PREFIX["topup"], account, key),
+            contents_hash(key, amount_cents),
+        )
         earlier = await self._store.rows(TopUpRow, owner=account, limit=DAY_ROWS_MAX)
         await self._fetch(desk.topups, topup_id)
         known = desk.topups.get(topup_id)
@@ -99,7 +102,7 @@ class PaymentsIn(PaymentCore):
         """Take the credit and note that it goes back; again with the same key is the same one."""
         self._check_alive()
         desk = self._desk
-        refund_id = self._derived_id("ref", account, key)
+        refund_id = self._derived_id(ID_PREFIX["refund"], account, key)
         hashed = contents_hash(key, topup_id, amount_cents)
         await self._fetch(desk.refunds, refund_id)
         topup = await self._own(desk.topups, account, topup_id, "topup")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from actors.accounting.payments_core import PaymentCore, check_same, contents_hash
+from actors.accounting.payments_core import ID_PREFIX, PaymentCore, check_same, contents_hash
+from market.accounting.acts import payee_act
 from market.accounting.rows import OperationRow
 from market.accounting.state_rows import PayeeRow, PayoutRow
 from market.errors import Conflict
@@ -58,6 +59,7 @@ class PaymentsOut(PaymentCore):
                 changed_ns=now_ns,
             )
             self._desk.put(row)
+            self._desk.ledger.changes.operations.append(payee_act(row))
         await self._written()
         return self._desk.payees[account]
 
@@ -104,7 +106,7 @@ class PaymentsOut(PaymentCore):
         """Take the earnings and note that they are paid out; the same key is the same payout."""
         self._check_alive()
         desk = self._desk
-        payout_id = self._derived_id("po", account, key)
+        payout_id = self._derived_id(ID_PREFIX["withdraw"], account, key)
         hashed = contents_hash(key, amount_cents, expected_fee_nano)
         known = await self._fetch(desk.payouts, payout_id)
         if known is not None:
@@ -198,11 +200,13 @@ class PaymentsOut(PaymentCore):
 
         The week begins on Monday 00:00 UTC by the ledger's clock, which never goes back. A
         market that was down on Monday runs it when it is back, for the latest Monday only.
+        The answer says whether this call decided them or an earlier one, and when.
         """
         self._check_alive()
         now_ns = self._now_ns()
         monday = payouts.monday_of(now_ns)
         done = self._operations.find(_weekly_key(monday))
+        already = done is not None
         if done is None:
             rows, passed = payouts.weekly(self._desk, monday, now_ns)
             told = {
@@ -215,8 +219,7 @@ class PaymentsOut(PaymentCore):
             self._operations.enter(done)
             self._books.ledger.changes.operations.append(done)
         await self._written()
-        result: dict[str, object] = json.loads(done.result)
-        return result
+        return payouts.week_told(json.loads(done.result), monday, done.ts_ns, already=already)
 
     def _week_due(self, now_ns: int) -> bool:
         monday = payouts.monday_of(now_ns)

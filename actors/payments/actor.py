@@ -21,6 +21,7 @@ from actors.payments.loop import PaymentLoop, PaymentPlaces
 from actors.payments.setup import payments_off
 from market.accounting.state_rows import PayeeRow, PayoutRow, RefundRow, TopUpRow
 from market.errors import InvalidRequest, MarketError, Unavailable
+from market.payments.desk import PaymentAct
 from market.payments.metric_families import PAYMENTS
 from market.payments.processor import PaymentProcessor, ProcessorError, ProcessorRefused
 from market.payments.quotes import WithdrawalQuote
@@ -57,6 +58,11 @@ class Payments(PaymentLoop):
         if self._kind == "off":
             raise payments_off()
         await super()._ready()
+
+    async def known(self, account: AccountId, act: PaymentAct, idempotency: str) -> bool:
+        """Whether this account did this under this key before."""
+        met: bool = await self._ask("payment_known", account, act, idempotency)
+        return met
 
     # ── money in ──────────────────────────────────────────────────────────────────────
 

@@ -10,8 +10,9 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from actors.calls import ActorCall, call_until
+from actors.calls import PAYMENTS, ActorCall, call_until
 from market.accounting.state_rows import PayeeRow, PayoutRow, RefundRow, TopUpRow
+from market.payments.desk import PaymentAct
 from market.payments.quotes import WithdrawalQuote
 from market.types import AccountId
 
@@ -24,6 +25,10 @@ class PaymentsClient:
 
     def __init__(self, call: ActorCall) -> None:
         self._call = call
+
+    async def known(self, account: AccountId, act: PaymentAct, idempotency: str) -> bool:
+        met: bool = await self._until("known", account, act, idempotency)
+        return met
 
     async def topup(
         self, account: AccountId, amount_cents: int, idempotency: str | None
@@ -109,7 +114,7 @@ class PaymentsClient:
         return told
 
     async def _until(self, method: str, *args: object) -> Any:
-        return await call_until(self._call, PAYMENTS_S_MAX, method, *args)
+        return await call_until(self._call, PAYMENTS_S_MAX, method, *args, who=PAYMENTS)
 
 
 def _key(idempotency: str | None) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from actors.calls import ActorCall, call_until
+from actors.calls import LEDGER, ActorCall, call_until
 from actors.payments.reconcile import reconcile
 from actors.payments.worker import Errands
 from market.accounting.state_rows import DisputeRow, PayeeRow, TopUpRow
@@ -229,7 +229,7 @@ class PaymentLoop:
         return self.last_reconcile
 
     async def _ask(self, method: str, *args: object) -> Any:
-        return await call_until(self._accountant, ACCOUNTANT_S_MAX, method, *args)
+        return await call_until(self._accountant, ACCOUNTANT_S_MAX, method, *args, who=LEDGER)
 
     def _now_s(self) -> float:
         return self._wall_ns() / 1e9

@@ -1,6 +1,7 @@
-"""Prices and links as acts in the journal, and what stored rows say against them.
+"""Prices, links and payees as acts in the journal, and what stored rows say against them.
 
-`price` and `machine` rows decide who pays and earns how much, and rows of state are not sealed.
+`price`, `machine` and `payee` rows decide who pays how much and who is paid, and rows of state
+are not sealed.
 Their acts are: each is written beside its row, in the same commit, so that an audit can tell a
 row that was changed, deleted or slipped in. Books from before this had no such acts; a market
 that opens them writes one for each row it finds, and until then nothing is compared.
@@ -13,12 +14,13 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from market.accounting.rows import OperationRow
-from market.accounting.state_rows import MachineRow, PriceRow
+from market.accounting.state_rows import MachineRow, PayeeRow, PriceRow
 from market.types import AccountId, MachineId, ModelId
 
 _PRICE: Final = "price:"
 _LINK: Final = "link:"
 _UNLINK: Final = "unlink:"
+_PAYEE: Final = "payee:"
 
 
 def price_act(row: PriceRow) -> OperationRow:
@@ -46,20 +48,40 @@ def link_act(row: MachineRow, actor: str) -> OperationRow:
     return _act(f"{_LINK}{row.machine}:{row.created_ns}", told, row.created_ns)
 
 
+def payee_act(row: PayeeRow) -> OperationRow:
+    """The act that said to which account at the processor somebody is paid; it never changes."""
+    told: dict[str, object] = {"account": row.owner, "recipient": row.account}
+    return _act(f"{_PAYEE}{row.owner}:{row.created_ns}", told, row.created_ns)
+
+
+def act_of(row: PriceRow | MachineRow | PayeeRow, actor: str) -> OperationRow:
+    """The act that a row from before there were acts would have had."""
+    match row:
+        case PriceRow():
+            return price_act(row)
+        case MachineRow():
+            return link_act(row, actor)
+        case PayeeRow():
+            return payee_act(row)
+
+
 def _act(key: str, told: dict[str, object], ts_ns: int) -> OperationRow:
     return OperationRow(key, "", json.dumps(told, sort_keys=True), ts_ns)
 
 
 class Acts:
-    """What the acts of a journal, given in order, say of prices and linked machines."""
+    """What the acts of a journal, given in order, say of prices, linked machines and payees."""
 
     def __init__(self, operations: Iterable[OperationRow]) -> None:
         self._prices: dict[tuple[ModelId, int], PriceRow] = {}
         self._owners: dict[MachineId, AccountId] = {}
+        self._recipients: dict[AccountId, str] = {}
         self.known = False
-        """Whether the journal tells of them at all: older books do not."""
+        """Whether the journal tells of prices and links at all: older books do not."""
+        self.payees_known = False
+        """The same of payees, of which it was told later."""
         for row in operations:
-            if row.key.startswith((_PRICE, _LINK, _UNLINK)):
+            if row.key.startswith((_PRICE, _LINK, _UNLINK, _PAYEE)):
                 self._read(row)
 
     def _read(self, row: OperationRow) -> None:
@@ -76,6 +98,10 @@ class Acts:
                     told["reason"],
                 )
                 self._prices[price.model, price.created_ns] = price
+            elif row.key.startswith(_PAYEE):
+                self._recipients[told["account"]] = told["recipient"]
+                self.payees_known = True
+                return
             elif row.key.startswith(_LINK):
                 self._owners[told["machine"]] = told["account"]
             else:
@@ -85,11 +111,18 @@ class Acts:
             return  # of an older version, or changed: then its own checksum says so
         self.known = True
 
-    def problems(self, prices: Iterable[PriceRow], machines: Iterable[MachineRow]) -> Iterator[str]:
+    def problems(
+        self,
+        prices: Iterable[PriceRow],
+        machines: Iterable[MachineRow],
+        payees: Iterable[PayeeRow],
+    ) -> Iterator[str]:
         """Rows that are not what the acts say, in sentences."""
         if self.known:
             yield from self._price_problems(prices)
             yield from self._machine_problems(machines)
+        if self.payees_known:
+            yield from self._payee_problems(payees)
 
     def _price_problems(self, rows: Iterable[PriceRow]) -> Iterator[str]:
         missing = dict(self._prices)
@@ -115,3 +148,13 @@ class Acts:
                 )
         for machine, owner in missing.items():
             yield f"The machine {machine} is linked to {owner} in the journal; its row is missing."
+
+    def _payee_problems(self, rows: Iterable[PayeeRow]) -> Iterator[str]:
+        missing = dict(self._recipients)
+        for row in rows:
+            recipient = missing.pop(row.owner, None)
+            if recipient != row.account:
+                where = "nowhere" if recipient is None else f"to {recipient}"
+                yield f"{row.owner} is paid out to {row.account}; the journal says {where}."
+        for owner, recipient in missing.items():
+            yield f"{owner} is paid out to {recipient} in the journal; its row is missing."

@@ -133,6 +133,7 @@ class Audit:
         self._number = since.number
         self._hash = since.hash
         self._marks = {since.number: since.hash} if since.number else {}
+        self._last: BatchRow | None = None
 
     # ── the journal ───────────────────────────────────────────────────────────────────
 
@@ -145,12 +146,13 @@ class Audit:
         """An earlier audit has seen this batch with this hash; it must still be there."""
         self._marks[number] = digest
 
-    def marked(self, number: int, digest: bytes) -> None:
+    def marked(self, batch: BatchRow) -> None:
         """A batch that may have been marked is there, with this hash."""
-        known = self._marks.pop(number, None)
-        if known is not None and known != digest:
+        self._last = batch
+        known = self._marks.pop(batch.number, None)
+        if known is not None and known != batch.hash:
             self.report.add(
-                f"Batch {number} had another hash when it was last audited: the ledger was "
+                f"Batch {batch.number} had another hash when it was last audited: the ledger was "
                 "rewritten since."
             )
 
@@ -175,7 +177,7 @@ class Audit:
             cause = "see its rows above" if damaged else "its head or its rows were changed"
             report.add(f"Batch {batch.number} does not match its hash: {cause}.")
         self._hash = batch.hash  # so that one bad batch does not spoil all that follow
-        self.marked(batch.number, batch.hash)
+        self.marked(batch)
         self._transfers(contents)
 
     def _rows(
@@ -298,8 +300,15 @@ class Audit:
         for problem in lot_problems(self._accounts.values(), lots):
             self.report.add(problem)
 
-    def head(self, number: int, digest: bytes) -> None:
-        """Check that the chain ends where the ledger says it does."""
+    def head(self, number: int, digest: bytes, ts_ns: int, epoch: int) -> None:
+        """Check that the chain ends where the ledger says it does.
+
+        Time and epoch may be later than the last batch's: not every commit has a batch.
+        """
+        last = (self._last.ts_ns, self._last.epoch) if self._last else (0, 0)
+        for what, stands, sealed in zip(("time", "epoch"), (ts_ns, epoch), last, strict=True):
+            if stands < sealed:
+                self.report.add(f"The ledger's {what} is {stands}, its last batch is of {sealed}.")
         self.report.head_hash = digest.hex()
         if (number, digest) != (self._number, self._hash):
             self.report.add(
@@ -330,7 +339,8 @@ class Audit:
         present = {"held": held, "debits": posted_debits, "credits": posted_credits}
         counts = {**self._counts, "holds": self._holds}
         rare = ("deliveries", "holds")  # not told of where there is none
-        report.counts = {name: n for name, n in counts.items() if n or name not in rare}
+        told = sorted(name for name, n in counts.items() if n or name not in rare)
+        report.counts = {name: counts[name] for name in told}
         report.totals_nano = {**self._totals, **present}
         return report
 

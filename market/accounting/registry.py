@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from market.accounting.acts import Acts, link_act, price_act
+from market.accounting.acts import Acts, act_of, link_act, price_act
 from market.accounting.answers import check_text
 from market.accounting.chart import Code, Posting
 from market.accounting.customers import Customers
@@ -12,7 +12,7 @@ from market.accounting.holding import BookTerms
 from market.accounting.ledger import Ledger
 from market.accounting.prices import Price, Prices
 from market.accounting.rows import Snapshot
-from market.accounting.state_rows import KeyRow, MachineRow, OwnerRow, PriceRow
+from market.accounting.state_rows import KeyRow, MachineRow, OwnerRow, PayeeRow, PriceRow
 from market.errors import Conflict, InvalidRequest, NotFound
 from market.messages import Balance, KeyRecord
 from market.types import AccountId, KeyId, MachineId
@@ -40,9 +40,11 @@ class Registry:
         for machine, owner in self.machines.items():
             self._owned[owner] = (*self._owned.get(owner, ()), machine)
         acts = Acts(snapshot.operations)
-        self._without_act: list[PriceRow | MachineRow] = []
+        self._without_act: list[PriceRow | MachineRow | PayeeRow] = []
         if not acts.known:
             self._without_act += [*snapshot.rows(PriceRow), *snapshot.rows(MachineRow)]
+        if not acts.payees_known:
+            self._without_act += snapshot.rows(PayeeRow)
 
     def link(self, machine: MachineId, owner: AccountId, now_ns: int, actor: str = "") -> None:
         """From now on a machine earns for this account; again is no error.
@@ -142,8 +144,7 @@ class Registry:
         version of the program leaves a trace. Rows from before there were acts get theirs.
         """
         for row in self._without_act:
-            act = price_act(row) if isinstance(row, PriceRow) else link_act(row, CATALOGUE)
-            self.ledger.changes.operations.append(act)
+            self.ledger.changes.operations.append(act_of(row, CATALOGUE))
         self._without_act.clear()
         noted = 0
         for card in self.terms.catalogue.enabled():

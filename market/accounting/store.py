@@ -74,11 +74,18 @@ class LedgerStore(Protocol):
         ...
 
     async def rows(
-        self, kind: type[Row], *, limit: int = 100, before_ns: int | None = None, **equal: Cell
+        self,
+        kind: type[Row],
+        *,
+        limit: int = 100,
+        before_ns: int | None = None,
+        by: str = "",
+        **equal: Cell,
     ) -> list[Row]:
         """State rows whose columns have these values, newest first by `created_ns`.
 
-        `before_ns` pages back: only rows created before it. Sees committed rows only.
+        `before_ns` pages back: only rows created before it. `by` names another column for
+        both. Sees committed rows only.
         """
         ...
 

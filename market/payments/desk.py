@@ -9,7 +9,7 @@ whether its money has been posted, and neither can be ahead of the other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 from market.accounting.chart import Account, Code, Posting
 from market.accounting.registry import UNCLAIMED, Registry
@@ -32,6 +32,8 @@ from market.types import AccountId
 FRESH_MAX: Final = 20_000
 """Ended rows of one kind kept in memory: far more than one commit can change."""
 
+PaymentAct = Literal["topup", "refund", "withdraw"]
+"""What a caller may ask for under a key of its own."""
 PaymentRow = TopUpRow | RefundRow | DisputeRow | PayoutRow | EventRow
 P = TypeVar("P", TopUpRow, RefundRow, DisputeRow, PayoutRow, EventRow)
 

@@ -16,7 +16,8 @@ attempt every call is the same call, under the same idempotency key.
 
 from __future__ import annotations
 
-from typing import Final
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
 
 from market.accounting.admission import day_of
 from market.accounting.chart import Code, Posting
@@ -39,6 +40,29 @@ def monday_of(now_ns: int) -> int:
     """The UTC day number of the Monday that the present week began with."""
     day = day_of(now_ns)
     return day - (day + _MONDAY) % WEEK_DAYS
+
+
+def date_of(day: int) -> str:
+    """A UTC day number as `2026-11-23`."""
+    return (date(1970, 1, 1) + timedelta(days=day)).isoformat()
+
+
+def week_told(
+    decided: dict[str, Any], monday: int, run_ns: int, *, already: bool
+) -> dict[str, Any]:
+    """A week's run as it is answered: what was `decided` then, and when.
+
+    `already`: it was decided before it was asked for now, so nothing was paid again.
+    """
+    return {
+        "week": date_of(monday),
+        "payouts": decided["payouts"],
+        "amount_cents": decided["amount_cents"],
+        "passed": decided["passed"],
+        "already": already,
+        "run_at": datetime.fromtimestamp(run_ns // 1_000_000_000, UTC).isoformat(),
+        "next_week": date_of(monday + WEEK_DAYS),
+    }
 
 
 def weekly_id(monday: int, owner: AccountId) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx2
 
+from actors.calls import first_answer
 from actors.ray_env import ray_environment
 from coster.compose import admin_key, gateway, load_settings, operations
 from coster.paths import MarketPaths
@@ -140,9 +141,9 @@ def add_node(cluster: Any, machine: str) -> Any:
 
 async def open_account() -> str:
     """An account with promo credit and an inference key, straight from the accountant."""
-    from actors.cluster import ACCOUNTANT, NamedActor, wait_for
+    from actors.cluster import ACCOUNTANT, NamedActor
 
-    await wait_for(ACCOUNTANT, "describe", WAIT_S_MAX)
+    await first_answer(NamedActor(ACCOUNTANT), "describe", WAIT_S_MAX)
     accountant = NamedActor(ACCOUNTANT)
     account, _, _ = await accountant("create_account", "cluster test")
     _, key = await accountant("create_key", account, "test")

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import sqlite3
-import tarfile
 from pathlib import Path
 
 import pytest
 from alembic import command
 from typer.testing import CliRunner, Result
 
-from actors.accountant import Accountant, AccountantSettings
 from coster.main import app
 from coster.paths import MarketPaths
 from coster.runfile import MarketLock
-from market.accounting.rows import Changes
-from market.accounting.state_rows import EventRow
 from storage import database
 from storage import restore as restoring
-from storage.backup import backup, copies
+from storage.backup import backup
 from storage.database import (
     BACKUP_FOLDER,
     LEDGER_FILE,
@@ -31,10 +25,7 @@ from storage.database import (
     check,
     migration_engine,
 )
-from storage.ledger_store import SqliteLedgerStore
 from storage.restore import restore
-from storage.retention import DAY_NS, old_copies, old_events
-from storage.sqlite_rows import SqliteRows
 from storage.statements import ENSURE_META
 from storage.verify import verify, verify_file
 from tests.contract.test_verify import spoil
@@ -276,65 +267,6 @@ async def test_a_restore_that_was_cut_short_is_not_opened(
     check(data)
 
 
-async def test_secrets_travel_with_the_books(data: Path, tmp_path: Path) -> None:
-    """On a new machine the same API key works; without its secrets that is warned of."""
-    with_secrets = backup(data, now_ns=NOW_NS, secrets=True)
-    without = backup(data, now_ns=NOW_NS)
-    assert with_secrets.secrets == ("pepper",)
-    assert with_secrets.path.stat().st_mode & 0o777 == 0o600
-
-    bare, whole = tmp_path / "bare", tmp_path / "whole"
-    assert not (await restore(bare, without.path, now_ns=NOW_NS)).has_pepper
-    done = await restore(whole, with_secrets.path, now_ns=NOW_NS)
-
-    assert (done.has_pepper, done.secrets, done.lost, done.aside) == (True, ("pepper",), [], None)
-    pepper = whole / "secrets" / "pepper"
-    assert pepper.read_bytes() == (data / "secrets" / "pepper").read_bytes()
-    assert pepper.stat().st_mode & 0o777 == 0o600
-
-
-async def test_a_tar_that_was_cut_short_changes_nothing(data: Path, tmp_path: Path) -> None:
-    """It is said of the backup, wherever the cut is."""
-    whole = backup(data, now_ns=NOW_NS, out=tmp_path / "all.tar", secrets=True).path.read_bytes()
-    before = seen(data)
-    cut = tmp_path / "cut.tar"
-    for size in (513, len(whole) // 3, len(whole) // 2):
-        cut.write_bytes(whole[:size])
-        with pytest.raises(StorageError, match=rf"The backup {cut} cannot be restored"):
-            await restore(data, cut, now_ns=NOW_NS)
-    assert seen(data) == before
-
-
-async def test_a_restore_on_a_full_disk_says_to_make_room(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even the lock cannot be written there; the next try is not locked out."""
-    made = backup(data, now_ns=NOW_NS)
-
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as without_room:
-        without_room.setattr(os, "pwrite", full)
-        with pytest.raises(StorageError, match="Make room on its disk"):
-            await restore(data, made.path, now_ns=NOW_NS)
-    assert (await restore(data, made.path, now_ns=NOW_NS)).report.ok
-
-
-@pytest.mark.parametrize("name", ["../evil", "secrets/../../evil", "/evil", "other"])
-async def test_a_tar_of_somebody_else_is_refused(data: Path, tmp_path: Path, name: str) -> None:
-    """Nothing is unpacked outside, and nothing unknown inside."""
-    source = tmp_path / "evil.tar"
-    with tarfile.open(source, "w") as tar:
-        tar.add(data / LEDGER_FILE, LEDGER_FILE)
-        info = tarfile.TarInfo(name)
-        tar.addfile(info)
-
-    with pytest.raises(StorageError, match="no backup of coster's"):
-        await restore(data, source, now_ns=NOW_NS)
-    assert not (tmp_path / "evil").exists()
-
-
 async def test_a_copy_of_an_older_schema_is_brought_forward(data: Path, tmp_path: Path) -> None:
     """What was copied before a migration can be restored after it."""
     old = tmp_path / "old.sqlite3"
@@ -364,66 +296,3 @@ def test_the_commands_tell_people_and_scripts(data: Path) -> None:
     assert made["secrets"] == ["pepper"]
     assert "Nothing was lost: the backup was up to date." in back.output
     assert (again["ok"], again["head_hash"]) == (True, made["head_hash"])
-
-
-# ── retention ─────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-async def aged(data: Path) -> Path:
-    """Three copies of 100, 50 and 0 days, and four notices, two of them old and dealt with."""
-    for days in (100, 50, 0):
-        made = backup(data, now_ns=NOW_NS - days * DAY_NS)
-        os.utime(made.path, ns=(NOW_NS - days * DAY_NS,) * 2)
-    store = await SqliteLedgerStore.open(data, now_ns=1)
-    changes = Changes(last_ts_ns=(await store.load()).last_ts_ns)
-    notices = (("a", "done", 91), ("b", "failed", 95), ("c", "new", 99), ("d", "done", 1))
-    for name, state, days in notices:
-        at_ns = NOW_NS - days * DAY_NS
-        changes.put(EventRow(f"evt_{name}", "k", "s", state, 0, "", at_ns, at_ns))
-    await store.commit(changes)
-    await store.close()
-    return data
-
-
-def test_what_is_old_is_found_and_the_last_copy_never_is(aged: Path) -> None:
-    """By age alone, but for the newest copy, which is kept for ever."""
-    assert len(copies(aged)) == 3
-    assert len(old_copies(aged, 60, NOW_NS)) == 1
-    assert len(old_copies(aged, 1, NOW_NS + 1000 * DAY_NS)) == 2
-    rows = SqliteRows(aged / LEDGER_FILE)
-    assert old_events(rows, 90, NOW_NS) == 2
-    rows.close()
-
-
-def test_nothing_is_deleted_without_being_told_to(aged: Path) -> None:
-    """A dry run names the same files that --apply then deletes, and no other."""
-    before = sorted(path.name for path in copies(aged))
-    dry = json.loads(run(aged, "retention", "--backups-days", "1", "--json").output)
-    assert sorted(path.name for path in copies(aged)) == before
-
-    wet = json.loads(run(aged, "retention", "--backups-days", "1", "--apply", "--json").output)
-
-    assert dry["copies"] == wet["copies"]
-    assert [path.name for path in copies(aged)] == [
-        name for name in before if str(aged / BACKUP_FOLDER / name) not in wet["copies"]
-    ]
-    assert len(copies(aged)) >= 1
-    assert verify(aged).ok
-
-
-async def test_old_notices_are_forgotten_by_the_accountant(aged: Path) -> None:
-    """Dealt with and old enough; one that waits is never forgotten, nor the journal touched."""
-    from actors.accounting.core import Clock
-
-    accountant = Accountant(AccountantSettings(aged), clock=Clock(wall_ns=lambda: NOW_NS))
-    await accountant.start()
-    assert await accountant.forget_events(90) == 2
-    assert await accountant.forget_events(90) == 0
-    await accountant.stop()
-
-    connection = sqlite3.connect(aged / LEDGER_FILE)
-    left = [name for (name,) in connection.execute("SELECT id FROM stripe_event ORDER BY id")]
-    connection.close()
-    assert left == ["evt_c", "evt_d"]
-    assert verify(aged).ok

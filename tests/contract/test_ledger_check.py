@@ -11,6 +11,7 @@ import pytest
 
 from storage import database
 from storage.database import BACKUP_FOLDER, LEDGER_FILE, StorageError, check, migrate
+from storage.opening import check_ledger
 from storage.sqlite_rows import SqliteRows
 from tests.support.ledger_bench import start
 
@@ -104,6 +105,20 @@ def test_an_emptied_ledger_is_not_begun_anew(data: Path) -> None:
         with pytest.raises(StorageError, match=r"is empty: .*restore your last backup"):
             refuse()
     assert path.read_bytes() == b""
+
+
+async def test_books_that_are_gone_are_missed(tmp_path: Path) -> None:
+    """A folder in which a market has run does not become a new one by losing its ledger."""
+    folder = tmp_path / "data"
+    bench = await start(folder)
+    await bench.accountant.stop()
+    check_ledger(folder, "")
+    for left in folder.glob(f"{LEDGER_FILE}*"):
+        left.unlink()
+
+    with pytest.raises(StorageError, match="is missing, though a market has kept its books here"):
+        check_ledger(folder, "")
+    assert not (folder / LEDGER_FILE).exists()
 
 
 def test_books_that_were_only_begun_are_no_ledger(tmp_path: Path) -> None:

@@ -249,6 +249,20 @@ async def test_what_has_ended_is_kept_but_not_loaded(opened: Open) -> None:
     assert await store.rows(EventRow, state="done") == events[1:]
 
 
+async def test_rows_may_be_asked_for_by_when_they_changed(opened: Open) -> None:
+    """In that order, and before that moment, whatever date they bear themselves."""
+    store = await opened()
+    changes = Changes(last_ts_ns=1)
+    events = [EventRow(f"evt_{n}", "k", "s", "done", 0, "", 9 - n, n) for n in range(4)]
+    for event in events:
+        changes.put(event)
+    await store.commit(changes)
+
+    assert await store.rows(EventRow, by="changed_ns", before_ns=3) == events[2::-1]
+    assert await store.rows(EventRow, by="changed_ns", before_ns=3, limit=1) == events[2:3]
+    assert await store.rows(EventRow, before_ns=8) == events[2:]
+
+
 async def test_a_cancelled_commit_has_happened_all_the_same(opened: Open) -> None:
     """Its caller may be gone; the next commit follows it in the chain."""
     store, ledger = await opened(), Ledger(Snapshot(), lease_ends_tick_ns=0)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from coster.keys import state_of
 from coster.main import app
 from coster.output import DEGRADED, NOT_RUNNING
+from market.payments.payouts import week_told
 from storage.verify import verify
 from tests.support.listener import listening
 
@@ -33,13 +35,13 @@ class Payments:
             "difference_cents": 5,
         }
 
+    def __init__(self) -> None:
+        self._run = False
+
     async def run_weekly(self) -> dict[str, Any]:
-        return {
-            "monday": 20_780,
-            "payouts": 2,
-            "amount_cents": 4_050,
-            "passed": {"below the minimum": 3},
-        }
+        already, self._run = self._run, True
+        decided = {"payouts": 2, "amount_cents": 4_050, "passed": {"below the minimum": 3}}
+        return week_told(decided, 20_780, 1_795_392_007 * 10**9, already=already)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,18 @@ def test_an_account_is_looked_at_changed_and_frozen(market: Path) -> None:
     assert "FROZEN: late" in shown.output
     assert "earnings           $0.000000000" in shown.output
     assert (freed["tokens_per_day"], freed["frozen"], freed["tier"]) == (None, "", "paid")
+
+
+def test_a_key_whose_end_has_come_is_shown_as_expired(market: Path) -> None:
+    """As the market refuses it, not as if it still worked."""
+    ends = told(market, "accounts", "show", "acct_consumer")["keys"][0]["expires_at"]
+    shown = run(market, "accounts", "show", "acct_consumer")
+
+    assert ends is None
+    assert shown.output.rstrip().endswith("live")
+    assert state_of(False, "2026-11-28T14:00:00+00:00", 1_795_874_400.0) == "expired"
+    assert state_of(False, "2026-11-28T14:00:00Z", 1_795_874_399.9) == "live"
+    assert state_of(True, "2026-11-28T14:00:00Z", 0.0) == "revoked"
 
 
 def test_goodwill_is_a_sum_in_dollars(market: Path) -> None:
@@ -140,13 +154,22 @@ def test_a_reconciliation_that_does_not_match_is_degraded(market: Path) -> None:
 
 
 def test_payouts_are_not_run_by_accident(market: Path) -> None:
-    """It asks first; what was decided is said in dollars and days."""
+    """It asks first; what was decided is said in dollars and days. A week that was run already
+    says so, and when the next is due.
+    """
     result = CliRunner().invoke(app, ["ledger", "payouts", "--data", str(market)], input="n\n")
     assert result.exit_code == 1
 
     shown = run(market, "ledger", "payouts", "--yes")
-    assert "2 payouts of $40.50 in all are decided for the week of 2026-11-23." in shown.output
+    again = run(market, "ledger", "payouts", "--yes")
+    due = "The next run is due on Monday 2026-11-30.\n"
+
+    assert f"2 payouts of $40.50 in all for the week of Monday 2026-11-23. {due}" in shown.output
     assert "3 passed over: below the minimum" in shown.output
+    assert again.output.startswith(
+        "The week of Monday 2026-11-23 was run already, at 2026-11-23 00:00:07 UTC: "
+        f"2 payouts of $40.50 in all.\nNothing was paid again. {due}"
+    )
 
 
 def test_nothing_to_look_at_is_said(market: Path) -> None:
@@ -162,6 +185,9 @@ def test_nothing_to_look_at_is_said(market: Path) -> None:
         (["accounts", "show", "acct_nobody"], "There is no account"),
         (["accounts", "set", "acct_consumer", *WHY], "Name at least one of"),
         (["accounts", "set", "acct_consumer", "--fee-bps", "five", *WHY], "a whole number"),
+        (["accounts", "set", "acct_consumer", "--fee-bps", "-1", *WHY], "from 0 to 10000, or -"),
+        (["accounts", "set", "acct_consumer", "--fee-bps", "10001", *WHY], "from 0 to 10000"),
+        (["accounts", "set", "acct_consumer", "--tokens-per-day", "1" * 5000, *WHY], "from 0 to 9"),
         (["accounts", "set", "acct_consumer", "--freeze", "", *WHY], "Give --freeze a reason"),
         (["accounts", "goodwill", "acct_consumer", "free", *WHY], "not a sum in dollars"),
         (["accounts", "goodwill", "acct_consumer", "0", *WHY], "above zero"),

@@ -45,10 +45,14 @@ async def test_a_paid_page_is_credit_and_its_fee_our_cost(till: Till) -> None:
 
 async def test_a_key_is_one_topup(till: Till) -> None:
     """The same key and sum are the same page as it is now; another sum is refused."""
+    assert not await till.payments.known(ANN, "topup", "k")
     first = await till.payments.topup(ANN, 2500, "k")
     shop(till).pay(first.id)
     await hear_all(till)
 
+    assert await till.payments.known(ANN, "topup", "k")
+    assert not await till.payments.known(BOB, "topup", "k")
+    assert not await till.payments.known(ANN, "withdraw", "k")
     again = await till.payments.topup(ANN, 2500, "k")
     with pytest.raises(Conflict) as reused:
         await till.payments.topup(ANN, 2600, "k")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from market.accounting.chart import Code
 from market.accounting.state_rows import PayoutRow
+from market.payments.payouts import date_of
 from market.settings import PaymentSettings
 from market.types import AccountId
 from tests.support.payments import ANN, BOB, DAY_S, MONDAY_S, Till
@@ -43,7 +45,7 @@ async def test_a_week_is_paid_once(till: Till) -> None:
         await till.open()
         await till.work()
         told = await till.payments.run_weekly()
-        paid_weeks.append(told["monday"])
+        paid_weeks.append(told["week"])
         await till.work()
 
     rows = await till.accountant._store.rows(PayoutRow)
@@ -82,9 +84,24 @@ async def test_only_who_is_due_is_paid_weekly(till: Till) -> None:
     told = await till.payments.run_weekly()
     again = await till.payments.run_weekly()
 
-    assert told == again
+    assert again == {**told, "already": True}
+    assert told["already"] is False
     assert told["payouts"] == 0
     assert told["passed"] == {"frozen": 1, "below_minimum": 1, "on_demand_only": 1}
+
+
+async def test_a_week_that_was_run_says_when_and_which_is_next(till: Till) -> None:
+    """Its Monday and the next one as dates, the moment it was decided, and that it was."""
+    till.now_s = MONDAY_S + WEEK_S + 90
+    await till.payments.run_weekly()
+    till.now_s += DAY_S
+
+    told = await till.payments.run_weekly()
+
+    assert datetime.fromisoformat(f"{told['week']}T00:00:00Z").timestamp() == MONDAY_S + WEEK_S
+    assert datetime.fromisoformat(told["run_at"]).timestamp() == MONDAY_S + WEEK_S + 90
+    assert told["next_week"] == date_of(MONDAY_S // DAY_S + 14)
+    assert (told["already"], told["payouts"], "monday" in told) == (True, 0, False)
 
 
 async def test_a_market_that_was_down_for_weeks_pays_once(till: Till) -> None:

@@ -39,6 +39,9 @@ class Payments:
         self.calls: list[tuple[str, AccountId, str | None]] = []
         self._kept: dict[tuple[str, AccountId, str], tuple[Any, str]] = {}
 
+    async def known(self, account: AccountId, act: str, idempotency: str) -> bool:
+        return (act, account, idempotency) in self._kept
+
     async def topup(
         self, account: AccountId, amount_cents: int, idempotency: str | None
     ) -> TopUpRow:

@@ -182,7 +182,7 @@ async def test_the_payments_actor_is_asked_once(desk: Desk, tmp_path: Path) -> N
             return {"ok": False, "matched": 3, "unmatched": ["txn_1"], "difference_cents": 5}
 
         async def run_weekly(self) -> dict[str, object]:
-            return {"monday": 20_000, "payouts": 1, "amount_cents": 1_000, "passed": {}}
+            return {"week": "2024-10-07", "payouts": 1, "amount_cents": 1_000, "passed": {}}
 
     status, told = await desk.ask("POST", "/admin/reconcile")
     assert (status, told["error"]["code"]) == (503, "payments_away")

@@ -182,6 +182,45 @@ async def test_no_key_manages_itself(market: LedgerMarket) -> None:
         assert (exchange.status, exchange.error["code"]) == (403, "own_key")
 
 
+async def test_a_key_gives_only_what_it_has(market: LedgerMarket) -> None:
+    """And inference. Neither a new key nor a rotated one is a way to further scopes; what is
+    missing is named, and nothing was made.
+    """
+    _, minter = await market.key("keys", "billing:read")
+    rich = await made(market, scopes=["payouts", "fleet:read"])
+    plain = await made(market, scopes=["inference", "billing:read"])
+    before = len((await call(market, "GET", "/v1/keys")).json["data"])
+
+    made_by = {"scopes": ["payouts", "billing:read", "keys", "fleet:read"]}
+    minted = await call(market, "POST", "/v1/keys", made_by, key=minter)
+    rotated = await call(market, "POST", f"/v1/keys/{rich['id']}/rotate", {}, key=minter)
+    strange = await call(market, "POST", "/v1/keys/key_x/rotate", {}, key=minter)
+    after = len((await call(market, "GET", "/v1/keys")).json["data"])
+
+    for refused, param in ((minted, "scopes"), (rotated, "key_id")):
+        assert (refused.status, refused.error["code"]) == (403, "missing_scope")
+        assert refused.error["param"] == param
+        assert "lacks the scope fleet:read and payouts" in refused.error["message"]
+    assert (strange.status, strange.error["code"]) == (404, "key_not_found")
+    assert after == before
+    for body in ({}, {"scopes": ["inference"]}, {"scopes": ["keys"]}):
+        assert (await call(market, "POST", "/v1/keys", body, key=minter)).status == 201
+    again = await call(market, "POST", f"/v1/keys/{plain['id']}/rotate", {}, key=minter)
+    assert again.status == 201
+    _, bare = await market.key("keys")
+    assert (await call(market, "POST", "/v1/keys", {}, key=bare)).json["scopes"] == ["inference"]
+
+
+async def test_the_key_an_account_is_opened_with_gives_every_scope(market: LedgerMarket) -> None:
+    """It can make another like itself, and every other key of its account."""
+    opened = await call(market, "POST", "/v1/accounts", {}, None)
+    first = opened.json["management_key"]["key"]
+
+    for scopes in (["inference"], ["keys", "billing:read", "fleet:read", "payouts"]):
+        given = await call(market, "POST", "/v1/keys", {"scopes": scopes}, key=first)
+        assert (given.status, given.json["scopes"]) == (201, sorted(scopes))
+
+
 async def test_an_expired_key_is_refused_everywhere(market: LedgerMarket) -> None:
     """Its end is known to the gateway's cache, too."""
     now_s = market.ledger.accountant._now_ns() / 1e9

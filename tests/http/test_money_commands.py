@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -14,9 +18,12 @@ import uvicorn
 from typer.testing import CliRunner, Result
 
 from coster.main import app
+from coster.market_http import Connection
 from tests.http.ledger_market import LedgerMarket, open_market
 from tests.http.memory_accountant import ADA, MAC_OWNER
 from tests.http.memory_payments import Payments
+
+SCOPES = ("inference", "billing:read", "fleet:read", "payouts", "keys")
 
 
 class Town:
@@ -162,6 +169,40 @@ def test_a_withdrawal_needs_a_set_up_account_and_a_yes(town: Town) -> None:
     assert town.run("owner", "payouts", "weekly", "maybe").exit_code == 1
 
 
+def test_an_account_that_was_never_paid_is_told_so_in_words(town: Town) -> None:
+    """Not that its payouts are none."""
+    shown = town.run("payer", "payouts", "list").stdout
+
+    assert shown == ("No payouts yet. Set them up with `coster payouts setup --country US`.\n")
+
+
+def test_a_balance_tells_what_matures_beside_it(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `coster earnings` counts in and cannot be spent yet; nothing where there is nothing."""
+    plain = town.run("payer", "balance").stdout
+    original = Connection.request
+
+    def maturing(self: Connection, *words: Any, **more: Any) -> Any:
+        answer = original(self, *words, **more)
+        return {**answer, "maturing_nano_usd": "10000202000", "maturing_usd": 10.000202}
+
+    monkeypatch.setattr(Connection, "request", maturing)
+
+    assert "Maturing" not in plain
+    assert town.run("payer", "balance").stdout == (
+        plain + "Maturing      $10.000202  besides: earned, and held back for now\n"
+    )
+
+
+def test_the_commands_run_as_a_module_of_either_name() -> None:
+    """`python -m coster` and `python -m coster.main` are the same program."""
+    for name in ("coster", "coster.main"):
+        words = [sys.executable, "-m", name, "keys", "--help"]
+        told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+        assert "rotate" in told.stdout
+
+
 def test_keys_are_made_changed_and_rotated(town: Town) -> None:
     """Caps, models, scopes and an end; `none` and `all` lift what was set."""
     made = town.told(
@@ -185,6 +226,31 @@ def test_keys_are_made_changed_and_rotated(town: Town) -> None:
     assert town.run("management", "keys", "set", made["id"]).exit_code == 1
     late = town.run("management", "keys", "create", "x", "--expires", "soon")
     assert "90s, 30m, 12h or 30d" in late.output
+
+
+def test_a_list_of_keys_says_which_of_them_still_work(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key whose end has come is told as expired, as the market refuses it; no column is
+    narrower than what stands in it.
+    """
+    brief = town.told("management", "keys", "create", "brief", "--expires", "60s")
+    every = [word for name in SCOPES for word in ("--scope", name)]
+    gone = town.told("management", "keys", "create", "gone", *every)
+    town.told("management", "keys", "revoke", gone["id"])
+
+    def states() -> dict[str, str]:
+        lines = town.run("management", "keys", "list").stdout.splitlines()
+        at = lines[0].index("state")
+        assert {line[at - 2 : at] for line in lines} == {"  "}
+        return {line.split()[0]: line[at:] for line in lines[1:]}
+
+    fresh = states()
+    late = SimpleNamespace(time=lambda: time.time() + 60)
+    monkeypatch.setattr("coster.keys.time", late)
+
+    assert (fresh[brief["id"]], fresh[gone["id"]]) == ("live", "revoked")
+    assert (states()[brief["id"]], states()[gone["id"]]) == ("expired", "revoked")
 
 
 def test_limits_and_holds_say_how_it_stands(town: Town) -> None:

@@ -128,7 +128,12 @@ async def test_refunds_and_withdrawals_are_the_owners_only(market: LedgerMarket)
     ):
         exchange = await call(market, method, path, {}, key=stranger)
         assert exchange.status == 404, (path, exchange.content)
-    refund = await call(market, "POST", f"/v1/payments/topups/{topup}/refund", {})
+    own = {"idempotency-key": "k"}
+    path = f"/v1/payments/topups/{topup}/refund"
+    refund, again = [await call(market, "POST", path, {}, headers=own) for _ in range(2)]
+    assert again.json == refund.json
+    said = [done.answer_headers.get("x-coster-replayed") for done in (refund, again)]
+    assert said == [None, "true"]
     assert (await validated(market, refund, "Refund"))["amount_nano_usd"] == "5000000000"
 
 
@@ -148,7 +153,9 @@ async def test_refunds_and_withdrawals_are_the_owners_only(market: LedgerMarket)
 async def test_money_and_keys_are_made_once_per_own_key(
     market: LedgerMarket, path: str, body: Any, other: Any
 ) -> None:
-    """The same key and contents give the same object, secret included; others are 409."""
+    """The same key and contents give the same object, secret included; others are 409. Of
+    money it is said that it was made before.
+    """
     own = {"idempotency-key": "a-key-that-nobody-guesses"}
 
     first = await call(market, "POST", path, body, headers=own)
@@ -157,6 +164,9 @@ async def test_money_and_keys_are_made_once_per_own_key(
 
     assert (first.status, again.status) == (201, 201)
     assert again.json == first.json
+    if path.startswith("/v1/pay"):
+        assert "x-coster-replayed" not in first.answer_headers
+        assert again.answer_headers["x-coster-replayed"] == "true"
     assert (changed.status, changed.error["code"]) == (409, "idempotency_key_reused")
     assert changed.answer_headers["x-should-retry"] == "false"
 

@@ -41,14 +41,22 @@ class Life:
         ):  # fmt: skip
             self.acts += [act] * weight
 
-    def live(self, steps: int, *, commit_every: int, check_every: int) -> None:
-        """That many acts; commits, restarts and checks come in between."""
+    def live(
+        self, steps: int, *, commit_every: int, check_every: int, check_growth: float = 0.0
+    ) -> None:
+        """That many acts; commits, restarts and checks come in between.
+
+        A check reads all the books: in a long life one comes each time they have grown by this
+        share, and no sooner than after `check_every` acts.
+        """
+        check_at = check_every
         for step in range(1, steps + 1):
             self.rng.choice(self.acts)()
             if step % commit_every == 0:
                 self.twin.commit()
-            if step % check_every == 0:
+            if step == check_at:
                 self.twin.check()
+                check_at += max(check_every, int(step * check_growth))
         self.twin.check()
         self.restart()
         self.twin.check_reads()

@@ -8,7 +8,10 @@ from typing import Any
 from market.accounting.audit import Audit, VerifyReport
 from market.accounting.chain import BatchContents, crc_of, sealed_text
 from market.accounting.chart import Account, Code
+from market.accounting.moved import Moved
 from market.accounting.recount import Recount
+from market.accounting.rows import TransferRow
+from market.accounting.state_rows import DisputeRow, PayoutRow, RefundRow, TopUpRow
 from storage.memory import MemoryLedger
 
 
@@ -33,10 +36,20 @@ def audited(disk: MemoryLedger) -> VerifyReport:
     for request_id, (terms, _) in disk.holds.items():
         crc = crc_of(sealed_text("hold", terms))
         audit.hold(terms, crc, ended=request_id in disk.requests)
-    audit.head(disk.head.number, disk.head.hash)
+    audit.head(disk.head.number, disk.head.hash, disk.last_ts_ns, disk.epoch)
     report = audit.finish()
     recount(disk, report.add)
     return report
+
+
+def moved_problems(disk: MemoryLedger) -> list[str]:
+    """Rows of payments that are not what this ledger's transfers say."""
+    moved = Moved(Account(row.number, Code(row.code), row.owner) for row in disk.accounts.values())
+    for sealed in disk.sealed:
+        for row in sealed.transfers:
+            moved.note(TransferRow(*row[1:-2]))  # type: ignore[arg-type]
+    kinds = (TopUpRow, RefundRow, PayoutRow, DisputeRow)
+    return list(moved.problems(row for kind in kinds for row in disk.state[kind].values()))  # type: ignore[misc]
 
 
 def recount(disk: MemoryLedger, tell: Callable[[str], None]) -> None:

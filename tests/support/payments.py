@@ -25,6 +25,7 @@ from market.payments.processor import PaymentProcessor
 from market.settings import PaymentSettings
 from market.types import AccountId, KeyId, MachineId, ModelId, ProviderId, RequestId
 from storage.memory import MemoryLedger, MemoryLedgerStore
+from tests.support.memory_audit import moved_problems
 
 S = 1_000_000_000
 DAY_S = 86_400
@@ -163,9 +164,11 @@ class Till:
         return nano // NANO_PER_CENT
 
     def problems(self) -> list[str]:
+        """What laws are broken, and which rows of payments are not what was posted."""
         return [
             *broken_laws(self.accountant._books.ledger),
             *broken_payment_laws(self.accountant._desk),
+            *(moved_problems(self.memory) if self.memory else ()),
         ]
 
     async def payee(self, account: AccountId, activate: Callable[[str], Any]) -> str:

@@ -47,7 +47,7 @@ def audited(*moves: Move, name: str = "") -> VerifyReport:
     audit = Audit(accounts)
     contents = BatchContents(sealed.accounts, sealed.transfers, [], [])
     audit.batch(sealed.batch, contents)
-    audit.head(sealed.head.number, sealed.head.hash)
+    audit.head(sealed.head.number, sealed.head.hash, sealed.batch.ts_ns, sealed.batch.epoch)
     return audit.finish()
 
 

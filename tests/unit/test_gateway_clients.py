@@ -136,16 +136,21 @@ async def test_a_batch_is_repeated_while_the_actor_is_away() -> None:
 
 
 async def test_an_actor_that_stays_away_is_unavailable_not_a_hang() -> None:
-    """After the deadline every caller hears 503 with a time to come back."""
+    """After the deadline every caller hears 503 with a time to come back, and who was away in
+    words of its own, not the name of a method.
+    """
 
     def away(_: object) -> None:
         raise ActorAway("gone")
 
-    calls: Coalescer[int, int] = Coalescer(FakeActor(op=away), "op", deadline_s=0.1)
+    calls: Coalescer[int, int] = Coalescer(
+        FakeActor(op=away), "op", deadline_s=0.1, who="The market's ledger"
+    )
 
     with pytest.raises(Unavailable) as refused:
         await calls.submit(1)
     assert refused.value.retry_after_s
+    assert refused.value.message == "The market's ledger does not answer now; try again."
 
 
 async def test_a_grant_for_a_caller_that_left_is_given_back() -> None:

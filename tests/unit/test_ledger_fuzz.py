@@ -13,15 +13,15 @@ from tests.support.memory_audit import audited
 
 LONG = os.environ.get("COSTER_LONG") == "1"
 ACTS = 1_000_000 if LONG else 10_000
-CHECK_EVERY = 1_009 if LONG else 101
-"""A check reads all the books, which grow with the life."""
+CHECK_EVERY, CHECK_GROWTH = 101, 0.02
+"""After so many acts, and in a long life after each fiftieth by which the books have grown."""
 
 SEED = int(os.environ.get("COSTER_SEED", "20260503"))
 
 
 def lived(seed: int) -> Life:
     life = Life(seed)
-    life.live(ACTS, commit_every=37, check_every=CHECK_EVERY)
+    life.live(ACTS, commit_every=37, check_every=CHECK_EVERY, check_growth=CHECK_GROWTH)
     return life
 
 
