@@ -4,6 +4,7 @@ what they come to.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,20 +55,17 @@ def against_plan(plan: Plan, folder: Path) -> dict[Path, tuple[str, ...]]:
 def whole_verdict(plan: Plan, folder: Path, manifest: Mapping[str, Any], *, sound: bool) -> Verdict:
     """Numbers and page, as written and as they come of the runs, if all of these are `sound`."""
     findings = Findings(folder, manifest)
+    if manifest.get("scenario_hash") != plan.scenario.hash:
+        findings.found[folders.MANIFEST] = "the scenario_hash in its manifest is not its config's"
     written = [name for name in (folders.SUMMARY, folders.REPORT) if findings.written(name)]
     if not sound:
         findings.notes.append(NOT_MADE_ANEW)
         return findings.verdict(whole=True)
     here = surroundings()
+    told = functools.cache(lambda: cells.comparison_of(plan, folder, plan.repeat))
     if folders.SUMMARY in written:
-        findings.made_anew(
-            folders.SUMMARY, lambda: as_text(cells.comparison_of(plan, folder, plan.repeat)), here
-        )
+        findings.made_anew(folders.SUMMARY, lambda: as_text(told()), here)
     if folders.REPORT in written:
-        findings.made_anew(folders.REPORT, lambda: _page(plan, folder, manifest), here)
+        page = functools.partial(comparison_page, plan, folder)
+        findings.made_anew(folders.REPORT, lambda: page(told(), manifest), here)
     return findings.verdict(whole=True)
-
-
-def _page(plan: Plan, folder: Path, manifest: Mapping[str, Any]) -> str:
-    """The page of what the runs come to, under the manifest's words."""
-    return comparison_page(plan, folder, cells.comparison_of(plan, folder, plan.repeat), manifest)

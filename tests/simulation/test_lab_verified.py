@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from market.errors import InvalidRequest
+from market.policy.registry import custom
 from simulator.results import folders
 from simulator.results.summary import as_text
 from simulator.runs.executors import InProcess
-from simulator.runs.experiment import compare, run
+from simulator.runs.experiment import compare, run, sweep
 from simulator.runs.verify import Verdict, verify
 from simulator.setup.scenario import Scenario
 from simulator.setup.scenario_files import parse
@@ -131,7 +133,7 @@ def test_an_edited_comparison_is_named(
 
 
 def test_a_plan_that_its_runs_are_not_of_is_named(both: Path) -> None:
-    """Of another seed, and of fewer repetitions than were compared."""
+    """Of another seed or setting, and of fewer repetitions than were compared."""
     edit(both, lambda manifest: manifest.update(seed=77))
     found = reasons(both)
     assert set(found) == {f"runs/{name}/00{n}" for name in POLICIES for n in (0, 1)}
@@ -139,7 +141,9 @@ def test_a_plan_that_its_runs_are_not_of_is_named(both: Path) -> None:
         "the seed in its manifest is not the comparison's: this is no run of it",
     )
 
-    edit(both, lambda manifest: manifest.update(seed=7, repeated=1))
+    edit(both, lambda manifest: manifest.update(seed=7, scenario_hash="0" * 64))
+    assert reasons(both) == {".": ("the scenario_hash in its manifest is not its config's",)}
+    edit(both, lambda manifest: manifest.update(scenario_hash=small().hash, repeated=1))
     found = reasons(both)
     assert set(found) == {"."}
     assert found["."][0].startswith("summary.json differs in points.0.")
@@ -220,6 +224,30 @@ def test_what_an_older_coster_left_is_said_to_be_without_digests(both: Path, one
     assert alone.notes == whole.notes[1:]
     better_than_it_was(both)
     assert list(reasons(both)) == ["."]
+
+
+def test_a_sweep_is_verified_as_a_whole(tmp_path: Path) -> None:
+    """Point by point, with the curves on its page; a point that is named otherwise is found."""
+    over = {"workload.0.rate_per_s": ["0.5", "1.0"]}
+    place = sweep(
+        small(), over, ["coster"], 2, tmp_path / "swept", executor=InProcess(), world=SKETCH
+    ).folder
+    assert reasons(place) == {}
+
+    edit(place, lambda manifest: manifest["points"].reverse())
+    assert set(reasons(place)) == {
+        f"runs/{point}-coster/{n}" for point in ("000", "001") for n in ("000", "001")
+    }
+
+
+def test_only_its_author_can_verify_a_comparison_with_a_function(tmp_path: Path) -> None:
+    """What nobody else can run again is refused with the reason."""
+    mine = custom("mine", lambda view: np.zeros(len(view.candidates)))
+    place = tmp_path / "both"
+    compare(small(), ["coster", mine], 2, place, executor=InProcess(), world=SKETCH)
+
+    with pytest.raises(InvalidRequest, match="a function of its author"):
+        verified(place)
 
 
 @pytest.mark.parametrize(
