@@ -219,7 +219,7 @@ def check_unchanged(before: Mapping[str, str], after: Mapping[str, str]) -> None
         if after.get(file) != digest:
             raise Conflict(
                 f"{file} changed while it was read, so nobody knows what was played. Run it again "
-                "when it is finished; what is done of several runs is kept with --resume.",
+                "once nobody writes it; of several runs --resume keeps those of what is there.",
                 "file",
             )
 
