@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from coster.options import Data, Json, Url, count_of, reported
+from coster.options import Data, Json, Seed, Url, count_of, reported
 from coster.output import print_json, styled
 from coster.stopping import terminable
 from market.errors import InvalidRequest
@@ -55,9 +55,7 @@ def loadgen(
     speed: Annotated[
         float, typer.Option(min=1e-6, help="Of a trace: how many times as fast.")
     ] = 1.0,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="The first repetition's [default: the scenario's].")
-    ] = None,
+    seed: Seed = None,
     repeat: Annotated[int, typer.Option(min=1, max=REPEAT_MAX, help="Repetitions.")] = 1,
     tokenizer: Annotated[
         Path | None,

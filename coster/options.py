@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -27,6 +27,15 @@ RetryKey = Annotated[
     typer.Option(
         "--retry-key",
         help="Repeat an earlier call under its Idempotency-Key [default: a new one].",
+    ),
+]
+SEED_MAX: Final = 2**63 - 1
+"""The lab's own bound, which cannot be imported for a help page: that takes too long."""
+
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=SEED_MAX, help="The first repetition's seed [default: the scenario's]."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]

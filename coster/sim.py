@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coster.options import Json, count_of, reported
+from coster.options import Json, Seed, count_of, reported
 from coster.output import DEGRADED, ERROR, print_json
 from coster.stopping import ONE, SEVERAL, interruptible
 from market.errors import InvalidRequest
@@ -31,9 +31,6 @@ Policies = Annotated[
 Requests = Annotated[
     str | None,
     typer.Option(help="How many each, such as 10000 or 1e6 [default: the scenario's]."),
-]
-Seed = Annotated[
-    int | None, typer.Option(min=0, help="The first repetition's seed [default: the scenario's].")
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Replace one value: workload.0.rho=0.7.")
@@ -235,7 +232,7 @@ def verify(
     ray: Ray = None,
     json: Json = False,
 ) -> None:
-    """Run it again and compare every byte."""
+    """Run it again and compare every byte, of the report and of a comparison as well."""
     from coster import sim_show
     from simulator.runs.verify import verify as verify_folder
 
@@ -243,7 +240,9 @@ def verify(
         verdicts = verify_folder(folder, cells=cells, executor=_executor(jobs, ray))
     same = all(verdict.same for verdict in verdicts)
     if json:
-        print_json({"same": same, "runs": [verdict.as_json() for verdict in verdicts]})
+        runs = [verdict.as_json() for verdict in verdicts if not verdict.whole]
+        told = [verdict.as_json() for verdict in verdicts if verdict.whole]
+        print_json({"same": same, "runs": runs, "whole": told[0] if told else None})
     else:
         sim_show.print_verdicts(verdicts)
     if not same:

@@ -13,7 +13,7 @@ from simulator.report.words import alarm_words, counted, lasted
 from simulator.results import folders
 from simulator.runs.comparison import BETTER, DIFFERS, METRICS, WORSE, established
 from simulator.runs.experiment import Comparison, Result
-from simulator.runs.verify import Verdict
+from simulator.runs.verdicts import Verdict
 
 SHOWN: Final = (
     "ttft_s.p50", "ttft_s.p99", "e2e_s.mean", "e2e_s.p99", "goodput.attainment",
@@ -153,15 +153,20 @@ def _print_point(policies: Sequence[str], reference: str, point: Mapping[str, An
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
-    """Which runs are what they say they are."""
+    """Which runs are what they say they are, and whether a comparison is what they come to."""
     out = sys.stdout
     bad = [verdict for verdict in verdicts if not verdict.same]
-    for verdict in bad:
+    for verdict in verdicts:
         for reason in verdict.differs:
             _say(f"{styled('✗', 'red', out)} {verdict.folder}: {reason}")
+        for note in verdict.notes:
+            _say(f"{styled('!', 'yellow', out)} {verdict.folder}: {note}")
     if not bad:
-        runs = "the run is" if len(verdicts) == 1 else f"all {len(verdicts)} runs are"
-        _say(f"{styled('✓', 'green', out)} {runs} the same again, byte for byte")
+        count = sum(not verdict.whole for verdict in verdicts)
+        runs = "the run is" if count == 1 else f"all {count} runs are"
+        whole = any(verdict.whole for verdict in verdicts)
+        and_whole = ", and so is what they come to" if whole else ""
+        _say(f"{styled('✓', 'green', out)} {runs} the same again, byte for byte{and_whole}")
 
 
 def print_calibration(result: Mapping[str, Any]) -> None:

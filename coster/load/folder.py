@@ -66,6 +66,7 @@ def write(folder: Path, measured: Measured, *, report: bool = True) -> dict[str,
     if report:
         page = run_page(scenario, summary, requests, macs, manifest)
         (folder / folders.REPORT).write_text(page, "utf-8")
+        manifest["files"] = folders.digests_of(folder)
     generator = measured.generator
     timing = {"wall_s": generator.wall_s, "generator_cpu_s": generator.cpu_s}
     folders.write_json(folder / folders.TIMING, timing)
@@ -76,7 +77,10 @@ def write(folder: Path, measured: Measured, *, report: bool = True) -> dict[str,
 def manifest_of(measured: Measured, folder: Path) -> dict[str, Any]:
     """As of a simulated run, and where it was measured. Nobody can repeat it to the byte."""
     seen = measured.seen
-    told = folders.manifest_of(measured.scenario, seen.policy, measured.seed, folder, named=False)
+    inputs = folders.inputs_of(measured.scenario.config)
+    told = folders.manifest_of(
+        measured.scenario, seen.policy, measured.seed, folder, named=False, inputs=inputs
+    )
     return {
         **told,
         "complete": not measured.interrupted,

@@ -1,11 +1,12 @@
 """One run, one folder: written beside its place and moved there when it is complete.
 
-    manifest.json      what was run: setting, seed, policy, versions, and each file's digest
+    manifest.json      what was run: setting, seed, policy, versions, and the digests of the others
     requests.parquet   one row per request
     machines.parquet   one row per Mac
     summary.json       what it comes to
     report.html        the same to look at
-    timing.json        how long it took; the only file that differs between equal runs
+    timing.json        how long it took; the only file that differs between equal runs, and the
+                       only one without a digest
 
 A folder that is there is whole. What an interruption leaves behind is a hidden folder that
 nobody takes for a run, and that the next attempt removes.
@@ -13,6 +14,7 @@ nobody takes for a run, and that the next attempt removes.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -20,7 +22,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from market.errors import Conflict, InvalidRequest
 from simulator.results.summary import as_text
@@ -36,8 +38,14 @@ TIMING: Final = "timing.json"
 COMPARED: Final = (REQUESTS, MACHINES, SUMMARY)
 """Equal for equal runs, to the byte."""
 
+DIGESTED: Final = (*COMPARED, REPORT)
+"""Whose digests a manifest has, as far as they are there."""
+
 SCHEMA: Final = 1
 PARTIAL: Final = ".partial-"
+ASIDE: Final = "old-"
+"""After `PARTIAL`, in the name that a folder has from when it makes room until it is removed."""
+
 SHAPE: Final[Mapping[str, type | tuple[type, ...]]] = {
     "complete": bool,
     "seed": int,
@@ -58,6 +66,14 @@ SHAPES: Final[Mapping[str, Mapping[str, type | tuple[type, ...]]]] = {
 }
 """What manifests hold beside names, by their kind: enough for the readers to rely on."""
 
+SHAPES_WITHIN: Final[Mapping[str, type]] = {
+    "policies": str,
+    "points": dict,
+    "files": str,
+    "inputs": str,
+}
+"""What is in the lists and tables of manifests. `files` came to comparisons later."""
+
 DAMAGED: Final = "damaged"
 
 
@@ -65,26 +81,48 @@ DAMAGED: Final = "damaged"
 def whole(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to write into that becomes `folder` when the block ends, or never.
 
+    What is replaced is put aside first and removed last: removing takes many steps, renaming one,
+    so that a kill at any moment leaves the old one or the new one whole.
+
     Raises Conflict when there is something already and it may not be replaced, InvalidRequest
     when nothing can be written there.
     """
     try:
+        settle(folder)
         check_free(folder, replace=replace)
-        partial = folder.with_name(f".{folder.name}{PARTIAL}{os.getpid()}")
+        partial, aside = (_beside(folder, f"{what}{os.getpid()}") for what in ("", ASIDE))
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
         partial.mkdir()
     except OSError as error:
         raise unwritable(folder, error) from error
     try:
         yield partial
         check_free(folder, replace=replace)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        try:
+            if folder.exists():
+                folder.rename(aside)
+            partial.rename(folder)
+        except OSError as error:
+            raise unwritable(folder, error) from error
     finally:
-        if partial.exists():
-            shutil.rmtree(partial)
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
+        for left in (partial, aside):
+            if left.exists():
+                _remove(left)
+
+
+def _remove(path: Path) -> None:
+    """A folder with all that is in it; of a link only the link."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
+
+
+def _beside(folder: Path, what: str) -> Path:
+    """The hidden name of something that is to become this folder, or was it."""
+    return folder.with_name(f".{folder.name}{PARTIAL}{what}")
 
 
 def unwritable(path: Path, error: OSError) -> InvalidRequest:
@@ -104,12 +142,19 @@ def check_free(folder: Path, *, replace: bool) -> None:
     raise Conflict(f"{folder} exists already; {fix}.", "out")
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what earlier attempts left behind, if who left it is gone."""
-    for left in folder.parent.glob(f".{folder.name}{PARTIAL}*"):
+def settle(folder: Path) -> None:
+    """Undo what attempts left that are gone: a folder that had made room for one which never came
+    is put back, and the rest is removed.
+    """
+    before = f".{folder.name}{PARTIAL}"
+    for left in sorted(folder.parent.glob(f"{glob.escape(before)}*")):
         pid = left.name.rpartition("-")[2]
-        if pid.isdecimal() and not _lives(int(pid)):
-            shutil.rmtree(left)
+        if not pid.isdecimal() or _lives(int(pid)):
+            continue
+        if left.name.startswith(f"{before}{ASIDE}") and not folder.exists():
+            left.rename(folder)
+        else:
+            _remove(left)
 
 
 def _lives(pid: int) -> bool:
@@ -123,9 +168,17 @@ def _lives(pid: int) -> bool:
 
 
 def manifest_of(
-    scenario: Scenario, policy: str, seed: int, folder: Path, *, named: bool
+    scenario: Scenario,
+    policy: str,
+    seed: int,
+    folder: Path,
+    *,
+    named: bool,
+    inputs: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What was run, and the digests of what is in the folder. `named`: anyone can repeat it."""
+    """What was run, the digests of the files it read, and of what is in the folder so far: with
+    a page, take `digests_of` once more. `named`: anyone can repeat it.
+    """
     return {
         "schema": SCHEMA,
         "kind": "run",
@@ -136,17 +189,39 @@ def manifest_of(
         "seed": seed,
         "scenario_hash": scenario.hash,
         "config": json.loads(scenario.config),
-        "inputs": inputs_of(scenario),
-        "files": {name: digest_of(folder / name) for name in COMPARED},
+        "inputs": dict(inputs),
+        "files": digests_of(folder),
         **surroundings(),
     }
 
 
-def inputs_of(scenario: Scenario) -> dict[str, str]:
-    """The digests of the files that a workload reads."""
-    tables = json.loads(scenario.config)["workload"]
-    files = [table["file"] for table in tables if "file" in table]
-    return {str(file): digest_of(Path(file)) for file in files}
+def digests_of(folder: Path) -> dict[str, str]:
+    """The digest of each file in a folder that is to have one."""
+    return {name: digest_of(folder / name) for name in DIGESTED if (folder / name).is_file()}
+
+
+def inputs_of(config: str) -> dict[str, str]:
+    """The digests of the files that the workloads of a scenario read; `config` is its own."""
+    return {file: digest_of(Path(file)) for file in files_of(config)}
+
+
+def files_of(config: str) -> list[str]:
+    """The files that the workloads of a scenario read; `config` is its own."""
+    tables = json.loads(config)["workload"]
+    return [str(table["file"]) for table in tables if "file" in table]
+
+
+def check_unchanged(before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    """Raise Conflict for a file that was another one while it was read: nobody knows then which
+    of its bytes were played.
+    """
+    for file, digest in before.items():
+        if after.get(file) != digest:
+            raise Conflict(
+                f"{file} changed while it was read, so nobody knows what was played. Run it again "
+                "once nobody writes it; of several runs --resume keeps those of what is there.",
+                "file",
+            )
 
 
 def digest_of(path: Path) -> str:
@@ -199,12 +274,23 @@ def _check_shape(manifest: Mapping[str, Any], path: Path) -> None:
     for key, types in wanted.items():
         value = manifest.get(key)
         if not isinstance(value, types) or (types is int and isinstance(value, bool)):
-            said = "missing" if key not in manifest else f"{value!r}"[:40]
-            raise InvalidRequest(
-                f"{path}: {key} is {said}, which no run of ours has: the manifest was edited. "
-                "Run it again.",
-                "folder",
-            )
+            _edited(manifest, key, path)
+    for key, each in SHAPES_WITHIN.items():
+        value = manifest.get(key, {})
+        parts = value.values() if isinstance(value, dict) else value
+        if not isinstance(value, dict | list) or not all(isinstance(p, each) for p in parts):
+            _edited(manifest, key, path)
+    if isinstance(manifest.get("files"), list):
+        _edited(manifest, "files", path)
+
+
+def _edited(manifest: Mapping[str, Any], key: str, path: Path) -> NoReturn:
+    said = "missing" if key not in manifest else f"{manifest[key]!r}"[:40]
+    raise InvalidRequest(
+        f"{path}: {key} is {said}, which no run of ours has: the manifest was edited. "
+        "Run it again.",
+        "folder",
+    )
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -222,7 +308,9 @@ def runs_in(folder: Path) -> list[Path]:
                 f"{folder} has runs of several kinds; give one of them, such as {names}.", "folder"
             )
         folder = below[0]
-    found = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    found = sorted(
+        path.parent for path in folder.glob(f"*/{MANIFEST}") if PARTIAL not in path.parent.name
+    )
     if not found:
         read_manifest(folder)
     return found

@@ -6,7 +6,6 @@ when every cell is there; what was interrupted goes on where it was.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +19,10 @@ from simulator.results import folders
 from simulator.results.surroundings import surroundings
 from simulator.runs.comparison import METRICS, Summaries, compared, settled
 from simulator.runs.executors import Executor
+from simulator.runs.numbers import share, whole
 from simulator.runs.own_policies import checked
 from simulator.runs.tasks import WORLD, Task, policy_of
-from simulator.setup.scenario import REPEAT_MAX, Scenario
+from simulator.setup.scenario import REPEAT_MAX, SEED_MAX, Scenario
 from simulator.setup.scenario_files import of_config, set_values
 
 RUNS: Final = "runs"
@@ -77,23 +77,27 @@ class Plan:
             raise InvalidRequest(f"Give from 1 to {POLICIES_MAX} policies, each once.", "policies")
         for policy in self.policies:
             policy_of(policy)
-        if not 1 <= self.repeat <= REPEAT_MAX:
-            raise InvalidRequest(
-                f"repeat is {self.repeat}; it must be from 1 to {REPEAT_MAX}.", "repeat"
-            )
+        self.check_numbers()
         if len(names) > 1 and self.repeat < 2:
             raise InvalidRequest(
                 "One run of each says nothing about which is better; give --repeat 10.", "repeat"
             )
-        if not 0 < len(self.points) <= POINTS_MAX:
-            raise InvalidRequest(f"A sweep has from 1 to {POINTS_MAX} points.", "set")
-        if len(self.points) * len(names) * self.repeat > CELLS_MAX:
-            raise InvalidRequest(f"That is more than {CELLS_MAX} runs.", "repeat")
         if self.metric not in METRICS:
             raise InvalidRequest(
                 f"There is no metric {self.metric[:60]!r}; there are {', '.join(METRICS)}.",
                 "metric",
             )
+
+    def check_numbers(self) -> None:
+        """Raise InvalidRequest for more runs than there can be, or seeds that are none."""
+        whole("repeat", self.repeat, 1, REPEAT_MAX)
+        whole("seed", self.seed, 0, SEED_MAX - self.repeat + 1)
+        if self.until is not None:
+            share("until", self.until)
+        if not 0 < len(self.points) <= POINTS_MAX:
+            raise InvalidRequest(f"A sweep has from 1 to {POINTS_MAX} points.", "set")
+        if len(self.points) * len(self.policies) * self.repeat > CELLS_MAX:
+            raise InvalidRequest(f"That is more than {CELLS_MAX} runs.", "repeat")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,7 +136,25 @@ def place_of(policy: str, point: int, points: int, repetition: int) -> Path:
     return Path(RUNS) / at / f"{repetition:03d}"
 
 
-def manifest_of(plan: Plan, repeated: int = 0) -> dict[str, Any]:
+Inputs = Sequence[Mapping[str, str]]
+"""By point of a plan, the digest of each file that is read there."""
+
+
+def inputs_of(plan: Plan) -> Inputs:
+    """What the files are now that the runs of a plan read. Raises InvalidRequest for missing ones.
+
+    A file that many points read is read once: traces are large.
+    """
+    known: dict[str, str] = {}
+    found = []
+    for point in range(len(plan.points)):
+        files = folders.files_of(plan.at(point).config)
+        known |= {file: folders.digest_of(Path(file)) for file in files if file not in known}
+        found.append({file: known[file] for file in files})
+    return found
+
+
+def manifest_of(plan: Plan, inputs: Inputs, repeated: int = 0) -> dict[str, Any]:
     """What the whole is of; complete once it is said how many repetitions there are."""
     return {
         "schema": folders.SCHEMA,
@@ -149,21 +171,24 @@ def manifest_of(plan: Plan, repeated: int = 0) -> dict[str, Any]:
         "metric": plan.metric,
         "scenario_hash": plan.scenario.hash,
         "config": json.loads(plan.scenario.config),
-        "inputs": folders.inputs_of(plan.scenario),
+        "inputs": {file: digest for each in inputs for file, digest in each.items()},
         **surroundings(),
     }
 
 
-def begin(plan: Plan, folder: Path, *, resume: bool, replace: bool) -> None:
-    """Claim the folder for this plan. Raises Conflict when it is of another one."""
+def begin(plan: Plan, folder: Path, *, resume: bool, replace: bool) -> Inputs:
+    """Claim the folder for this plan, and say what its files are. Raises Conflict when the folder
+    is of another plan.
+    """
     plan.check()
-    for point in range(len(plan.points)):
-        plan.at(point)
-    manifest = manifest_of(plan)
+    inputs = inputs_of(plan)
+    manifest = manifest_of(plan, inputs)
+    if resume:
+        folders.settle(folder)
     if not (resume and (folder / folders.MANIFEST).is_file()):
         with folders.whole(folder, replace=replace) as fresh:
             folders.write_json(fresh / folders.MANIFEST, manifest)
-        return
+        return inputs
     found = folders.read_manifest(folder)
     for key in ("kind", "scenario_hash", "policies", "points", "seed"):
         if found.get(key) != manifest[key]:
@@ -171,6 +196,18 @@ def begin(plan: Plan, folder: Path, *, resume: bool, replace: bool) -> None:
                 f"{folder} is of another experiment: its {key} differs. Give another --out.", "out"
             )
     folders.write_json(folder / folders.MANIFEST, manifest)
+    return inputs
+
+
+def check_inputs(plan: Plan, folder: Path, repeat: int, began: Inputs) -> None:
+    """Raise Conflict unless every run read what was there when the plan was begun, and it is
+    still there: runs of different loads compare nothing.
+    """
+    for before, now in zip(began, inputs_of(plan), strict=True):
+        folders.check_unchanged(before, now)
+    for cell in _cells(plan, range(repeat)):
+        read = folders.read_manifest(folder / folder_of(plan, cell))["inputs"]
+        folders.check_unchanged(began[cell.point], read)
 
 
 def do_all(
@@ -220,7 +257,7 @@ def _missing(plan: Plan, folder: Path, cells: Sequence[Cell], again: Again) -> l
     scenarios = [plan.at(point) for point in range(len(plan.points))]
     here = surroundings()
     made_by = {key: here[key] for key in ("versions", "code")}
-    inputs = functools.cache(lambda point: folders.inputs_of(scenarios[point]))
+    inputs = inputs_of(plan)
     missing: list[Task] = []
     for cell in cells:
         place, scenario = folder / folder_of(plan, cell), scenarios[cell.point]
@@ -231,7 +268,7 @@ def _missing(plan: Plan, folder: Path, cells: Sequence[Cell], again: Again) -> l
                 "policy": plan.names[cell.policy],
                 "policy_named": isinstance(policy, str),
                 "seed": seed,
-                "inputs": inputs(cell.point),
+                "inputs": inputs[cell.point],
                 **made_by,
             }
             unlike = folders.unlike(place, expected)

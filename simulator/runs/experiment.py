@@ -31,9 +31,10 @@ from simulator.results.parquet import read_machines, read_requests
 from simulator.runs import cells
 from simulator.runs.cells import Plan, Told
 from simulator.runs.executors import Executor, InProcess, LocalProcesses
+from simulator.runs.numbers import whole
 from simulator.runs.own_policies import checked
 from simulator.runs.tasks import WORLD, Progress, Task, run_task
-from simulator.setup.scenario import Scenario
+from simulator.setup.scenario import REPEAT_MAX, SEED_MAX, Scenario
 from simulator.setup.scenario_files import load, of_config
 
 SHOWN_PX: Final = 720
@@ -130,11 +131,11 @@ def run(
 ) -> Result:
     """Simulate once. Raises Conflict when `out` is taken, InvalidRequest for bad settings."""
     what = _scenario(scenario, settings)
-    seed = what.seed if seed is None else seed
+    first = _seed(what, seed)
     chosen = policy if policy is not None else what.policy
     name = chosen if isinstance(chosen, str) else checked(chosen).name
-    folder = Path(out) if out is not None else Path("runs") / f"{what.name}-{name}-{seed}"
-    task = Task(what.config, chosen, seed, folder, replace=replace, world=world)
+    folder = Path(out) if out is not None else Path("runs") / f"{what.name}-{name}-{first}"
+    task = Task(what.config, chosen, first, folder, replace=replace, world=world)
     done = run_task(task, progress)
     return Result(done.folder, done.summary)
 
@@ -157,8 +158,8 @@ def compare(
 ) -> Comparison:
     """Simulate each policy `repeat` times with the same seeds, and compare with the first."""
     what = _scenario(scenario, settings)
-    first = what.seed if seed is None else seed
-    plan = Plan(what, tuple(policies), repeat, first, ({},), until, metric, world)
+    first, times = _seed(what, seed), whole("repeat", repeat, 1, REPEAT_MAX)
+    plan = Plan(what, tuple(policies), times, first, ({},), until, metric, world)
     folder = Path(out) if out is not None else Path("runs") / f"{what.name}-compared-{first}"
     return carry_out(plan, folder, resume=resume, replace=replace, executor=executor, told=told)
 
@@ -180,8 +181,8 @@ def sweep(
 ) -> Comparison:
     """The same at every combination of the values of `over`: `{"workload.0.rho": ["0.5"]}`."""
     what = _scenario(scenario, settings)
-    first = what.seed if seed is None else seed
-    plan = Plan(what, tuple(policies), repeat, first, points_of(over), world=world)
+    first, times = _seed(what, seed), whole("repeat", repeat, 1, REPEAT_MAX)
+    plan = Plan(what, tuple(policies), times, first, points_of(over), world=world)
     folder = Path(out) if out is not None else Path("runs") / f"{what.name}-swept-{first}"
     return carry_out(plan, folder, resume=resume, replace=replace, executor=executor, told=told)
 
@@ -202,16 +203,20 @@ def carry_out(
     executor: Executor | None = None,
     told: Told | None = None,
 ) -> Comparison:
-    """Do what is missing of a plan, and sum it up. Complete is said last."""
-    cells.begin(plan, folder, resume=resume, replace=replace)
+    """Do what is missing of a plan, and sum it up. Complete is said last, with the digests of what
+    was written. Raises Conflict when a trace changed meanwhile.
+    """
+    inputs = cells.begin(plan, folder, resume=resume, replace=replace)
     own = any(isinstance(policy, Policy) for policy in plan.policies)
     chosen = executor or (InProcess() if own else LocalProcesses())
     repeat, again = cells.do_all(plan, folder, chosen, told)
+    cells.check_inputs(plan, folder, repeat, inputs)
     summary = cells.comparison_of(plan, folder, repeat)
     folders.write_json(folder / folders.SUMMARY, summary)
-    manifest = cells.manifest_of(plan, repeat)
+    manifest = cells.manifest_of(plan, inputs, repeat)
     page = comparison_page(plan, folder, summary, manifest)
     (folder / folders.REPORT).write_text(page, "utf-8")
+    manifest["files"] = folders.digests_of(folder)
     folders.write_json(folder / folders.MANIFEST, manifest)
     return Comparison(folder, summary, again)
 
@@ -227,6 +232,11 @@ def plan_of(manifest: Mapping[str, Any], source: str) -> Plan:
         until=manifest["until"],
         metric=manifest["metric"],
     )
+
+
+def _seed(what: Scenario, seed: int | None) -> int:
+    """The first seed: the scenario's own where none is given. Raises InvalidRequest."""
+    return what.seed if seed is None else whole("seed", seed, 0, SEED_MAX)
 
 
 def _scenario(what: What, settings: Mapping[str, str] | None) -> Scenario:

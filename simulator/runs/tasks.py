@@ -103,8 +103,10 @@ class _Recorder:
 def run_task(task: Task, progress: Progress | None = None) -> Done:
     """Simulate, write, sum up. The folder appears when all of it is there.
 
-    Raises Conflict for a place that is taken, InvalidRequest for what cannot be simulated.
+    Raises Conflict for a place that is taken and for a trace that changed meanwhile,
+    InvalidRequest for what cannot be simulated.
     """
+    inputs = folders.inputs_of(task.config)
     scenario = task.scenario
     simulate, policy = world_of(task.world), policy_of(task.policy)
     faults: Mapping[str, str] = {}
@@ -118,6 +120,7 @@ def run_task(task: Task, progress: Progress | None = None) -> Done:
             recorder = _Recorder(writer, progress)
             totals = simulate(scenario, policy, task.seed, recorder)
         simulated = clock()
+        folders.check_unchanged(inputs, folders.inputs_of(task.config))
         write_machines(folder / folders.MACHINES, recorder.macs)
         requests = read_requests(folder / folders.REQUESTS)
         macs = read_machines(folder / folders.MACHINES)
@@ -125,11 +128,17 @@ def run_task(task: Task, progress: Progress | None = None) -> Done:
         (folder / folders.SUMMARY).write_text(as_text(summary), "utf-8")
         summed = clock()
         manifest = folders.manifest_of(
-            scenario, task.policy_name, task.seed, folder, named=isinstance(task.policy, str)
+            scenario,
+            task.policy_name,
+            task.seed,
+            folder,
+            named=isinstance(task.policy, str),
+            inputs=inputs,
         )
         if task.report:
             page = run_page(scenario, summary, requests, macs, manifest)
             (folder / folders.REPORT).write_text(page, "utf-8")
+            manifest["files"] = folders.digests_of(folder)
         done = clock()
         phases = {
             "simulate_s": simulated - start,

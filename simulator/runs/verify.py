@@ -1,38 +1,27 @@
-"""Is a folder what its manifest says? Run it again and compare the files, byte for byte."""
+"""Is a folder what its manifest says? Run it again and compare the files, byte for byte.
+
+The page of a run and the numbers and the page of a comparison are made anew, too: of what the
+repetitions gave, so that no edit of theirs is believed, whatever the manifest says.
+"""
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from market.errors import InvalidRequest
+from simulator.report.run_page import run_page
 from simulator.results import folders
-from simulator.runs.cells import Cell, Plan, folder_of
+from simulator.results.parquet import read_machines, read_requests
 from simulator.runs.executors import Executor, LocalProcesses
 from simulator.runs.experiment import plan_of
 from simulator.runs.tasks import WORLD, Task
+from simulator.runs.verdicts import Findings, Verdict, otherwise
+from simulator.runs.verify_whole import against_plan, whole_verdict
 from simulator.setup.scenario import canonical
-
-VERSIONS: Final = ("coster", "pyarrow", "numpy")
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One run that was repeated. `differs` names what is not the same, with the reason."""
-
-    folder: Path
-    differs: tuple[str, ...]
-
-    @property
-    def same(self) -> bool:
-        return not self.differs
-
-    def as_json(self) -> dict[str, object]:
-        return {"folder": str(self.folder), "same": self.same, "differs": list(self.differs)}
+from simulator.setup.scenario_files import of_config
 
 
 def verify(
@@ -42,12 +31,34 @@ def verify(
     executor: Executor | None = None,
     world: str = WORLD,
 ) -> list[Verdict]:
-    """Repeat a run, or each run of a comparison (`cells` of them, evenly chosen).
+    """Repeat a run, or each run of a comparison (`cells` of them, evenly chosen); of the others
+    only what is amiss is told. The last verdict of a comparison is on the whole.
 
     Raises InvalidRequest for what cannot be repeated: it is not complete, a policy was somebody's
     own function, or a file that a workload reads has changed.
     """
     manifest = folders.read_manifest(folder)
+    _check_repeatable(folder, manifest)
+    executor = executor or LocalProcesses()
+    if manifest["kind"] == "run":
+        return _repeat([folder], {}, executor, world)
+    plan = plan_of(manifest, str(folder))
+    plan.check_numbers()
+    found = against_plan(plan, folder)
+    verdicts = _repeat(_chosen(list(found), cells), found, executor, world)
+    repeated = {verdict.folder for verdict in verdicts}
+    for place in found:
+        if place not in repeated:
+            findings = Findings(place, folders.read_manifest(place))
+            for name in _promised(findings):
+                findings.written(name)
+            verdict = findings.verdict(before=found[place])
+            verdicts += [] if verdict.same else [verdict]
+    sound = all(verdict.same for verdict in verdicts)
+    return [*verdicts, whole_verdict(plan, folder, manifest, sound=sound)]
+
+
+def _check_repeatable(folder: Path, manifest: Mapping[str, Any]) -> None:
     if not manifest["complete"]:
         fix = (
             "Measure it again: half a load says little of the whole."
@@ -62,34 +73,27 @@ def verify(
             "folder",
         )
     _inputs_unchanged(manifest)
-    if manifest["kind"] == "run":
-        places = [folder]
-    else:
-        places = _chosen(plan_of(manifest, str(folder)), folder, cells)
-    return _repeat(places, executor or LocalProcesses(), world)
 
 
-def _chosen(plan: Plan, folder: Path, cells: int | None) -> list[Path]:
-    places = [
-        folder / folder_of(plan, Cell(point, policy, repetition))
-        for point in range(len(plan.points))
-        for policy in range(len(plan.policies))
-        for repetition in range(plan.repeat)
-    ]
+def _chosen(places: Sequence[Path], cells: int | None) -> list[Path]:
     if cells is None or cells >= len(places):
-        return places
+        return list(places)
     step = len(places) / max(cells, 1)
     return [places[int(number * step)] for number in range(max(cells, 1))]
 
 
-def _repeat(places: Sequence[Path], executor: Executor, world: str) -> list[Verdict]:
+def _repeat(
+    places: Sequence[Path], found: Mapping[Path, tuple[str, ...]], executor: Executor, world: str
+) -> list[Verdict]:
+    """Run these again; `found` is what is known of them already."""
     with tempfile.TemporaryDirectory(prefix="coster-verify-") as scratch:
         tasks = [
             _task(place, Path(scratch) / str(number), world) for number, place in enumerate(places)
         ]
         verdicts: dict[int, Verdict] = {}
         for number, done in executor.run(tasks):
-            verdicts[number] = _compared(places[number], done.folder)
+            findings = _compared(places[number], done.folder)
+            verdicts[number] = findings.verdict(before=found.get(places[number], ()))
         return [verdicts[number] for number in range(len(places))]
 
 
@@ -112,51 +116,40 @@ def _task(place: Path, again: Path, world: str) -> Task:
     )
 
 
-def _compared(first: Path, again: Path) -> Verdict:
+def _promised(findings: Findings) -> tuple[str, ...]:
+    """The files of a run that are to be there; few runs of a comparison have a page."""
+    told = (findings.manifest["files"], {path.name for path in findings.folder.iterdir()})
+    page = any(folders.REPORT in each for each in told)
+    return folders.DIGESTED if page else folders.COMPARED
+
+
+def _compared(first: Path, again: Path) -> Findings:
     """What differs between a folder and its repetition."""
-    manifest, repeated = folders.read_manifest(first), folders.read_manifest(again)
-    differs = []
-    for name in folders.COMPARED:
-        if not (first / name).is_file():
-            differs.append(f"{name} is missing")
-        elif folders.digest_of(first / name) != manifest["files"][name]:
-            differs.append(f"{name} is not what was written: it was changed afterwards")
-        elif manifest["files"][name] != repeated["files"][name]:
-            differs.append(_why(name, first, again, manifest, repeated))
-    return Verdict(first, tuple(differs))
+    findings = Findings(first, folders.read_manifest(first))
+    repeated = folders.read_manifest(again)
+    names = _promised(findings)
+    for name in names:
+        if not findings.written(name) or name == folders.REPORT:
+            continue
+        if folders.digest_of(first / name) != repeated["files"][name]:
+            summary = name == folders.SUMMARY
+            where = findings.where(folders.read_json(again / name)) if summary else ""
+            why = otherwise(findings.manifest, repeated)
+            findings.found[name] = f"{name} differs{where}{why}"
+    if folders.REPORT in names and not findings.found:
+        findings.made_anew(folders.REPORT, lambda: _page(again, findings.manifest), repeated)
+    return findings
 
 
-def _why(
-    name: str, first: Path, again: Path, manifest: Mapping[str, Any], repeated: Mapping[str, Any]
-) -> str:
-    versions = [
-        f"{each} {manifest['versions'].get(each)}, here {repeated['versions'].get(each)}"
-        for each in VERSIONS
-        if manifest["versions"].get(each) != repeated["versions"].get(each)
-    ]
-    if manifest.get("code") != repeated["code"]:
-        versions.append("other code of market/ or simulator/")
-    elif manifest["git"] != repeated["git"]:
-        versions.append("another revision of the code")
-    reason = f" (it was run with {'; '.join(versions)})" if versions else ""
-    if name == folders.SUMMARY:
-        try:
-            keys = _unlike(folders.read_json(first / name), folders.read_json(again / name))
-        except InvalidRequest:
-            return f"{name} differs: it is no JSON{reason}"
-        where = ", ".join(keys[:5]) or "nothing but its spelling"
-        return f"{name} differs in {where}{reason}"
-    return f"{name} differs{reason}"
-
-
-def _unlike(one: Any, other: Any, before: str = "") -> list[str]:
-    """The dotted names of what is not equal."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        found = []
-        for key in sorted(one.keys() | other.keys()):
-            found += _unlike(one.get(key), other.get(key), f"{before}.{key}" if before else key)
-        return found
-    return [] if json.dumps(one) == json.dumps(other) else [before]
+def _page(again: Path, manifest: Mapping[str, Any]) -> str:
+    """The page of what a repetition gave, under the words of the first manifest."""
+    return run_page(
+        of_config(manifest["config"], "the manifest"),
+        folders.read_json(again / folders.SUMMARY),
+        read_requests(again / folders.REQUESTS),
+        read_machines(again / folders.MACHINES),
+        manifest,
+    )
 
 
 def _inputs_unchanged(manifest: Mapping[str, Any]) -> None:

@@ -125,7 +125,7 @@ def test_the_runs_of_a_comparison_are_found(tmp_path: Path) -> None:
         side(whole / "runs" / "coster" / f"{n:03d}", times(n), seed=n)
         measured(tmp_path / "real" / f"{n:03d}", times(n), seed=n)
     plan = Plan(SCENARIO, ("coster",), 2, 0)
-    folders.write_json(whole / folders.MANIFEST, cells.manifest_of(plan, repeated=2))
+    folders.write_json(whole / folders.MANIFEST, cells.manifest_of(plan, [{}], repeated=2))
     assert calibrate(tmp_path / "real", whole)["calibrated"]
 
     side(whole / "runs" / "random" / "000", times(0))

@@ -178,12 +178,19 @@ def test_a_run_is_verified_and_a_changed_one_is_not(place: Path) -> None:
     assert "requests.parquet is not what was written" in call("verify", "one", "-j", "1", code=1)
 
 
-def test_a_comparison_is_verified_run_by_run(place: Path) -> None:
-    """All of its runs, or as many as asked."""
+def test_a_comparison_is_verified_run_by_run_and_as_a_whole(place: Path) -> None:
+    """All of its runs, or as many as asked, and what they come to."""
     call("compare", "small.toml", "--repeat", "2", "--out", "both", "-j", "1")
 
-    assert len(answer("verify", "both", "-j", "1")["runs"]) == 4
+    told = answer("verify", "both", "-j", "1")
+    assert len(told["runs"]) == 4
+    assert told["whole"] == {"folder": "both", "same": True, "differs": [], "notes": []}
     assert len(answer("verify", "both", "-j", "1", "--cells", "2")["runs"]) == 2
+    text = call("verify", "both", "-j", "1")
+    assert "all 4 runs are the same again, byte for byte, and so is what they come to" in text
+
+    (place / "both" / folders.REPORT).unlink()
+    assert "✗ both: report.html is missing" in call("verify", "both", "-j", "1", code=1)
 
 
 def test_calibration_ends_with_what_it_found(place: Path) -> None:
