@@ -95,9 +95,9 @@ def test_a_measured_run_is_a_folder_like_a_simulated_one(
         *(folders.MANIFEST, folders.REQUESTS, folders.MACHINES, folders.SUMMARY),
         *(folders.REPORT, folders.TIMING),
     }
-    told = folders.read_manifest(place / "run")["files"]
-    assert told == folders.digests_of(place / "run")
-    assert folders.REPORT in told
+    files = folders.read_manifest(folder)["files"]
+    assert files == folders.digests_of(folder)
+    assert folders.REPORT in files
     requests = read_requests(folder / folders.REQUESTS)
     assert sorted(requests["number"].tolist()) == list(range(40))
     assert requests.text("status").names == ("ok",)

@@ -140,7 +140,7 @@ class Registries:
             giver, taker = _POT_OF.get(debit), _POT_OF.get(credit)
             at_ns = self.books.stamp(self.wall_ns)
             ledger.post(
-                f"{what}:{at_ns}", 0,
+                f"moved:{what}:{at_ns}", 0,  # no payment: those have rows of their own
                 debit=ledger.account(debit, owner if giver else ""),
                 credit=ledger.account(credit, owner if taker else ""),
                 amount_nano=sum_nano, posting=posting, ts_ns=at_ns,
