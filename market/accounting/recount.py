@@ -180,7 +180,9 @@ class _Span(Generic[Key]):
 def _words(key: WorkKey | UseKey) -> str:
     when = "of all time"
     if key.span_s != LIFE_S:
-        when = f"of the {SPAN_NAMES[key.span_s]} {_moment(key.start_s)}"
+        # A damaged row may say any span, though its index says the one that was asked for.
+        span = SPAN_NAMES.get(key.span_s, f"{key.span_s} seconds")
+        when = f"of the {span} {_moment(key.start_s)}"
     if isinstance(key, WorkKey):
         return f"The sums {when} of {key.machine or 'no machine'}, {key.payee}, {key.model}"
     return f"The sums {when} of {key.key_id}, {key.owner}, {key.model}"

@@ -6,7 +6,7 @@ import asyncio
 import random
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,13 @@ from alembic import command
 from sqlalchemy.engine import Connection
 
 from market.accounting.folding import Folding
+from market.accounting.reading import UNFOLDED
+from market.accounting.recount import Recount
+from market.accounting.rollups import LIFE_S, MACHINE_SPANS_S, USE_SPANS_S, WorkKey
 from market.accounting.rows import Changes
 from market.accounting.state_rows import FoldedRow
 from market.accounting.store import LedgerStore
+from market.types import AccountId, MachineId, ModelId
 from storage import postgres as connections
 from storage.database import LEDGER_FILE, alembic_config, migration_engine
 from storage.ledger_store import SqliteLedgerStore
@@ -217,3 +221,22 @@ def test_a_damaged_beginning_is_named_too(tmp_path: Path) -> None:
     connection.close()
 
     assert any("at second 9223372036854775807" in problem for problem in problems(place))
+
+
+def test_a_damaged_span_is_named_too() -> None:
+    """An index may still say "minute" of a row that says something else."""
+    told: list[str] = []
+    row = WorkKey(61, 120, ModelId("m"), MachineId("mac_1"), AccountId("acct_1"))
+    work: dict[int, Iterator[tuple[WorkKey, Sequence[int]]]] = {60: iter([(row, (1,) * 20)])}
+    counting = Recount(
+        UNFOLDED,
+        {span_s: work.get(span_s, iter(())) for span_s in (*MACHINE_SPANS_S, LIFE_S)},
+        {span_s: iter(()) for span_s in (*USE_SPANS_S, LIFE_S)},
+        told.append,
+    )
+
+    assert counting.finish() == 1
+    assert told == [
+        "The sums of the 61 seconds 1970-01-01 00:02 of mac_1, acct_1, m are kept; nothing in the "
+        "journal is of it."
+    ]
