@@ -236,7 +236,5 @@ def test_a_damaged_span_is_named_too() -> None:
     )
 
     assert counting.finish() == 1
-    assert told == [
-        "The sums of the 61 seconds 1970-01-01 00:02 of mac_1, acct_1, m are kept; nothing in the "
-        "journal is of it."
-    ]
+    (problem,) = told
+    assert problem.startswith("The sums of the 61 seconds 1970-01-01 00:02 of mac_1, acct_1, m are")
