@@ -25,8 +25,8 @@ from storage.database import (
     prepare_folder,
     read_only_uri,
     remedy,
-    sync_to_disk,
 )
+from storage.durable import sync_to_disk
 from storage.opening import is_postgres, verify_ledger
 from storage.pepper import SECRETS_FOLDER
 from storage.verify import verify_file

@@ -28,6 +28,8 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from storage.durable import sync_to_disk
+
 SQLITE_VERSION: Final = sqlite3.sqlite_version
 LEDGER_FILE: Final = "ledger.sqlite3"
 BACKUP_FOLDER: Final = "backups"
@@ -88,15 +90,6 @@ def prepare_folder(folder: Path) -> None:
             f"The data folder {folder} cannot be used: {error.strerror}. "
             "Choose another one with --data, or give your user read and write access to it."
         ) from error
-
-
-def sync_to_disk(path: Path) -> None:
-    """Make a file's content last, or new and changed names in a folder."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def alembic_config(connection: Connection | None = None, scripts: Path = MIGRATIONS) -> Config:
@@ -275,11 +268,19 @@ def remedy(path: Path, error: Exception) -> str:
     code = getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return "Another program has locked it: end that one and try again; the books are sound."
-    if code == sqlite3.SQLITE_FULL or shutil.disk_usage(path.parent).free < ROOM_BYTES:
+    if code == sqlite3.SQLITE_FULL or _free_bytes(path.parent) < ROOM_BYTES:
         return "Make room on its disk and try again; nothing in the books is lost."
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
         return "Give your user read and write access to it and to its folder."
     return f"Check that your user may read and write it. {way_back(path)}"
+
+
+def _free_bytes(folder: Path) -> int:
+    """What is free on its disk; plenty where nobody can say."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return ROOM_BYTES
 
 
 def way_back(path: Path) -> str:

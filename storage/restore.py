@@ -27,9 +27,9 @@ from storage.database import (
     StorageError,
     migrate,
     prepare_folder,
-    sync_to_disk,
     way_back,
 )
+from storage.durable import sync_to_disk
 from storage.folder_lock import FolderLock
 from storage.ledger_rows import LedgerRows, Meta
 from storage.pepper import PEPPER_FILE, SECRETS_FOLDER

@@ -42,14 +42,14 @@ _Told = Iterator[tuple[str, int, int]]
 class _Booked:
     """What was posted of one payment, in nano-USD by reason and kind of account, and whose."""
 
-    nano: Counter[tuple[Posting, Code | None]] = field(default_factory=Counter)
+    nano: Counter[tuple[int, Code | None]] = field(default_factory=Counter)
     owners: set[str] = field(default_factory=set)
 
     def of(self, posting: Posting, code: Code | None = None) -> int:
         return sum(
             nano
             for (why, kind), nano in self.nano.items()
-            if why is posting and (code is None or kind is code)
+            if why == posting and (code is None or kind is code)
         )
 
 
@@ -72,7 +72,8 @@ class Moved:
         # Of the two sides one is somebody's; the other is ours or the processor's.
         theirs = next((side for side in sides if side is not None and side.owner), None)
         booked = self._booked[kind, name]
-        booked.nano[Posting(transfer.code), theirs.code if theirs else None] += transfer.amount_nano
+        # A damaged reason is none of ours, and the audit has named the transfer by then.
+        booked.nano[transfer.code, theirs.code if theirs else None] += transfer.amount_nano
         if theirs is not None:
             booked.owners.add(theirs.owner)
 

@@ -175,6 +175,13 @@ def test_a_full_disk_is_named_whatever_the_fault(
     assert "Make room" in database.remedy(tmp_path / LEDGER_FILE, fault)
 
 
+def test_a_fault_where_no_disk_can_be_asked_has_its_remedy_too(tmp_path: Path) -> None:
+    """The folder may be what is gone, or closed to us."""
+    fault = PermissionError(13, "Permission denied")
+    told = str(database.unreadable(tmp_path / "gone" / LEDGER_FILE, fault))
+    assert "Check that your user may read and write it." in told
+
+
 def test_a_reading_that_is_left_early_ends_quietly(data: Path) -> None:
     """An export that meets a full disk says that, and nothing of a closed database."""
     rows = SqliteRows(data / LEDGER_FILE)

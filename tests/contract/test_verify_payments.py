@@ -139,6 +139,15 @@ def test_a_payment_is_what_was_posted(data: Path, case: str) -> None:
     assert any(re.search(sentence, problem) for problem in report.problems), report.problems
 
 
+def test_a_damaged_reason_does_not_end_the_audit(data: Path) -> None:
+    """The transfer is named by its number, and all other findings stay."""
+    spoil(data, "UPDATE transfer SET code = 99 WHERE code = 10 AND id LIKE 'topup:%'")
+
+    report = verify(data)
+    assert any("was changed after it was written" in problem for problem in report.problems)
+    assert any("nano-USD became credit; 0 were posted" in problem for problem in report.problems)
+
+
 async def test_payees_from_before_there_were_acts_are_given_theirs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
